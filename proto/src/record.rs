@@ -1,0 +1,416 @@
+//! Binding <-> DNS RRset.
+//!
+//! One RRset per home address, one SVCB record (RFC 9460) per locator:
+//!
+//! ```text
+//! 10.2.0.192.h4.map.example. 0 IN SVCB 1 . port=6283 ipv4hint=198.51.100.7
+//!     key65280="1795420470" key65281="native" key65282="30"
+//! ```
+//!
+//! IPv6 owners are 32 nibbles under `h6`, as under ip6.arpa. The families have
+//! labels of their own because otherwise a wildcard for one would answer for
+//! the other. `key65280` is the epoch (equal in every record), `key65281` the
+//! wire modes, `key65282` the lease in seconds (equal in every record).
+//!
+//! # Limitations
+//! A or AAAA records at the same owner are sugar for people; they are never
+//! read. Unknown parameters are ignored, except that a record with a
+//! `mandatory` list naming one we do not know is refused (RFC 9460 section 8).
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use hickory_proto::rr::rdata::SVCB;
+use hickory_proto::rr::rdata::svcb::{IpHint, SvcParamKey, SvcParamValue, Unknown};
+use hickory_proto::rr::rdata::{A, AAAA};
+use hickory_proto::rr::{Name, RData, Record};
+
+use crate::{
+    Binding, BindingError, CONTROL_PORT, Entry, Epoch, Family, Home, Locator, Modes, Priority,
+};
+
+/// SvcParamKey of the epoch, decimal.
+pub const KEY_EPOCH: u16 = 65280;
+/// SvcParamKey of the wire modes, comma-separated.
+pub const KEY_MODES: u16 = 65281;
+/// SvcParamKey of the lease, decimal seconds.
+pub const KEY_LEASE: u16 = 65282;
+
+/// Why an RRset is not a binding.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// SvcPriority 0.
+    #[error("SvcPriority 0 (AliasMode) is refused")]
+    Alias,
+    /// TargetName other than the root.
+    #[error("TargetName must be \".\", not {0}")]
+    Target(Name),
+    /// Not exactly one address in exactly one hint.
+    #[error("exactly one address in one of ipv4hint and ipv6hint is needed")]
+    Hint,
+    /// A hint that cannot be a locator.
+    #[error("locator: {0}")]
+    Locator(#[from] crate::AddrError),
+    /// A required parameter is missing.
+    #[error("parameter key{0} is missing")]
+    Missing(u16),
+    /// A parameter that does not parse.
+    #[error("parameter key{key}: {text:?} is not {expected}")]
+    Syntax {
+        /// Its SvcParamKey.
+        key: u16,
+        /// What the record says.
+        text: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// A `mandatory` list names a parameter this release does not know.
+    #[error("mandatory parameter {0} is not known")]
+    Mandatory(SvcParamKey),
+    /// Records of one RRset disagree.
+    #[error("records of one binding carry different {0}")]
+    Mixed(&'static str),
+    /// The set as a whole is not a binding.
+    #[error(transparent)]
+    Binding(#[from] BindingError),
+}
+
+/// The owner name of `home`'s binding under `zone`.
+///
+/// Fails only if `zone` leaves no room (name longer than 255 octets).
+pub fn owner(home: Home, zone: &Name) -> Result<Name, hickory_proto::ProtoError> {
+    let relative = match home.ip() {
+        IpAddr::V4(ip) => {
+            let [a, b, c, d] = ip.octets();
+            format!("{d}.{c}.{b}.{a}.h4")
+        }
+        IpAddr::V6(ip) => {
+            let mut text = String::with_capacity(66);
+            for octet in ip.octets().iter().rev() {
+                text.push_str(&format!("{:x}.{:x}.", octet & 0xf, octet >> 4));
+            }
+            text + "h6"
+        }
+    };
+    Name::from_ascii(relative)?.append_domain(zone)
+}
+
+/// The home address whose binding lives at `owner`, if `owner` is such a name
+/// directly under `zone`'s `h4` or `h6`.
+pub fn home(owner: &Name, zone: &Name) -> Option<Home> {
+    if !zone.zone_of(owner) {
+        return None;
+    }
+    let labels: Vec<&str> = owner
+        .iter()
+        .take((owner.num_labels() - zone.num_labels()) as usize)
+        .map(std::str::from_utf8)
+        .collect::<Result<_, _>>()
+        .ok()?;
+    let (family, digits) = labels.split_last()?;
+    let ip = match *family {
+        f if f.eq_ignore_ascii_case("h4") && digits.len() == 4 => {
+            let mut octets = [0u8; 4];
+            for (octet, label) in octets.iter_mut().rev().zip(digits) {
+                *octet = label.parse().ok()?;
+                // One spelling per address: no "010", no "+1".
+                if octet.to_string() != *label {
+                    return None;
+                }
+            }
+            IpAddr::V4(Ipv4Addr::from(octets))
+        }
+        f if f.eq_ignore_ascii_case("h6") && digits.len() == 32 => {
+            let mut value = 0u128;
+            for label in digits.iter().rev() {
+                let [digit] = label.as_bytes() else {
+                    return None;
+                };
+                value = value << 4 | u128::from((*digit as char).to_digit(16)?);
+            }
+            IpAddr::V6(Ipv6Addr::from(value))
+        }
+        _ => return None,
+    };
+    Home::new(ip).ok()
+}
+
+/// The RRset of `binding`, one record per locator, active first.
+pub fn to_records(
+    binding: &Binding,
+    zone: &Name,
+    ttl: u32,
+) -> Result<Vec<Record>, hickory_proto::ProtoError> {
+    let owner = owner(binding.home(), zone)?;
+    Ok(binding
+        .entries()
+        .iter()
+        .map(|entry| {
+            let rdata = RData::SVCB(to_svcb(entry, binding.epoch(), binding.lease_seconds()));
+            Record::from_rdata(owner.clone(), ttl, rdata)
+        })
+        .collect())
+}
+
+/// The binding of `home` that the records of its RRset describe.
+pub fn from_svcb<'a>(
+    home: Home,
+    records: impl IntoIterator<Item = &'a SVCB>,
+) -> Result<Binding, RecordError> {
+    let mut common: Option<(Epoch, u32)> = None;
+    let mut entries = Vec::new();
+    for svcb in records {
+        // Stop early: the set may come from anybody.
+        if entries.len() > Binding::MAX_LOCATORS {
+            break;
+        }
+        let (entry, epoch, lease) = parse(svcb)?;
+        match common {
+            None => common = Some((epoch, lease)),
+            Some((e, _)) if e != epoch => return Err(RecordError::Mixed("epochs")),
+            Some((_, l)) if l != lease => return Err(RecordError::Mixed("leases")),
+            Some(_) => {}
+        }
+        entries.push(entry);
+    }
+    let (epoch, lease) = common.ok_or(BindingError::Empty)?;
+    Ok(Binding::new(home, epoch, lease, entries)?)
+}
+
+fn to_svcb(entry: &Entry, epoch: Epoch, lease: u32) -> SVCB {
+    let hint = match entry.locator.ip() {
+        IpAddr::V4(ip) => (
+            SvcParamKey::Ipv4Hint,
+            SvcParamValue::Ipv4Hint(IpHint(vec![A(ip)])),
+        ),
+        IpAddr::V6(ip) => (
+            SvcParamKey::Ipv6Hint,
+            SvcParamValue::Ipv6Hint(IpHint(vec![AAAA(ip)])),
+        ),
+    };
+    let text = |key, value: String| {
+        (
+            SvcParamKey::Key(key),
+            SvcParamValue::Unknown(Unknown(value.into_bytes())),
+        )
+    };
+    // Ascending key order, as the wire format demands (RFC 9460 section 2.2).
+    let params = vec![
+        (SvcParamKey::Port, SvcParamValue::Port(entry.port)),
+        hint,
+        text(KEY_EPOCH, epoch.to_string()),
+        text(KEY_MODES, entry.modes.to_string()),
+        text(KEY_LEASE, lease.to_string()),
+    ];
+    SVCB::new(entry.priority.get(), Name::root(), params)
+}
+
+fn parse(svcb: &SVCB) -> Result<(Entry, Epoch, u32), RecordError> {
+    let priority = Priority::new(svcb.svc_priority).ok_or(RecordError::Alias)?;
+    if !svcb.target_name.is_root() {
+        return Err(RecordError::Target(svcb.target_name.clone()));
+    }
+    let mut hints = Vec::new();
+    let mut port = CONTROL_PORT;
+    let (mut epoch, mut modes, mut lease) = (None, None, None);
+    for (key, value) in &svcb.svc_params {
+        match (key, value) {
+            (_, SvcParamValue::Mandatory(list)) => {
+                if let Some(unknown) = list.0.iter().find(|key| !is_known(**key)) {
+                    return Err(RecordError::Mandatory(*unknown));
+                }
+            }
+            (_, SvcParamValue::Port(value)) => port = *value,
+            (_, SvcParamValue::Ipv4Hint(ips)) => {
+                hints.extend(ips.0.iter().map(|a| IpAddr::V4(a.0)));
+            }
+            (_, SvcParamValue::Ipv6Hint(ips)) => {
+                hints.extend(ips.0.iter().map(|a| IpAddr::V6(a.0)));
+            }
+            (SvcParamKey::Key(KEY_EPOCH), SvcParamValue::Unknown(raw)) => {
+                epoch = Some(Epoch(number(KEY_EPOCH, raw, "a decimal epoch")?));
+            }
+            (SvcParamKey::Key(KEY_MODES), SvcParamValue::Unknown(raw)) => {
+                modes = Some(text(raw).parse::<Modes>()?);
+            }
+            (SvcParamKey::Key(KEY_LEASE), SvcParamValue::Unknown(raw)) => {
+                lease = Some(number(KEY_LEASE, raw, "a lease in seconds")?);
+            }
+            _ => {}
+        }
+    }
+    let [hint] = hints[..] else {
+        return Err(RecordError::Hint);
+    };
+    let entry = Entry {
+        priority,
+        locator: Locator::new(hint)?,
+        port,
+        modes: modes.ok_or(RecordError::Missing(KEY_MODES))?,
+    };
+    let epoch = epoch.ok_or(RecordError::Missing(KEY_EPOCH))?;
+    let lease = lease.ok_or(RecordError::Missing(KEY_LEASE))?;
+    Ok((entry, epoch, lease))
+}
+
+fn is_known(key: SvcParamKey) -> bool {
+    matches!(
+        key,
+        SvcParamKey::Port
+            | SvcParamKey::Ipv4Hint
+            | SvcParamKey::Ipv6Hint
+            | SvcParamKey::Key(KEY_EPOCH | KEY_MODES | KEY_LEASE)
+    )
+}
+
+fn text(raw: &Unknown) -> String {
+    String::from_utf8_lossy(&raw.0).into_owned()
+}
+
+fn number<T: std::str::FromStr>(
+    key: u16,
+    raw: &Unknown,
+    expected: &'static str,
+) -> Result<T, RecordError> {
+    let text = text(raw);
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse()
+        .ok()
+        .filter(|_| digits)
+        .ok_or(RecordError::Syntax {
+            key,
+            text,
+            expected,
+        })
+}
+
+/// The family label (`h4`, `h6`) under which owners of `family` live.
+pub fn family_label(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "h4",
+        Family::V6 => "h6",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_proto::serialize::binary::{BinDecodable, BinEncodable};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn zone() -> Name {
+        Name::from_ascii("map.example.").unwrap()
+    }
+
+    fn svcb(records: &[Record]) -> Vec<SVCB> {
+        records
+            .iter()
+            .map(|r| match &r.data {
+                RData::SVCB(svcb) => svcb.clone(),
+                other => panic!("not SVCB: {other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_documented_record_is_what_is_written() {
+        let home = "192.0.2.10".parse().unwrap();
+        let locator = "198.51.100.7".parse().unwrap();
+        let b = Binding::single(home, Epoch(1_795_420_470), 30, locator, 6283).unwrap();
+        let records = to_records(&b, &zone(), 0).unwrap();
+        assert_eq!(records.len(), 1);
+        let text = records[0].to_string();
+        assert!(
+            text.starts_with(
+                "10.2.0.192.h4.map.example. 0 IN SVCB 1 . port=6283 ipv4hint=198.51.100.7"
+            ),
+            "{text}"
+        );
+        let wire = records[0].to_bytes().unwrap();
+        let read = Record::from_bytes(&wire).unwrap();
+        assert_eq!(from_svcb(home, &svcb(&[read])).unwrap(), b);
+    }
+
+    #[test]
+    fn owners_name_exactly_one_home() {
+        for text in ["192.0.2.10", "2001:db8::a:1"] {
+            let h: Home = text.parse().unwrap();
+            let name = owner(h, &zone()).unwrap();
+            assert_eq!(home(&name, &zone()), Some(h));
+        }
+        let v6 = owner("2001:db8::1".parse().unwrap(), &zone()).unwrap();
+        assert!(v6.to_string().starts_with("1.0.0.0."));
+        assert!(v6.to_string().ends_with(".8.b.d.0.1.0.0.2.h6.map.example."));
+        for wrong in [
+            "010.2.0.192.h4.map.example.",
+            "10.2.0.192.h6.map.example.",
+            "2.0.192.h4.map.example.",
+            "*.2.0.192.h4.map.example.",
+            "10.2.0.192.h4.other.example.",
+            "map.example.",
+            "h4.map.example.",
+        ] {
+            let name = Name::from_ascii(wrong).unwrap();
+            assert_eq!(home(&name, &zone()), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn sets_that_contradict_themselves_are_refused() {
+        let home: Home = "192.0.2.10".parse().unwrap();
+        let entry = |priority, locator: &str| Entry {
+            priority: Priority::new(priority).unwrap(),
+            locator: locator.parse().unwrap(),
+            port: 6283,
+            modes: Modes::NATIVE,
+        };
+        let one = to_svcb(&entry(1, "198.51.100.7"), Epoch(4), 30);
+        let other_epoch = to_svcb(&entry(2, "198.51.100.8"), Epoch(5), 30);
+        let other_lease = to_svcb(&entry(2, "198.51.100.8"), Epoch(4), 31);
+        assert_eq!(
+            from_svcb(home, [&one, &other_epoch]),
+            Err(RecordError::Mixed("epochs"))
+        );
+        assert_eq!(
+            from_svcb(home, [&one, &other_lease]),
+            Err(RecordError::Mixed("leases"))
+        );
+        assert_eq!(from_svcb(home, []), Err(BindingError::Empty.into()));
+        let mut alias = one.clone();
+        alias.svc_priority = 0;
+        assert_eq!(from_svcb(home, [&alias]), Err(RecordError::Alias));
+        let mut two_hints = one.clone();
+        two_hints.svc_params.push((
+            SvcParamKey::Ipv6Hint,
+            SvcParamValue::Ipv6Hint(IpHint(vec![AAAA("2001:db8::1".parse().unwrap())])),
+        ));
+        assert_eq!(from_svcb(home, [&two_hints]), Err(RecordError::Hint));
+        let mut signed = one.clone();
+        signed.svc_params[2].1 = SvcParamValue::Unknown(Unknown(b"+4".to_vec()));
+        assert!(matches!(
+            from_svcb(home, [&signed]),
+            Err(RecordError::Syntax { key: KEY_EPOCH, .. })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn every_binding_survives_the_record(
+            home: u32, epoch: u64, lease in 1u32..=86_400,
+            locators in proptest::collection::btree_set(any::<u32>(), 1..=8), port in 1u16..
+        ) {
+            let Ok(home) = Home::new(IpAddr::V4(home.into())) else { return Ok(()) };
+            let entries: Vec<_> = locators.iter().enumerate()
+                .filter_map(|(i, ip)| Some(Entry {
+                    priority: Priority::new(i as u16 + 1)?,
+                    locator: Locator::new(IpAddr::V4((*ip).into())).ok()?,
+                    port,
+                    modes: Modes { native: true, encap: i % 2 == 0 },
+                }))
+                .collect();
+            let Ok(b) = Binding::new(home, Epoch(epoch), lease, entries) else { return Ok(()) };
+            let records = to_records(&b, &zone(), 0).unwrap();
+            prop_assert_eq!(from_svcb(home, &svcb(&records)).unwrap(), b);
+        }
+    }
+}

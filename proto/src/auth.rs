@@ -13,8 +13,9 @@
 
 use std::fmt;
 
-use ring::{constant_time, digest, hmac};
+use ring::{digest, hmac};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use subtle::ConstantTimeEq;
 
 /// Length of a MAC on the wire: HMAC-SHA-256 truncated to 128 bits (RFC 2104
 /// section 5).
@@ -95,7 +96,7 @@ impl Key {
 
     /// Whether `mac` is the MAC of `message`, in constant time.
     pub fn verify(&self, message: &[u8], mac: &[u8; MAC_LEN]) -> bool {
-        constant_time::verify_slices_are_equal(&self.mac(message), mac).is_ok()
+        self.mac(message).ct_eq(mac).into()
     }
 }
 

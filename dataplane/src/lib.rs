@@ -1,1 +1,3 @@
 //! TODO page one.
+
+pub mod rewrite;

@@ -1,0 +1,168 @@
+//! The Internet checksum (RFC 1071) and its incremental update (RFC 1624, equation 3).
+//!
+//! Sums are kept folded to 16 bits in ones' complement, where `0x0000` and `0xFFFF` are two
+//! spellings of zero. A sum of anything but zeros folds to the spelling `0xFFFF`; [`Delta`] uses
+//! `0x0000` for "no change", so that an update by nothing leaves a field bit for bit alone.
+
+use std::net::IpAddr;
+use std::ops::{Add, AddAssign, Neg};
+
+/// What a change of covered bytes adds to a ones' complement sum.
+///
+/// It depends on the old and the new bytes only, so a flow can compute it once and keep it. It is
+/// a group under `+`: changes add up, in any order, and `-` undoes one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Delta(u16);
+
+impl Delta {
+    /// No change.
+    pub const ZERO: Delta = Delta(0);
+
+    /// The change when `new` replaces `old`. The families may differ.
+    pub fn between(old: IpAddr, new: IpAddr) -> Delta {
+        Delta::new(address_sum(new)) + -Delta::new(address_sum(old))
+    }
+
+    /// The change when one 16-bit word replaces another.
+    pub const fn word(old: u16, new: u16) -> Delta {
+        Delta::new(fold(!old as u64 + new as u64))
+    }
+
+    /// The field after the change, for a complete checksum: `HC' = ~(~HC + ~m + m')`.
+    pub const fn update(self, checksum: u16) -> u16 {
+        !self.update_partial(!checksum)
+    }
+
+    /// The field after the change, where it holds the *uncomplemented* sum of the pseudo-header
+    /// that a network card (or the virtio-net receiver) will complete.
+    pub const fn update_partial(self, sum: u16) -> u16 {
+        fold(sum as u64 + self.0 as u64)
+    }
+
+    const fn new(sum: u16) -> Delta {
+        Delta(if sum == 0xFFFF { 0 } else { sum })
+    }
+}
+
+impl Add for Delta {
+    type Output = Delta;
+
+    fn add(self, other: Delta) -> Delta {
+        Delta::new(fold(u64::from(self.0) + u64::from(other.0)))
+    }
+}
+
+impl AddAssign for Delta {
+    fn add_assign(&mut self, other: Delta) {
+        *self = *self + other;
+    }
+}
+
+impl Neg for Delta {
+    type Output = Delta;
+
+    fn neg(self) -> Delta {
+        Delta::new(!self.0)
+    }
+}
+
+/// The folded ones' complement sum of `bytes` as big-endian words; an odd last byte is the high
+/// half of its word.
+pub fn sum(bytes: &[u8]) -> u16 {
+    let (words, rest) = bytes.as_chunks::<4>();
+    let mut total: u64 = words
+        .iter()
+        .map(|word| u64::from(u32::from_be_bytes(*word)))
+        .sum();
+    for (index, byte) in rest.iter().enumerate() {
+        total += u64::from(*byte) << if index % 2 == 0 { 8 } else { 0 };
+    }
+    fold(total)
+}
+
+/// The checksum over a whole IPv4 header, options included. With the checksum field zero it is
+/// the value to store; over a correct header it is 0.
+pub fn ipv4_header(header: &[u8]) -> u16 {
+    !sum(header)
+}
+
+/// The folded, uncomplemented sum of a pseudo-header: what a field with a partial checksum holds.
+/// `length` is that of the transport header and payload, in bytes.
+pub fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, length: u32) -> u16 {
+    fold(
+        u64::from(address_sum(source))
+            + u64::from(address_sum(destination))
+            + u64::from(protocol)
+            + u64::from(length),
+    )
+}
+
+/// The checksum over pseudo-header and `segment` (transport header and payload). With the checksum
+/// field zero it is the value to store, except that UDP and UDP-Lite store `0xFFFF` for 0; over a
+/// correct segment it is 0. Partial coverage (UDP-Lite, DCCP) is not known here.
+pub fn transport(source: IpAddr, destination: IpAddr, protocol: u8, segment: &[u8]) -> u16 {
+    let pseudo = pseudo_header(source, destination, protocol, segment.len() as u32);
+    !fold(u64::from(pseudo) + u64::from(sum(segment)))
+}
+
+fn address_sum(address: IpAddr) -> u16 {
+    match address {
+        IpAddr::V4(address) => sum(&address.octets()),
+        IpAddr::V6(address) => sum(&address.octets()),
+    }
+}
+
+/// Folds the carries back in; only a total of zero folds to zero.
+const fn fold(mut total: u64) -> u16 {
+    total = (total & 0xFFFF_FFFF) + (total >> 32);
+    total = (total & 0xFFFF_FFFF) + (total >> 32);
+    total = (total & 0xFFFF) + (total >> 16);
+    total = (total & 0xFFFF) + (total >> 16);
+    total = (total & 0xFFFF) + (total >> 16);
+    total as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 1624, section 4: the example that equation 2 of RFC 1141 gets wrong.
+    #[test]
+    fn the_corner_case_of_rfc_1624() {
+        assert_eq!(Delta::word(0x5555, 0x3285).update(0xDD2F), 0x0000);
+    }
+
+    #[test]
+    fn odd_bytes_fill_the_high_half() {
+        assert_eq!(sum(&[0x12]), 0x1200);
+        assert_eq!(sum(&[0x12, 0x34, 0x56]), 0x1234 + 0x5600);
+        assert_eq!(
+            sum(&[0x00, 0x01, 0xF2, 0x03, 0xF4, 0xF5, 0xF6, 0xF7]),
+            0xDDF2
+        );
+    }
+
+    #[test]
+    fn no_change_leaves_both_spellings_of_zero_alone() {
+        let same = Delta::between([192, 0, 2, 1].into(), [192, 0, 2, 1].into());
+        assert_eq!(same, Delta::ZERO);
+        for field in [0x0000, 0xFFFF, 0x1234] {
+            assert_eq!(same.update(field), field);
+            assert_eq!(same.update_partial(field), field);
+        }
+    }
+
+    #[test]
+    fn a_change_and_its_inverse_cancel() {
+        let there = Delta::between([192, 0, 2, 1].into(), [198, 51, 100, 7].into());
+        assert_eq!(there + -there, Delta::ZERO);
+        assert_eq!((-there).update(there.update(0xBEEF)), 0xBEEF);
+    }
+
+    #[test]
+    fn folding_survives_the_largest_totals() {
+        assert_eq!(fold(u64::MAX), 0xFFFF);
+        assert_eq!(fold(0xFFFF_FFFF_0000_0001), 1);
+        assert_eq!(fold(0), 0);
+    }
+}

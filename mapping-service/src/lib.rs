@@ -1,1 +1,4 @@
-//! TODO page one.
+//! The mapping service: an authoritative DNS server for bindings, and its client.
+
+pub mod client;
+pub mod tsig;

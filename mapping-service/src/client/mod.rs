@@ -1,0 +1,444 @@
+//! The client side of the mapping service: look a binding up, change it.
+//!
+//! A change is one RFC 2136 UPDATE whose prerequisite names the set it
+//! replaces, so two clients that race for one home address cannot both win. It
+//! works against any authoritative server with TSIG and atomic prerequisites
+//! (mat-mapd, BIND, Knot).
+//!
+//! Two things make a lost answer harmless. A retransmission is the *identical*
+//! message, which mat-mapd answers from memory. Servers without that memory
+//! answer it with "prerequisite not met" if the first copy was committed; the
+//! client then reads the binding back, and if it is exactly what it wrote, the
+//! change was committed.
+//!
+//! The exchange is an own small one ([`exchange`]) rather than hickory-net's
+//! client: that one retransmits with a new id and signature, verifies signed
+//! queries' answers only for transfers, and does not say *why* a server refuses
+//! a signature.
+//!
+//! # Limitations
+//! No DNSSEC validation and no TLS yet: an answer is verified if and only if it
+//! carries a valid TSIG.
+
+mod exchange;
+
+use std::net::SocketAddr;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::SVCB;
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use mat_proto::record::{self, RecordError};
+use mat_proto::{Binding, Home};
+
+pub use crate::tsig::{Algorithm, KeyError, TsigKey};
+use exchange::{Answer, Request};
+
+/// TTL of the records written: bindings are never to be cached by resolvers.
+const TTL: u32 = 0;
+
+/// Largest UDP answer asked for: fits any path unfragmented (RFC 9715).
+const UDP_PAYLOAD: u16 = 1232;
+
+/// How long to try.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// Wait for an answer before sending again (to the next server, if there
+    /// are several).
+    pub per_try: Duration,
+    /// Give up after this long, all tries together.
+    pub deadline: Duration,
+}
+
+impl Default for Timing {
+    /// Four or five tries in two seconds.
+    fn default() -> Self {
+        Timing {
+            per_try: Duration::from_millis(400),
+            deadline: Duration::from_secs(2),
+        }
+    }
+}
+
+/// What the mapping service says about one home address.
+#[derive(Clone, Debug)]
+pub struct Lookup {
+    /// Where the home address is reachable; `None` if it is not bound.
+    pub binding: Option<Binding>,
+    /// Whether the answer carried a valid TSIG.
+    pub verified: bool,
+    /// With `binding: None`: how long that may be believed (RFC 2308).
+    pub negative_ttl: Duration,
+    /// Who answered.
+    pub server: SocketAddr,
+}
+
+/// The outcome of a compare-and-swap.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Swap {
+    /// The change is on the server's disk and visible.
+    Committed,
+    /// The record is not what was expected: somebody else changed it. Read it
+    /// again before deciding anything.
+    Conflict,
+}
+
+/// Why the mapping service gave no usable answer. None of these means "this
+/// home address is not bound".
+#[derive(Debug, thiserror::Error)]
+pub enum MapError {
+    /// Nobody answered in time.
+    #[error("no answer from the mapping service at {servers} within {waited:?}")]
+    Timeout {
+        /// The servers asked.
+        servers: String,
+        /// The deadline.
+        waited: Duration,
+    },
+    /// A server refuses with this response code.
+    #[error("mapping service {server} answers {code}{}", hint(*.code))]
+    Refused {
+        /// Who.
+        server: SocketAddr,
+        /// Its response code.
+        code: ResponseCode,
+    },
+    /// A server does not accept our signature, or does not serve the zone.
+    #[error("mapping service {server}: {reason}")]
+    NotAuth {
+        /// Who.
+        server: SocketAddr,
+        /// Why.
+        reason: AuthFault,
+    },
+    /// The record is there and is not a binding.
+    #[error("the record of {home} is not a binding: {error}")]
+    Malformed {
+        /// Whose record.
+        home: Home,
+        /// What is wrong with it.
+        error: RecordError,
+    },
+    /// An answer that answers nothing (no record, no SOA), or to be read no
+    /// further.
+    #[error("mapping service {server}: useless answer: {what}")]
+    Useless {
+        /// Who.
+        server: SocketAddr,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// The network refuses.
+    #[error("cannot reach mapping service {server}: {error}")]
+    Network {
+        /// Who.
+        server: SocketAddr,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// The request cannot be made.
+    #[error("{0}")]
+    Request(String),
+}
+
+/// Why a server says NOTAUTH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuthFault {
+    /// TSIG error BADKEY.
+    #[error("it does not know our key (name or algorithm); compare both configurations")]
+    BadKey,
+    /// TSIG error BADSIG.
+    #[error("it finds our signature wrong; compare the key's secret on both sides")]
+    BadSig,
+    /// TSIG error BADTIME.
+    #[error("our clock is off by {off} s from its own; set the clocks (NTP)")]
+    BadTime {
+        /// Its clock minus ours, seconds.
+        off: i64,
+    },
+    /// Plain NOTAUTH.
+    #[error("it is not authoritative for our zone")]
+    Zone,
+    /// It answers without a signature although we signed.
+    #[error("it answers without a valid signature although we signed")]
+    Unsigned,
+}
+
+fn hint(code: ResponseCode) -> &'static str {
+    match code {
+        ResponseCode::Refused => {
+            " (its policy forbids this key the name, the locator or the epoch; its log says which)"
+        }
+        ResponseCode::ServFail => " (it cannot serve now; its log says why)",
+        _ => "",
+    }
+}
+
+/// A handle on the mapping service; cheap to clone, no connection is kept.
+#[derive(Clone, Debug)]
+pub struct MapClient {
+    servers: Vec<SocketAddr>,
+    zone: Name,
+    key: Option<TsigKey>,
+    timing: Timing,
+}
+
+impl MapClient {
+    /// A client of `zone` at `servers`, asked in this order; for changes the
+    /// first must be the primary. Without a key nothing can be changed and no
+    /// answer is verified.
+    pub fn new(zone: Name, servers: Vec<SocketAddr>, key: Option<TsigKey>) -> Self {
+        let mut zone = zone;
+        zone.set_fqdn(true);
+        MapClient {
+            servers,
+            zone,
+            key,
+            timing: Timing::default(),
+        }
+    }
+
+    /// The same client with other time limits.
+    pub fn with_timing(mut self, timing: Timing) -> Self {
+        self.timing = timing;
+        self
+    }
+
+    /// The zone asked.
+    pub fn zone(&self) -> &Name {
+        &self.zone
+    }
+
+    /// The servers asked, in order.
+    pub fn servers(&self) -> &[SocketAddr] {
+        &self.servers
+    }
+
+    /// The binding of `home`, or that there is none.
+    pub async fn get(&self, home: Home) -> Result<Lookup, MapError> {
+        let (answer, records) = self.read(home).await?;
+        let binding = match records.as_slice() {
+            [] => None,
+            set => Some(
+                record::from_svcb(home, set)
+                    .map_err(|error| MapError::Malformed { home, error })?,
+            ),
+        };
+        Ok(Lookup {
+            negative_ttl: match binding {
+                Some(_) => Duration::ZERO,
+                None => negative_ttl(&answer, &self.zone)?,
+            },
+            binding,
+            verified: answer.verified,
+            server: answer.server,
+        })
+    }
+
+    /// Replaces `expect` by `new` if and only if `expect` still is what the
+    /// mapping service holds. `expect: None` claims an unbound home address,
+    /// `new: None` deletes the binding.
+    pub async fn compare_and_swap(
+        &self,
+        home: Home,
+        expect: Option<&Binding>,
+        new: Option<&Binding>,
+    ) -> Result<Swap, MapError> {
+        if [expect, new].iter().flatten().any(|b| b.home() != home) {
+            return Err(MapError::Request(format!(
+                "a binding of another home address was given for {home}"
+            )));
+        }
+        if self.key.is_none() {
+            return Err(MapError::Request(
+                "changing a binding needs a TSIG key; none is configured".to_owned(),
+            ));
+        }
+        let expected = expect.map(|b| self.svcb_of(b)).transpose()?;
+        let first = self.swap_once(home, expected.as_deref(), new).await?;
+        if first.committed {
+            return Ok(Swap::Committed);
+        }
+        // Not met. Read what is there: our own write, if its answer was lost and
+        // the server has no replay memory, or the expected binding in another
+        // spelling (made by hand, say, without the default port).
+        let (_, found) = self.read(home).await?;
+        let parsed = match found.as_slice() {
+            [] => None,
+            set => match record::from_svcb(home, set) {
+                Ok(binding) => Some(binding),
+                Err(_) => return Ok(Swap::Conflict),
+            },
+        };
+        if first.retransmitted && parsed.as_ref() == new {
+            return Ok(Swap::Committed);
+        }
+        let respelled = parsed.is_some() && parsed.as_ref() == expect;
+        if !respelled {
+            return Ok(Swap::Conflict);
+        }
+        let second = self.swap_once(home, Some(&found), new).await?;
+        if second.committed {
+            return Ok(Swap::Committed);
+        }
+        if second.retransmitted && self.get(home).await?.binding.as_ref() == new {
+            return Ok(Swap::Committed);
+        }
+        Ok(Swap::Conflict)
+    }
+
+    /// All bindings of the zone, by transfer (AXFR over TCP). The key needs the
+    /// right to transfer.
+    pub async fn list(&self) -> Result<Vec<Binding>, MapError> {
+        let mut message = Message::new(random_id()?, MessageType::Query, OpCode::Query);
+        message.add_query(Query::query(self.zone.clone(), RecordType::AXFR));
+        let request = self.request(message)?;
+        let (server, records) =
+            exchange::transfer(&self.servers, &request, self.timing.deadline).await?;
+        Ok(exchange::bindings_of(&records, &self.zone, server))
+    }
+
+    /// The raw SVCB set at `home`'s owner, and the answer it came in.
+    async fn read(&self, home: Home) -> Result<(Answer, Vec<SVCB>), MapError> {
+        let owner = self.owner(home)?;
+        let mut message = Message::new(random_id()?, MessageType::Query, OpCode::Query);
+        message.add_query(Query::query(owner.clone(), RecordType::SVCB));
+        let mut edns = Edns::new();
+        edns.set_max_payload(UDP_PAYLOAD);
+        message.set_edns(edns);
+        let request = self.request(message)?;
+        let answer = exchange::exchange(&self.servers, &request, self.timing).await?;
+        match answer.message.metadata.response_code {
+            ResponseCode::NoError | ResponseCode::NXDomain => {}
+            code => return Err(refused(answer.server, code)),
+        }
+        let set = answer
+            .message
+            .answers
+            .iter()
+            .filter(|r| r.name == owner && r.dns_class == DNSClass::IN)
+            .filter_map(|r| match &r.data {
+                RData::SVCB(svcb) => Some(svcb.clone()),
+                _ => None,
+            })
+            .collect();
+        Ok((answer, set))
+    }
+
+    async fn swap_once(
+        &self,
+        home: Home,
+        expect: Option<&[SVCB]>,
+        new: Option<&Binding>,
+    ) -> Result<Outcome, MapError> {
+        let owner = self.owner(home)?;
+        let mut message = Message::new(random_id()?, MessageType::Query, OpCode::Update);
+        message.add_query(Query::query(self.zone.clone(), RecordType::SOA));
+        match expect {
+            // RFC 2136 section 2.4.2: RRset exists (value dependent).
+            Some(set) => {
+                for svcb in set {
+                    let data = RData::SVCB(svcb.clone());
+                    message.add_answer(Record::from_rdata(owner.clone(), 0, data));
+                }
+            }
+            // Section 2.4.3: RRset does not exist.
+            None => {
+                let mut none = Record::update0(owner.clone(), 0, RecordType::SVCB);
+                none.dns_class = DNSClass::NONE;
+                message.add_answer(none);
+            }
+        }
+        // Section 2.5.2: delete an RRset.
+        let mut delete = Record::update0(owner.clone(), 0, RecordType::SVCB);
+        delete.dns_class = DNSClass::ANY;
+        message.add_authority(delete);
+        for svcb in new
+            .map(|b| self.svcb_of(b))
+            .transpose()?
+            .unwrap_or_default()
+        {
+            message.add_authority(Record::from_rdata(owner.clone(), TTL, RData::SVCB(svcb)));
+        }
+        let request = self.request(message)?;
+        let answer = exchange::exchange(&self.servers, &request, self.timing).await?;
+        let committed = match answer.message.metadata.response_code {
+            ResponseCode::NoError => true,
+            ResponseCode::NXRRSet | ResponseCode::YXRRSet => false,
+            code => return Err(refused(answer.server, code)),
+        };
+        Ok(Outcome {
+            committed,
+            retransmitted: answer.sent > 1,
+        })
+    }
+
+    /// Encodes and signs: from here on the bytes do not change.
+    fn request(&self, message: Message) -> Result<Request, MapError> {
+        Request::new(message, self.key.clone(), unix_now())
+            .map_err(|e| MapError::Request(format!("cannot encode the request: {e}")))
+    }
+
+    fn owner(&self, home: Home) -> Result<Name, MapError> {
+        record::owner(home, &self.zone)
+            .map_err(|e| MapError::Request(format!("zone {} is too long: {e}", self.zone)))
+    }
+
+    fn svcb_of(&self, binding: &Binding) -> Result<Vec<SVCB>, MapError> {
+        let records = record::to_records(binding, &self.zone, TTL)
+            .map_err(|e| MapError::Request(format!("zone {} is too long: {e}", self.zone)))?;
+        Ok(records
+            .into_iter()
+            .filter_map(|r| match r.data {
+                RData::SVCB(svcb) => Some(svcb),
+                _ => None,
+            })
+            .collect())
+    }
+}
+
+struct Outcome {
+    committed: bool,
+    retransmitted: bool,
+}
+
+/// RFC 2308 section 5: the lesser of the SOA's TTL and its minimum. An answer
+/// without records and without the zone's SOA says nothing at all.
+fn negative_ttl(answer: &Answer, zone: &Name) -> Result<Duration, MapError> {
+    answer
+        .message
+        .authorities
+        .iter()
+        .find_map(|r| match &r.data {
+            RData::SOA(soa) if r.name == *zone => {
+                Some(Duration::from_secs(r.ttl.min(soa.minimum).into()))
+            }
+            _ => None,
+        })
+        .ok_or(MapError::Useless {
+            server: answer.server,
+            what: "neither a record nor the zone's SOA (is the server authoritative?)",
+        })
+}
+
+fn refused(server: SocketAddr, code: ResponseCode) -> MapError {
+    match code {
+        ResponseCode::NotAuth => MapError::NotAuth {
+            server,
+            reason: AuthFault::Zone,
+        },
+        code => MapError::Refused { server, code },
+    }
+}
+
+fn random_id() -> Result<u16, MapError> {
+    getrandom::u32()
+        .map(|n| n as u16)
+        .map_err(|e| MapError::Request(format!("no random numbers: {e}")))
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
+}

@@ -1,0 +1,157 @@
+//! The thread that carries the frames of one direction.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::eventfd::EventFd;
+use nix::sys::prctl;
+use nix::sys::time::TimeSpec;
+
+use super::WanCounters;
+use super::line::{Line, WanConfig};
+use super::packet_socket::{MAX_FRAME, PacketSocket, VNET_HEADER};
+
+/// Frames taken from the socket before those that have become due are looked at again: about
+/// 100 us of small frames, which bounds the error of the delay under load.
+const BATCH: usize = 64;
+
+/// What the shuttle and its owner both see.
+#[derive(Debug)]
+pub(super) struct Control {
+    /// Tells the shuttle that something below has changed.
+    wake: EventFd,
+    changed: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    config: WanConfig,
+    counters: WanCounters,
+    stop: bool,
+}
+
+impl Control {
+    pub(super) fn new(config: WanConfig) -> Result<Self> {
+        Ok(Self {
+            wake: EventFd::new().context("cannot make an eventfd")?,
+            changed: AtomicBool::new(false),
+            state: Mutex::new(State {
+                config,
+                counters: WanCounters::default(),
+                stop: false,
+            }),
+        })
+    }
+
+    pub(super) fn config(&self) -> WanConfig {
+        self.state().config
+    }
+
+    pub(super) fn set_config(&self, config: WanConfig) {
+        self.state().config = config;
+        self.notify();
+    }
+
+    pub(super) fn counters(&self) -> WanCounters {
+        self.state().counters
+    }
+
+    pub(super) fn stop(&self) {
+        self.state().stop = true;
+        self.notify();
+    }
+
+    fn notify(&self) {
+        self.changed.store(true, Ordering::Release);
+        // Fails only when the counter is full, and then the shuttle is being woken already.
+        let _ = self.wake.write(1);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Carries frames until told to stop. An error means that the device or its namespace is gone.
+pub(super) fn run(control: &Control, from: &PacketSocket, to: &Arc<PacketSocket>) -> Result<()> {
+    // The default slack of 50 us would be added to every delay.
+    prctl::set_timerslack(1)?;
+    let origin = Instant::now();
+    let mut line: Line<Vec<u8>> = Line::new(control.config());
+    let mut counters = WanCounters::default();
+    let mut buffer = vec![0; MAX_FRAME];
+    loop {
+        if control.changed.swap(false, Ordering::Acquire) {
+            control.wake.read()?;
+            let (stop, config) = {
+                let state = control.state();
+                (state.stop, state.config)
+            };
+            if stop {
+                return Ok(());
+            }
+            line.set_config(config);
+        }
+
+        while let Some(frame) = line.take_due(origin.elapsed()) {
+            deliver(to, &frame, &mut counters);
+        }
+        let mut idle = false;
+        for _ in 0..BATCH {
+            let Some(length) = from.receive(&mut buffer)? else {
+                idle = true;
+                break;
+            };
+            let Some(frame) = buffer.get(..length) else {
+                counters.oversized += 1;
+                continue;
+            };
+            let bytes = length.saturating_sub(VNET_HEADER);
+            let now = origin.elapsed();
+            match line.admit(now, bytes) {
+                Ok(due) if due <= now && line.next_due().is_none() => {
+                    line.delivered(bytes);
+                    deliver(to, frame, &mut counters);
+                }
+                Ok(due) => line.hold(due, bytes, frame.to_vec()),
+                Err(_) => {}
+            }
+        }
+
+        counters.line = line.counters();
+        if idle {
+            counters.overrun += u64::from(from.take_overruns()?);
+        }
+        control.state().counters = counters;
+        if idle {
+            let until_due = line
+                .next_due()
+                .map(|due| due.saturating_sub(origin.elapsed()));
+            wait(from, &control.wake, until_due)?;
+        }
+    }
+}
+
+fn deliver(to: &PacketSocket, frame: &[u8], counters: &mut WanCounters) {
+    if to.send(frame).is_err() {
+        counters.refused += 1;
+    }
+}
+
+/// Waits for a frame, a change or the time.
+fn wait(socket: &PacketSocket, wake: &EventFd, timeout: Option<Duration>) -> Result<()> {
+    let mut fds = [
+        PollFd::new(socket.as_fd(), PollFlags::POLLIN),
+        PollFd::new(wake.as_fd(), PollFlags::POLLIN),
+    ];
+    match ppoll(&mut fds, timeout.map(TimeSpec::from), None) {
+        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}

@@ -1,0 +1,37 @@
+# `make` alone lists the targets. The text after ## is the help.
+
+CARGO ?= cargo
+# Passed to `matctl demo`, for instance ARGS="--ipv6 --rtt 20".
+ARGS ?=
+
+# The scripts name the command that was typed when they say what it needs.
+export MAKECMDGOALS
+# ip, tc and nft are not on everybody's path.
+export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
+
+.PHONY: help
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+.PHONY: setup
+setup: ## check for what is needed, and install what is missing
+	@scripts/setup
+
+.PHONY: demo
+demo: setup ## move a container between two subnets in mid-transfer (ARGS="--ipv6 --rtt 20")
+	$(CARGO) build --release --locked
+	scripts/privileged target/release/matctl demo $(ARGS)
+
+.PHONY: test
+test: setup ## format, lints, unit tests, and the real binaries in namespaces
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) build --workspace --locked
+	scripts/privileged $(CARGO) test --workspace --exclude mat-netns --locked
+	scripts/privileged $(CARGO) test --package mat-netns --locked -- --test-threads=1
+
+.PHONY: deny
+deny: ## check licences, duplicates and sources of the dependencies
+	@$(CARGO) deny --version >/dev/null 2>&1 || \
+	    { echo 'cargo-deny is missing. Type: $(CARGO) install --locked cargo-deny' >&2; exit 1; }
+	$(CARGO) deny --locked check licenses bans sources

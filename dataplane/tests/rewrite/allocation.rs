@@ -6,7 +6,8 @@ use std::cell::Cell;
 use mat_dataplane::rewrite::build::{Unreachable, unreachable};
 use mat_dataplane::rewrite::{ChecksumState, Packet, Quoted, Translation, rewrite};
 
-use crate::packets::{Body, Cut, Ends, Spec, plain_network};
+use crate::packets::{Cut, Ends, Spec, plain_network};
+use crate::segments::Body;
 
 struct Counting;
 

@@ -8,7 +8,8 @@ use mat_dataplane::rewrite::{Family, Malformed, Packet};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::packets::{Body, Cut, Ends, Spec, V4Option, plain_network};
+use crate::packets::{Cut, Ends, Spec, V4Option, plain_network};
+use crate::segments::Body;
 use crate::strategies::{address, ends, family, spec};
 
 const REASONS: [Unreachable; 2] = [Unreachable::Host, Unreachable::Prohibited];

@@ -7,7 +7,8 @@ use mat_dataplane::rewrite::{ChecksumState, Packet, Translation, exercise, rewri
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::packets::{Body, Cut, Ends, Network, Spec};
+use crate::packets::{Cut, Ends, Network, Spec};
+use crate::segments::Body;
 use crate::strategies::{ends, family, network, spec};
 
 /// A valid packet, or a valid ICMP error about one.

@@ -10,4 +10,5 @@ mod golden;
 mod packets;
 mod properties;
 mod quotes;
+mod segments;
 mod strategies;

@@ -8,9 +8,8 @@ use mat_dataplane::rewrite::{
 };
 use proptest::prelude::*;
 
-use crate::packets::{
-    Body, Cut, Ends, Extension, Network, Spec, V4Option, complement, plain_network, pseudo_header,
-};
+use crate::packets::{Cut, Ends, Extension, Network, Spec, V4Option, plain_network};
+use crate::segments::{Body, complement, pseudo_header};
 use crate::strategies::{address, ends, family, spec};
 
 fn case() -> impl Strategy<Value = (Spec, Ends, Translation)> {

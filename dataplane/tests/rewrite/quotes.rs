@@ -6,7 +6,8 @@ use mat_dataplane::rewrite::{
 };
 use proptest::prelude::*;
 
-use crate::packets::{Body, Built, Cut, Ends, Extension, Network, Spec, plain_network};
+use crate::packets::{Built, Cut, Ends, Extension, Network, Spec, plain_network};
+use crate::segments::Body;
 use crate::strategies::{address, ends, family, network, spec};
 
 /// An error from `outer.src` to `outer.dst` about a packet between `inner`.

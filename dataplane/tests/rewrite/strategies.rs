@@ -6,7 +6,8 @@ use mat_dataplane::rewrite::Family;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use crate::packets::{Body, Cut, Ends, Extension, Network, Spec, V4Option};
+use crate::packets::{Cut, Ends, Extension, Network, Spec, V4Option};
+use crate::segments::Body;
 
 pub fn family() -> impl Strategy<Value = Family> {
     prop_oneof![Just(Family::V4), Just(Family::V6)]

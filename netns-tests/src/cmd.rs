@@ -1,5 +1,6 @@
 //! A command line as a value: built by the caller, run by a [`Host`](crate::Host).
 
+use std::env;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::Path;
@@ -85,6 +86,13 @@ impl Cmd {
             file.to_string_lossy().into_owned()
         })
     }
+}
+
+/// The search path with the directories of `ip`, `tc` and `nft`, which are not on everybody's.
+pub(crate) fn search_path() -> OsString {
+    let mut path = env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/local/sbin:/usr/sbin:/sbin");
+    path
 }
 
 impl From<&str> for Cmd {

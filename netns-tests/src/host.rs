@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
-use crate::cmd::Cmd;
+use crate::cmd::{Cmd, search_path};
 use crate::lab::Core;
 use crate::process::{Process, new_log};
 use crate::wait::wait_until;
@@ -228,6 +228,7 @@ impl Host {
         let mut command = Command::new(&cmd.program);
         command
             .args(&cmd.args)
+            .env("PATH", search_path())
             .envs(cmd.env.iter().map(|(key, value)| (key, value)))
             .stdin(stdin)
             .stdout(stdout)

@@ -25,7 +25,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// A network of hosts that exists as long as this value.
 ///
 /// Dropping it, also because of a panic or an error, ends all its processes and removes all its
-/// namespaces and files. A panic prints the end of every log first.
+/// namespaces and files. A panic prints the end of every log first. `std::process::exit` skips
+/// every drop: return from `main` instead.
 #[derive(Debug)]
 pub struct Lab {
     core: Arc<Core>,

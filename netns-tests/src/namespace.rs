@@ -14,6 +14,8 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::cmd::search_path;
+
 /// Every namespace and directory of every lab starts with this, followed by the owner's pid.
 pub(crate) const PREFIX: &str = "mat-";
 
@@ -73,6 +75,7 @@ fn processes_inside(name: &str) -> Vec<u32> {
 fn ip_netns(action: &str, name: &str) -> Result<()> {
     let output = Command::new("ip")
         .args(["netns", action, name])
+        .env("PATH", search_path())
         .output()
         .with_context(|| format!("cannot run `ip netns {action} {name}`"))?;
     if !output.status.success() {

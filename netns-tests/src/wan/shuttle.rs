@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, ppoll};
-use nix::sys::eventfd::EventFd;
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::prctl;
 use nix::sys::time::TimeSpec;
 
@@ -39,7 +39,8 @@ struct State {
 impl Control {
     pub(super) fn new(config: WanConfig) -> Result<Self> {
         Ok(Self {
-            wake: EventFd::new().context("cannot make an eventfd")?,
+            wake: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+                .context("cannot make an eventfd")?,
             changed: AtomicBool::new(false),
             state: Mutex::new(State {
                 config,
@@ -88,7 +89,6 @@ pub(super) fn run(control: &Control, from: &PacketSocket, to: &Arc<PacketSocket>
     let mut buffer = vec![0; MAX_FRAME];
     loop {
         if control.changed.swap(false, Ordering::Acquire) {
-            control.wake.read()?;
             let (stop, config) = {
                 let state = control.state();
                 (state.stop, state.config)
@@ -151,7 +151,12 @@ fn wait(socket: &PacketSocket, wake: &EventFd, timeout: Option<Duration>) -> Res
         PollFd::new(wake.as_fd(), PollFlags::POLLIN),
     ];
     match ppoll(&mut fds, timeout.map(TimeSpec::from), None) {
-        Ok(_) | Err(Errno::EINTR) => Ok(()),
+        Ok(_) | Err(Errno::EINTR) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    // Emptied before `changed` is looked at, so that no change is missed and none wakes twice.
+    match wake.read() {
+        Ok(_) | Err(Errno::EAGAIN) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
 }

@@ -185,9 +185,8 @@ fn a_wide_area_link_has_the_round_trip_time_asked_for() -> Result<()> {
     let lab = Lab::new()?;
     let (a, b, wan) = wide_area(&lab, WanConfig::rtt_ms(20.0))?;
     let times = ping_times(&a, "192.0.2.2", 20)?;
-    // Never less; the median may be late by what a busy machine takes to wake four threads.
-    assert!(times[0] >= 20.0, "{times:?}");
-    assert!(times[times.len() / 2] < 25.0, "{times:?}");
+    // Never less; the best of them is hardly more, even on a busy machine.
+    assert!((20.0..22.0).contains(&times[0]), "{times:?}");
     wan.set_config(WanConfig::rtt_ms(60.0))?;
     let times = ping_times(&b, "2001:db8::1", 5)?;
     assert!(times[0] >= 60.0, "{times:?}");

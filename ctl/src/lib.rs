@@ -1,1 +1,4 @@
 //! TODO page one.
+
+pub mod measure;
+pub mod report;

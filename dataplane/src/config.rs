@@ -1,0 +1,284 @@
+//! The configuration file of `matd`.
+//!
+//! Why it exists: a forwarder that starts with a wrong prefix or a pool outside
+//! its site silently sends traffic to the wrong place, so everything that can be
+//! known to be wrong from the file alone is refused before anything is touched.
+//!
+//! What is not in it: whether the interfaces exist, whether the servers answer.
+//! Those are facts of the machine and of the moment.
+//!
+//! Invariant: a [`Config`] that exists is consistent with itself (see
+//! [`Config::parse`] for the rules), and every complaint names file, line, key
+//! and value and says how to mend it.
+//!
+//! # Limitations
+//! A mistake of shape (unknown key, wrong type) ends the reading at the first
+//! one; mistakes of meaning are all reported together.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+use mat_proto::{Family, Home};
+use serde::Deserialize;
+
+use crate::io::MacAddr;
+
+mod check;
+mod raw;
+mod source;
+
+pub use source::{ConfigError, Finding};
+
+/// Everything `matd` is told by its file. See `matd.example.toml` for what each
+/// key means to the person who writes it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Name of the underlay this forwarder stands in, for people and for `status`.
+    pub site: String,
+    /// Whether instances are behind this forwarder or are this machine itself.
+    pub placement: Placement,
+    /// Interface towards the underlay.
+    pub uplink: String,
+    /// Path of the Unix socket of the local control API.
+    pub control_socket: PathBuf,
+    /// Directory of the state file; owned by one `matd`.
+    pub state_dir: PathBuf,
+    /// UDP port of the control exchange.
+    pub control_port: u16,
+    /// The TUN device.
+    pub tun: TunConfig,
+    /// Which addresses can be home addresses.
+    pub homes: Homes,
+    /// Which addresses can be locators, and which of them are ours to give.
+    pub locators: Locators,
+    /// Where bindings are read and written.
+    pub mapping: Mapping,
+    /// Bounds on memory and time.
+    pub limits: Limits,
+    /// Instances attached from the start.
+    pub instances: Vec<Instance>,
+}
+
+/// Where the forwarder stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Placement {
+    /// In front of unmodified instances, each on an interface of its own.
+    Gateway,
+    /// On the machine that has the home address.
+    Guest,
+}
+
+/// `[tun]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TunConfig {
+    /// Interface name, at most 15 characters.
+    pub name: String,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// Ask the kernel for super-packets and partial checksums.
+    pub offload: bool,
+}
+
+/// `[homes]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Homes {
+    /// Prefixes that hold every home address of the deployment, at all sites.
+    pub prefixes: Vec<IpNet>,
+}
+
+/// `[locators]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Locators {
+    /// Prefixes that hold every locator of the deployment, at all sites.
+    pub prefixes: Vec<IpNet>,
+    /// Dedicated locators of this site, one home each; empty when exclusive.
+    pub pool: Vec<IpNet>,
+    /// Use the uplink's own addresses, one home for each family.
+    pub exclusive: bool,
+}
+
+/// `[mapping]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// DNS servers of the zone, tried in this order.
+    pub servers: Vec<SocketAddr>,
+    /// Zone the bindings live in: lower case, with the final dot.
+    pub zone: String,
+    /// What makes an answer count.
+    pub trust: Trust,
+    /// Key that signs queries and updates; without one nothing can be claimed.
+    pub key: Option<Key>,
+    /// Lease written into our bindings, in seconds.
+    pub lease_s: u32,
+    /// How often bindings of attached homes are read again, in milliseconds.
+    pub poll_ms: u64,
+}
+
+/// Which answers of the mapping service count as verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trust {
+    /// Only answers signed with our key (RFC 8945).
+    Tsig,
+    /// Whatever the network brings; `status` says so.
+    Network,
+}
+
+/// A TSIG key (RFC 8945).
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key {
+    /// Its domain name: lower case, with the final dot.
+    pub name: String,
+    /// Its MAC algorithm.
+    pub algorithm: KeyAlgorithm,
+    /// The shared secret, decoded.
+    pub secret: Vec<u8>,
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The secret must not reach a log.
+        write!(f, "Key({} {:?})", self.name, self.algorithm)
+    }
+}
+
+/// MAC algorithms of TSIG that are still allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeyAlgorithm {
+    /// HMAC-SHA-256.
+    HmacSha256,
+    /// HMAC-SHA-384.
+    HmacSha384,
+    /// HMAC-SHA-512.
+    HmacSha512,
+}
+
+/// `[limits]`: bounds on memory and time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes held for one home while its binding or context is resolved.
+    pub hold_bytes_per_home: usize,
+    /// Bytes held for all homes together.
+    pub hold_bytes_total: usize,
+    /// Longest time a packet is held, in milliseconds.
+    pub hold_ms: u64,
+    /// Contexts kept at once.
+    pub contexts: usize,
+    /// How long the old site relays stragglers after a move, in milliseconds.
+    pub grace_ms: u64,
+    /// Quarantine of a released locator beyond its lease, in seconds.
+    pub quarantine_extra_s: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        const MIB: usize = 1 << 20;
+        Self {
+            // 50 Mbit/s for the 5 s that anything is held.
+            hold_bytes_per_home: 32 * MIB,
+            // Eight such homes at once.
+            hold_bytes_total: 256 * MIB,
+            hold_ms: 5_000,
+            // 64 homes talking to 1000 peers each.
+            contexts: 64_000,
+            // Two polls of a peer's mapping data, with room for lost messages.
+            grace_ms: 10_000,
+            // As the design of the mapping service asks: lease + 60 s.
+            quarantine_extra_s: 60,
+        }
+    }
+}
+
+/// `[[instance]]`: an attachment that is there from the start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// Its home address.
+    pub home: Home,
+    /// Host end of its link; gateway placement only, and always there.
+    pub interface: Option<String>,
+    /// Its MAC address, if known: spares the first ARP or ND exchange.
+    pub mac: Option<MacAddr>,
+}
+
+impl Config {
+    /// Reads and checks the file at `path`, and the secret file it may name
+    /// (relative to the directory of `path`).
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            file: path.display().to_string(),
+            source,
+        })?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        Self::parse(&path.display().to_string(), &text, folder)
+    }
+
+    /// Checks `text`, naming it `file` in complaints; a relative `secret_file`
+    /// is looked for in `folder`.
+    ///
+    /// Beyond shape and ranges it demands: home and locator prefixes disjoint;
+    /// the pool inside the locator prefixes; a pool or `exclusive`, not both,
+    /// `exclusive` only for a guest; every instance inside a home prefix, once,
+    /// with an interface exactly in gateway placement, and a pool of its family;
+    /// a key if `trust = "tsig"`.
+    pub fn parse(file: &str, text: &str, folder: &Path) -> Result<Self, ConfigError> {
+        let source = source::Source::new(file, text);
+        let raw: raw::Raw = toml::from_str(text).map_err(|error| source.shape(error))?;
+        check::Checker::new(source, folder).config(&raw)
+    }
+
+    /// Families that have a home prefix: the others are never touched.
+    pub fn families(&self) -> Vec<Family> {
+        [Family::V4, Family::V6]
+            .into_iter()
+            .filter(|family| self.homes.prefixes.iter().any(|p| family_of(p) == *family))
+            .collect()
+    }
+}
+
+/// Reads the file as `matd` would and says in a few lines what it means: the
+/// whole of `matd check-config`.
+pub fn check(path: &Path) -> Result<String, ConfigError> {
+    let config = Config::load(path)?;
+    let families = config
+        .families()
+        .iter()
+        .map(Family::to_string)
+        .collect::<Vec<_>>()
+        .join(" and ");
+    let locators = if config.locators.exclusive {
+        format!("the addresses of {}", config.uplink)
+    } else {
+        join(&config.locators.pool)
+    };
+    Ok(format!(
+        "{}: good\nsite {}, {:?} placement, {families}, uplink {}\nhomes in {}\nlocators from {locators}\nzone {} at {}, trust {:?}, {}\n",
+        path.display(),
+        config.site,
+        config.placement,
+        config.uplink,
+        join(&config.homes.prefixes),
+        config.mapping.zone,
+        join(&config.mapping.servers),
+        config.mapping.trust,
+        match &config.mapping.key {
+            Some(key) => format!("key {}", key.name),
+            None => "no key: bindings can be read, not claimed".to_owned(),
+        },
+    ))
+}
+
+fn join<T: fmt::Display>(items: &[T]) -> String {
+    items
+        .iter()
+        .map(T::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn family_of(prefix: &IpNet) -> Family {
+    Family::of(prefix.addr())
+}

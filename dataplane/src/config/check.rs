@@ -1,0 +1,587 @@
+//! From the shape of the file to its meaning: every rule, each with its mend.
+
+use std::net::SocketAddr;
+use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use ipnet::IpNet;
+use mat_proto::{CONTROL_PORT, Home, Locator};
+use toml::Spanned;
+
+use super::raw::{Raw, RawInstance, RawKey, RawLimits, RawLocators, RawMapping, RawTun};
+use super::source::{ConfigError, Finding, Source};
+use super::{
+    Config, Homes, Instance, Key, Limits, Locators, Mapping, Placement, Trust, TunConfig, family_of,
+};
+
+/// Linux: IFNAMSIZ without the final NUL.
+const INTERFACE_NAME_MAX: usize = 15;
+/// Linux: `sun_path` without the final NUL.
+const SOCKET_PATH_MAX: usize = 107;
+/// IPv6 needs 1280 on every link (RFC 8200, section 5).
+const MTU: RangeInclusive<i64> = 1280..=65535;
+const LEASE_S: RangeInclusive<i64> = 1..=86_400;
+/// A shorter secret than half the digest is guessable (RFC 8945, section 8).
+const SECRET_MIN: usize = 16;
+
+pub(super) struct Checker<'a> {
+    source: Source<'a>,
+    folder: &'a Path,
+    findings: Vec<Finding>,
+}
+
+impl<'a> Checker<'a> {
+    pub fn new(source: Source<'a>, folder: &'a Path) -> Self {
+        Self {
+            source,
+            folder,
+            findings: Vec::new(),
+        }
+    }
+
+    pub fn config(mut self, raw: &Raw) -> Result<Config, ConfigError> {
+        let placement = *raw.placement.get_ref();
+        let homes = self.homes(raw);
+        let locators = self.locators(&raw.locators, placement, &homes);
+        let config = Config {
+            site: self.label("site", &raw.site),
+            placement,
+            uplink: self.interface("uplink", &raw.uplink),
+            control_socket: self.absolute("control_socket", &raw.control_socket),
+            state_dir: self.absolute("state_dir", &raw.state_dir),
+            control_port: raw
+                .control_port
+                .as_ref()
+                .map_or(CONTROL_PORT, |n| self.number("control_port", n, 1..=65_535)),
+            tun: self.tun(&raw.tun, raw.uplink.get_ref()),
+            mapping: self.mapping(&raw.mapping),
+            limits: self.limits(&raw.limits),
+            instances: self.instances(&raw.instance, placement, &homes, &locators),
+            homes,
+            locators,
+        };
+        let socket_path = config.control_socket.as_os_str().len();
+        if socket_path > SOCKET_PATH_MAX {
+            self.fault(
+                "control_socket",
+                raw.control_socket.span(),
+                &format!("{socket_path} bytes are too long for a Unix socket"),
+                &format!("choose a path of at most {SOCKET_PATH_MAX} bytes"),
+            );
+        }
+        if self.findings.is_empty() {
+            Ok(config)
+        } else {
+            self.findings.sort_by_key(|finding| finding.line);
+            Err(ConfigError::Invalid(self.findings))
+        }
+    }
+
+    fn tun(&mut self, raw: &RawTun, uplink: &str) -> TunConfig {
+        let name = match &raw.name {
+            Some(name) => {
+                if name.get_ref() == uplink {
+                    self.fault(
+                        "tun.name",
+                        name.span(),
+                        "this is the uplink",
+                        "name a device that matd may create, for example \"mat0\"",
+                    );
+                }
+                self.interface("tun.name", name)
+            }
+            None => "mat0".to_owned(),
+        };
+        TunConfig {
+            name,
+            mtu: raw
+                .mtu
+                .as_ref()
+                .map_or(1500, |n| self.number("tun.mtu", n, MTU)),
+            offload: raw.offload.unwrap_or(true),
+        }
+    }
+
+    fn homes(&mut self, raw: &Raw) -> Homes {
+        let list = &raw.homes.prefixes;
+        let prefixes = self.prefixes("homes.prefixes", list);
+        self.not_empty("homes.prefixes", list);
+        Homes { prefixes }
+    }
+
+    fn locators(&mut self, raw: &RawLocators, placement: Placement, homes: &Homes) -> Locators {
+        let prefixes = self.prefixes("locators.prefixes", &raw.prefixes);
+        self.not_empty("locators.prefixes", &raw.prefixes);
+        for text in raw.prefixes.get_ref() {
+            let Ok(locator) = text.get_ref().parse::<IpNet>() else {
+                continue;
+            };
+            for home in &homes.prefixes {
+                if home.contains(&locator) || locator.contains(home) {
+                    self.fault(
+                        "locators.prefixes",
+                        text.span(),
+                        &format!("overlaps the home prefix {home}"),
+                        "home addresses and locators need prefixes of their own",
+                    );
+                }
+            }
+        }
+        let pool = match &raw.pool {
+            Some(list) => self.pool(list, &prefixes),
+            None => Vec::new(),
+        };
+        let exclusive = raw.exclusive.as_ref().is_some_and(|flag| *flag.get_ref());
+        let place = |field: Option<Range<usize>>| field.unwrap_or(raw.prefixes.span());
+        if exclusive && placement == Placement::Gateway {
+            self.fault(
+                "locators.exclusive",
+                place(raw.exclusive.as_ref().map(Spanned::span)),
+                "a gateway serves several instances and needs one locator for each",
+                "set it to false and give a `pool`",
+            );
+        } else if exclusive && !pool.is_empty() {
+            self.fault(
+                "locators.pool",
+                place(raw.pool.as_ref().map(Spanned::span)),
+                "a pool is never used when `exclusive` is true",
+                "remove the pool, or set `exclusive` to false",
+            );
+        } else if !exclusive
+            && raw
+                .pool
+                .as_ref()
+                .is_none_or(|list| list.get_ref().is_empty())
+        {
+            self.fault(
+                "locators.pool",
+                place(raw.pool.as_ref().map(Spanned::span)),
+                "there is no locator to give to an instance",
+                "list the prefixes reserved for this site (a guest may set `exclusive = true` instead)",
+            );
+        }
+        Locators {
+            prefixes,
+            pool,
+            exclusive,
+        }
+    }
+
+    fn pool(&mut self, list: &Spanned<Vec<Spanned<String>>>, prefixes: &[IpNet]) -> Vec<IpNet> {
+        let pool = self.prefixes("locators.pool", list);
+        for text in list.get_ref() {
+            let Ok(prefix) = text.get_ref().parse::<IpNet>() else {
+                continue;
+            };
+            if !prefixes.iter().any(|outer| outer.contains(&prefix)) {
+                self.fault(
+                    "locators.pool",
+                    text.span(),
+                    "is inside none of `locators.prefixes`, so peers would not accept it",
+                    "add its prefix to `locators.prefixes` at every site, or correct it",
+                );
+            }
+        }
+        pool
+    }
+
+    fn mapping(&mut self, raw: &RawMapping) -> Mapping {
+        self.not_empty("mapping.servers", &raw.servers);
+        let servers = raw
+            .servers
+            .get_ref()
+            .iter()
+            .filter_map(|text| {
+                self.parsed::<SocketAddr>(
+                    "mapping.servers",
+                    text,
+                    "is not an address with a port",
+                    "write \"203.0.113.53:53\" or \"[2001:db8::53]:53\"",
+                )
+            })
+            .collect();
+        let key = raw.key.as_ref().and_then(|key| self.key(key));
+        if *raw.trust.get_ref() == Trust::Tsig && raw.key.is_none() {
+            self.fault(
+                "mapping.trust",
+                raw.trust.span(),
+                "signed answers need a key",
+                "add `key = { name = .., algorithm = \"hmac-sha256\", secret_file = .. }`, or accept unsigned answers with trust = \"network\"",
+            );
+        }
+        Mapping {
+            servers,
+            zone: self.domain("mapping.zone", &raw.zone),
+            trust: *raw.trust.get_ref(),
+            key,
+            lease_s: raw
+                .lease_s
+                .as_ref()
+                .map_or(30, |n| self.number("mapping.lease_s", n, LEASE_S)),
+            poll_ms: raw
+                .poll_ms
+                .as_ref()
+                .map_or(1_000, |n| self.number("mapping.poll_ms", n, 100..=60_000)),
+        }
+    }
+
+    fn key(&mut self, raw: &Spanned<RawKey>) -> Option<Key> {
+        let key = raw.get_ref();
+        let (name, text, span) = match (&key.secret, &key.secret_file) {
+            (Some(secret), None) => (
+                "mapping.key.secret",
+                secret.get_ref().clone(),
+                secret.span(),
+            ),
+            (None, Some(file)) => {
+                let path = self.folder.join(file.get_ref());
+                match std::fs::read_to_string(&path) {
+                    Ok(text) => ("mapping.key.secret_file", text, file.span()),
+                    Err(error) => {
+                        let problem = format!("{} cannot be read: {error}", path.display());
+                        let mend = "put the base64 secret there, readable for matd alone";
+                        self.fault("mapping.key.secret_file", file.span(), &problem, mend);
+                        return None;
+                    }
+                }
+            }
+            _ => {
+                self.fault(
+                    "mapping.key",
+                    raw.span(),
+                    "needs either `secret` or `secret_file`",
+                    "give exactly one of them",
+                );
+                return None;
+            }
+        };
+        let mend = "paste the base64 text that `tsig-keygen` prints";
+        let secret = match BASE64.decode(text.trim()) {
+            Ok(secret) => secret,
+            Err(error) => {
+                self.fault(name, span, &format!("is not base64: {error}"), mend);
+                return None;
+            }
+        };
+        if secret.len() < SECRET_MIN {
+            let problem = format!("{} bytes are too few for a secret", secret.len());
+            self.fault(
+                name,
+                span,
+                &problem,
+                &format!("use at least {SECRET_MIN} bytes"),
+            );
+            return None;
+        }
+        Some(Key {
+            name: self.domain("mapping.key.name", &key.name),
+            algorithm: key.algorithm,
+            secret,
+        })
+    }
+
+    fn limits(&mut self, raw: &RawLimits) -> Limits {
+        const GIB: i64 = 1 << 30;
+        let default = Limits::default();
+        let limits = Limits {
+            hold_bytes_per_home: raw
+                .hold_bytes_per_home
+                .as_ref()
+                .map_or(default.hold_bytes_per_home, |n| {
+                    self.number("limits.hold_bytes_per_home", n, 65_536..=16 * GIB)
+                }),
+            hold_bytes_total: raw
+                .hold_bytes_total
+                .as_ref()
+                .map_or(default.hold_bytes_total, |n| {
+                    self.number("limits.hold_bytes_total", n, 65_536..=64 * GIB)
+                }),
+            hold_ms: raw.hold_ms.as_ref().map_or(default.hold_ms, |n| {
+                self.number("limits.hold_ms", n, 100..=60_000)
+            }),
+            contexts: raw.contexts.as_ref().map_or(default.contexts, |n| {
+                self.number("limits.contexts", n, 1..=10_000_000)
+            }),
+            grace_ms: raw.grace_ms.as_ref().map_or(default.grace_ms, |n| {
+                self.number("limits.grace_ms", n, 0..=600_000)
+            }),
+            quarantine_extra_s: raw
+                .quarantine_extra_s
+                .as_ref()
+                .map_or(default.quarantine_extra_s, |n| {
+                    self.number("limits.quarantine_extra_s", n, 0..=86_400)
+                }),
+        };
+        if limits.hold_bytes_per_home > limits.hold_bytes_total {
+            let place = [&raw.hold_bytes_per_home, &raw.hold_bytes_total];
+            if let Some(span) = place.into_iter().flatten().map(Spanned::span).next() {
+                self.fault(
+                    "limits.hold_bytes_per_home",
+                    span,
+                    &format!(
+                        "one home may hold {} bytes, all together only {}",
+                        limits.hold_bytes_per_home, limits.hold_bytes_total
+                    ),
+                    "lower it, or raise `limits.hold_bytes_total`",
+                );
+            }
+        }
+        limits
+    }
+
+    fn instances(
+        &mut self,
+        raw: &[RawInstance],
+        placement: Placement,
+        homes: &Homes,
+        locators: &Locators,
+    ) -> Vec<Instance> {
+        let mut instances: Vec<Instance> = Vec::new();
+        for entry in raw {
+            let Some(home) = self.instance_home(entry, homes, locators) else {
+                continue;
+            };
+            let family = home.family();
+            let twin = |other: &Instance| {
+                other.home == home || (locators.exclusive && other.home.family() == family)
+            };
+            if let Some(other) = instances.iter().find(|other| twin(other)) {
+                let (problem, mend) = if other.home == home {
+                    ("is listed twice".to_owned(), "keep one of them")
+                } else {
+                    (
+                        format!(
+                            "an exclusive {family} locator already serves {}",
+                            other.home
+                        ),
+                        "keep one home of each family, or use dedicated locators (`pool`)",
+                    )
+                };
+                self.fault("instance.home", entry.home.span(), &problem, mend);
+            }
+            match (placement, &entry.interface) {
+                (Placement::Gateway, None) => self.fault(
+                    "instance.interface",
+                    entry.home.span(),
+                    "is missing: a gateway must know the instance's link",
+                    "name the host end of its veth or TAP",
+                ),
+                (Placement::Guest, Some(interface)) => self.fault(
+                    "instance.interface",
+                    interface.span(),
+                    "a guest's home address is on the TUN device",
+                    "remove this key",
+                ),
+                _ => {}
+            }
+            let interface = entry
+                .interface
+                .as_ref()
+                .map(|text| self.interface("instance.interface", text));
+            let mac = entry.mac.as_ref().and_then(|text| {
+                self.parsed(
+                    "instance.mac",
+                    text,
+                    "is not the MAC address of one interface",
+                    "write six bytes as \"02:00:5e:00:53:01\"",
+                )
+            });
+            instances.push(Instance {
+                home,
+                interface,
+                mac,
+            });
+        }
+        instances
+    }
+
+    fn instance_home(
+        &mut self,
+        entry: &RawInstance,
+        homes: &Homes,
+        locators: &Locators,
+    ) -> Option<Home> {
+        let home: Home = self.parsed(
+            "instance.home",
+            &entry.home,
+            "is not a routable unicast address",
+            "write the instance's home address, without a prefix length",
+        )?;
+        let family = home.family();
+        if !homes.prefixes.iter().any(|p| p.contains(&home.ip())) {
+            self.fault(
+                "instance.home",
+                entry.home.span(),
+                "is inside none of `homes.prefixes`",
+                "add its prefix there at every site, or correct it",
+            );
+        } else if !locators.exclusive
+            && !locators.pool.is_empty()
+            && !locators.pool.iter().any(|p| family_of(p) == family)
+        {
+            self.fault(
+                "instance.home",
+                entry.home.span(),
+                &format!("`locators.pool` has no {family} locator for it"),
+                &format!("add an {family} prefix to the pool"),
+            );
+        }
+        Some(home)
+    }
+
+    fn fault(&mut self, key: &str, span: Range<usize>, problem: &str, mend: &str) {
+        let finding = self.source.finding(key, span, problem, mend);
+        self.findings.push(finding);
+    }
+
+    fn parsed<T: FromStr>(
+        &mut self,
+        key: &str,
+        text: &Spanned<String>,
+        problem: &str,
+        mend: &str,
+    ) -> Option<T> {
+        let parsed = text.get_ref().parse().ok();
+        if parsed.is_none() {
+            self.fault(key, text.span(), problem, mend);
+        }
+        parsed
+    }
+
+    fn number<T>(&mut self, key: &str, number: &Spanned<i64>, range: RangeInclusive<i64>) -> T
+    where
+        T: TryFrom<i64> + Default,
+    {
+        let value = Some(*number.get_ref()).filter(|value| range.contains(value));
+        value.and_then(|v| T::try_from(v).ok()).unwrap_or_else(|| {
+            let mend = format!("write a number from {} to {}", range.start(), range.end());
+            self.fault(key, number.span(), "is out of range", &mend);
+            T::default()
+        })
+    }
+
+    fn not_empty<T>(&mut self, key: &str, list: &Spanned<Vec<T>>) {
+        if list.get_ref().is_empty() {
+            self.fault(key, list.span(), "is empty", "name at least one");
+        }
+    }
+
+    /// Prefixes with no host bits, each of them routable, none inside another.
+    fn prefixes(&mut self, key: &str, list: &Spanned<Vec<Spanned<String>>>) -> Vec<IpNet> {
+        let mut prefixes: Vec<IpNet> = Vec::new();
+        for text in list.get_ref() {
+            let Some(prefix) = self.parsed::<IpNet>(
+                key,
+                text,
+                "is not a prefix",
+                "write an address and a length, as \"192.0.2.0/24\" or \"2001:db8:1::/48\"",
+            ) else {
+                continue;
+            };
+            if prefix.trunc() != prefix {
+                let mend = format!("write \"{}\"", prefix.trunc());
+                self.fault(key, text.span(), "has bits set beyond its length", &mend);
+            } else if prefix.prefix_len() == 0 || Locator::new(prefix.addr()).is_err() {
+                self.fault(
+                    key,
+                    text.span(),
+                    "is not a prefix of routable unicast addresses",
+                    "name the prefix that is really used",
+                );
+            } else if let Some(other) = prefixes
+                .iter()
+                .find(|other| other.contains(&prefix) || prefix.contains(*other))
+            {
+                let problem = format!("overlaps {other}");
+                self.fault(key, text.span(), &problem, "keep the larger one");
+            } else {
+                prefixes.push(prefix);
+            }
+        }
+        prefixes
+    }
+
+    fn interface(&mut self, key: &str, text: &Spanned<String>) -> String {
+        let name = text.get_ref();
+        let well_formed = !name.is_empty()
+            && !matches!(name.as_str(), "." | "..")
+            && !name.contains(|c: char| c.is_whitespace() || c.is_control() || "/:%".contains(c));
+        if name.len() > INTERFACE_NAME_MAX {
+            self.fault(
+                key,
+                text.span(),
+                &format!("{} bytes are too long for an interface name", name.len()),
+                &format!("use at most {INTERFACE_NAME_MAX}"),
+            );
+        } else if !well_formed {
+            self.fault(
+                key,
+                text.span(),
+                "is not an interface name",
+                "use letters, digits, '-', '_' and '.'",
+            );
+        }
+        name.clone()
+    }
+
+    fn label(&mut self, key: &str, text: &Spanned<String>) -> String {
+        let label = text.get_ref();
+        let good = (1..=63).contains(&label.len())
+            && label
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        if !good {
+            self.fault(
+                key,
+                text.span(),
+                "is not a name",
+                "use 1 to 63 letters, digits, '-' and '_'",
+            );
+        }
+        label.clone()
+    }
+
+    fn absolute(&mut self, key: &str, text: &Spanned<String>) -> PathBuf {
+        let path = PathBuf::from(text.get_ref());
+        if !path.is_absolute() {
+            self.fault(
+                key,
+                text.span(),
+                "is not an absolute path",
+                "begin it with '/': matd does not depend on where it is started",
+            );
+        }
+        path
+    }
+
+    /// A domain name in lower case with its final dot (RFC 1035, section 2.3.4).
+    fn domain(&mut self, key: &str, text: &Spanned<String>) -> String {
+        let name = text.get_ref().to_ascii_lowercase();
+        let relative = name.strip_suffix('.').unwrap_or(&name);
+        let label = |label: &str| {
+            (1..=63).contains(&label.len())
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+        };
+        if relative.len() > 253 || !relative.split('.').all(label) {
+            self.fault(
+                key,
+                text.span(),
+                "is not a domain name",
+                "write labels of 1 to 63 letters, digits and '-', as \"map.example.\"",
+            );
+        } else if name.len() == relative.len() {
+            self.fault(
+                key,
+                text.span(),
+                "has no final dot",
+                &format!("write \"{relative}.\""),
+            );
+        }
+        name
+    }
+}

@@ -1,0 +1,91 @@
+//! The shape of the file, before its meaning is checked: what `serde` can see.
+//! `Spanned` keeps the place of a value, so that a later complaint can name it.
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::{KeyAlgorithm, Placement, Trust};
+
+type Text = Spanned<String>;
+type Number = Spanned<i64>;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Raw {
+    pub site: Text,
+    pub placement: Spanned<Placement>,
+    pub uplink: Text,
+    pub control_socket: Text,
+    pub state_dir: Text,
+    pub control_port: Option<Number>,
+    #[serde(default)]
+    pub tun: RawTun,
+    pub homes: RawHomes,
+    pub locators: RawLocators,
+    pub mapping: RawMapping,
+    #[serde(default)]
+    pub limits: RawLimits,
+    #[serde(default)]
+    pub instance: Vec<RawInstance>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawTun {
+    pub name: Option<Text>,
+    pub mtu: Option<Number>,
+    pub offload: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawHomes {
+    pub prefixes: Spanned<Vec<Text>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLocators {
+    pub prefixes: Spanned<Vec<Text>>,
+    pub pool: Option<Spanned<Vec<Text>>>,
+    pub exclusive: Option<Spanned<bool>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawMapping {
+    pub servers: Spanned<Vec<Text>>,
+    pub zone: Text,
+    pub trust: Spanned<Trust>,
+    pub key: Option<Spanned<RawKey>>,
+    pub lease_s: Option<Number>,
+    pub poll_ms: Option<Number>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawKey {
+    pub name: Text,
+    pub algorithm: KeyAlgorithm,
+    pub secret: Option<Text>,
+    pub secret_file: Option<Text>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLimits {
+    pub hold_bytes_per_home: Option<Number>,
+    pub hold_bytes_total: Option<Number>,
+    pub hold_ms: Option<Number>,
+    pub contexts: Option<Number>,
+    pub grace_ms: Option<Number>,
+    pub quarantine_extra_s: Option<Number>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawInstance {
+    pub home: Text,
+    pub interface: Option<Text>,
+    pub mac: Option<Text>,
+}

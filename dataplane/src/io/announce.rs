@@ -1,0 +1,166 @@
+//! Telling the neighbours on the uplink that a locator is reached through us:
+//! gratuitous ARP (RFC 5227, section 3) and unsolicited neighbour advertisements
+//! (RFC 4861, section 7.2.6).
+//!
+//! Without it the router keeps sending to the old place until its entry ages, or
+//! waits out a failed resolution.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use mat_proto::Locator;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+
+use crate::io::MacAddr;
+
+/// When it is said again, counted from the first time: soon, in case the frame
+/// was lost, and later, in case the switch or the router was not ready.
+pub const REPEATS: [Duration; 3] = [
+    Duration::from_millis(20),
+    Duration::from_millis(100),
+    Duration::from_millis(500),
+];
+
+const ETHERTYPE_ARP: u16 = 0x0806;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+const BROADCAST: [u8; 6] = [0xff; 6];
+/// ff02::1, and its Ethernet form (RFC 2464, section 7).
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
+
+/// Says once, on the interface with this index and MAC address, that `locator`
+/// is here.
+pub fn announce(locator: Locator, index: u32, mac: MacAddr) -> io::Result<()> {
+    let frame = match locator.ip() {
+        IpAddr::V4(ip) => gratuitous_arp(ip, mac),
+        IpAddr::V6(ip) => unsolicited_advertisement(ip, mac),
+    };
+    send(&frame, index)
+}
+
+/// An ARP request for the own address: also updates hosts that ignore replies
+/// they did not ask for.
+fn gratuitous_arp(ip: Ipv4Addr, mac: MacAddr) -> Vec<u8> {
+    let mut frame = ethernet(BROADCAST, mac, ETHERTYPE_ARP);
+    // Ethernet, IPv4, lengths 6 and 4, operation 1: request (RFC 826).
+    frame.extend([0, 1, 8, 0, 6, 4, 0, 1]);
+    frame.extend(mac.octets());
+    frame.extend(ip.octets());
+    frame.extend([0; 6]);
+    frame.extend(ip.octets());
+    frame
+}
+
+fn unsolicited_advertisement(ip: Ipv6Addr, mac: MacAddr) -> Vec<u8> {
+    const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
+    const OVERRIDE: u8 = 0b0010_0000;
+    const ICMPV6: u8 = 58;
+    let mut icmp = vec![NEIGHBOUR_ADVERTISEMENT, 0, 0, 0, OVERRIDE, 0, 0, 0];
+    icmp.extend(ip.octets());
+    // Target link-layer address option: type 2, one unit of eight bytes.
+    icmp.extend([2, 1]);
+    icmp.extend(mac.octets());
+
+    let mut pseudo = Vec::new();
+    pseudo.extend(ip.octets());
+    pseudo.extend(ALL_NODES.octets());
+    pseudo.extend((icmp.len() as u32).to_be_bytes());
+    pseudo.extend([0, 0, 0, ICMPV6]);
+    pseudo.extend(&icmp);
+    let checksum = internet_checksum(&pseudo);
+    icmp[2..4].copy_from_slice(&checksum.to_be_bytes());
+
+    let mut frame = ethernet(ALL_NODES_MAC, mac, ETHERTYPE_IPV6);
+    frame.extend([0x60, 0, 0, 0]);
+    frame.extend((icmp.len() as u16).to_be_bytes());
+    // The hop limit proves that it comes from this link (RFC 4861, section 7.1.2).
+    frame.extend([ICMPV6, 255]);
+    frame.extend(ip.octets());
+    frame.extend(ALL_NODES.octets());
+    frame.extend(icmp);
+    frame
+}
+
+fn ethernet(to: [u8; 6], from: MacAddr, ethertype: u16) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(86);
+    frame.extend(to);
+    frame.extend(from.octets());
+    frame.extend(ethertype.to_be_bytes());
+    frame
+}
+
+/// RFC 1071; `bytes` has an even length.
+fn internet_checksum(bytes: &[u8]) -> u16 {
+    let sum: u32 = bytes
+        .chunks_exact(2)
+        .map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])))
+        .sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    !((folded & 0xffff) + (folded >> 16)) as u16
+}
+
+fn send(frame: &[u8], index: u32) -> io::Result<()> {
+    let socket: OwnedFd = socket(
+        AddressFamily::Packet,
+        SockType::Raw,
+        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+        // No protocol: this socket receives nothing.
+        None,
+    )?;
+    // SAFETY: a `sockaddr_ll` is plain integers; all zero is a valid value.
+    let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    to.sll_family = libc::AF_PACKET as u16;
+    to.sll_ifindex = index as i32;
+    // SAFETY: the socket is open, and both pointers lead to live values of the
+    // lengths given with them.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const to).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    if sent < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use etherparse::{Icmpv6Slice, NetSlice, SlicedPacket};
+
+    const MAC: MacAddr = MacAddr::from_octets([2, 0, 0x5e, 0, 0x53, 1]);
+
+    #[test]
+    fn the_arp_frame_names_us_for_the_locator() {
+        let frame = gratuitous_arp("198.51.100.7".parse().unwrap(), MAC);
+        assert_eq!(frame.len(), 42);
+        assert_eq!(frame[..6], BROADCAST);
+        assert_eq!(frame[6..12], MAC.octets());
+        assert_eq!(frame[22..28], MAC.octets());
+        assert_eq!(frame[28..32], [198, 51, 100, 7]);
+        assert_eq!(frame[38..42], [198, 51, 100, 7]);
+    }
+
+    #[test]
+    fn the_advertisement_is_a_valid_icmpv6_message() {
+        let ip: Ipv6Addr = "2001:db8:2::7".parse().unwrap();
+        let frame = unsolicited_advertisement(ip, MAC);
+        let packet = SlicedPacket::from_ethernet(&frame).unwrap();
+        let Some(NetSlice::Ipv6(v6)) = packet.net else {
+            panic!("not IPv6")
+        };
+        assert_eq!(v6.header().source_addr(), ip);
+        assert_eq!(v6.header().hop_limit(), 255);
+        let icmp = Icmpv6Slice::from_slice(v6.payload().payload).unwrap();
+        assert!(icmp.is_checksum_valid(ip.octets(), ALL_NODES.octets()));
+        assert_eq!(icmp.type_u8(), 136);
+    }
+}

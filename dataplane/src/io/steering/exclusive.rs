@@ -1,0 +1,172 @@
+//! An exclusive locator stays the host's own address; only the packets of open
+//! contexts, known by the pair of locators, are led into the TUN.
+//!
+//! An nftables set holds the pairs. What comes from a peer of the set to the
+//! locator paired with it is marked in prerouting, and so are ICMP errors that
+//! quote a packet of such a pair: without them path-MTU discovery through the
+//! TUN would be blind. The control exchange is left to the host's socket.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::io;
+use std::process::Stdio;
+
+use mat_proto::{Family, Locator};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use super::plan::STEERED;
+
+/// nftables refused.
+#[derive(Debug, thiserror::Error)]
+pub enum NftError {
+    /// The program is missing.
+    #[error(
+        "nft is missing; an exclusive locator needs it: install nftables (apt-get install nftables)"
+    )]
+    Missing,
+    /// It cannot be run.
+    #[error("nft cannot be run: {0}")]
+    Run(io::Error),
+    /// It says no.
+    #[error("nft refused {doing}: {said}; the kernel needs nf_tables, and matd CAP_NET_ADMIN")]
+    Refused {
+        /// What was asked.
+        doing: &'static str,
+        /// Its first lines.
+        said: String,
+    },
+}
+
+/// A peer's locator and ours.
+pub type Pair = (Locator, Locator);
+
+/// The table of one TUN.
+#[derive(Clone, Debug)]
+pub struct PairTable {
+    name: String,
+    tun: String,
+    control_port: u16,
+}
+
+impl PairTable {
+    /// The table that belongs to `tun`; nothing is made yet.
+    pub fn new(tun: &str, control_port: u16) -> Self {
+        let name: String = tun
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
+            .collect();
+        Self {
+            name: format!("mat_{name}"),
+            tun: tun.to_owned(),
+            control_port,
+        }
+    }
+
+    /// Makes the table, or brings it up to date; pairs in it stay.
+    pub async fn ensure(&self) -> Result<(), NftError> {
+        self.run("the table of pairs", &self.skeleton()).await
+    }
+
+    /// Makes the table with exactly these pairs, in one step.
+    pub async fn replace(&self, pairs: &BTreeSet<Pair>) -> Result<(), NftError> {
+        let mut script = self.skeleton();
+        for set in ["pairs4", "pairs6"] {
+            writeln!(script, "flush set inet {} {set}", self.name).expect("a string grows");
+        }
+        for pair in pairs {
+            script += &self.element("add", *pair);
+        }
+        self.run("the pairs", &script).await
+    }
+
+    /// Steers `pair`.
+    pub async fn add(&self, pair: Pair) -> Result<(), NftError> {
+        self.run("a pair", &self.element("add", pair)).await
+    }
+
+    /// Steers `pair` no more.
+    pub async fn remove(&self, pair: Pair) -> Result<(), NftError> {
+        // Removing what is not there is an error; added first, it is.
+        let script = self.element("add", pair) + &self.element("delete", pair);
+        self.run("removing a pair", &script).await
+    }
+
+    /// Removes the table if it is there.
+    pub async fn destroy(&self) -> Result<(), NftError> {
+        let name = &self.name;
+        let script = format!("add table inet {name}\ndelete table inet {name}\n");
+        match self.run("removing the table", &script).await {
+            // Without the program there never was a table.
+            Err(NftError::Missing) => Ok(()),
+            other => other,
+        }
+    }
+
+    fn skeleton(&self) -> String {
+        let Self {
+            name,
+            tun,
+            control_port,
+        } = self;
+        let errors4 = "icmp type { destination-unreachable, time-exceeded, parameter-problem }";
+        let errors6 = "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem }";
+        let mark = format!("meta mark set {STEERED:#x}");
+        // The quoted header begins 8 bytes into the error; it went from our
+        // locator to the peer, so its addresses are looked up the other way round.
+        format!(
+            "add table inet {name}
+add set inet {name} pairs4 {{ typeof ip saddr . ip daddr; }}
+add set inet {name} pairs6 {{ typeof ip6 saddr . ip6 daddr; }}
+add chain inet {name} steer {{ type filter hook prerouting priority mangle; policy accept; }}
+flush chain inet {name} steer
+add rule inet {name} steer iifname \"{tun}\" return
+add rule inet {name} steer udp dport {control_port} return
+add rule inet {name} steer ip saddr . ip daddr @pairs4 {mark}
+add rule inet {name} steer ip6 saddr . ip6 daddr @pairs6 {mark}
+add rule inet {name} steer {errors4} @th,192,32 . @th,160,32 @pairs4 {mark}
+add rule inet {name} steer {errors6} @th,256,128 . @th,128,128 @pairs6 {mark}
+"
+        )
+    }
+
+    /// A pair of two families matches nothing and is not worth an error.
+    fn element(&self, verb: &str, (peer, own): Pair) -> String {
+        let set = match (peer.family(), own.family()) {
+            (Family::V4, Family::V4) => "pairs4",
+            (Family::V6, Family::V6) => "pairs6",
+            _ => return String::new(),
+        };
+        format!(
+            "{verb} element inet {} {set} {{ {peer} . {own} }}\n",
+            self.name
+        )
+    }
+
+    async fn run(&self, doing: &'static str, script: &str) -> Result<(), NftError> {
+        let mut child = Command::new("nft")
+            .args(["-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => NftError::Missing,
+                _ => NftError::Run(error),
+            })?;
+        let mut stdin = child.stdin.take().expect("stdin is piped");
+        stdin
+            .write_all(script.as_bytes())
+            .await
+            .map_err(NftError::Run)?;
+        drop(stdin);
+        let output = child.wait_with_output().await.map_err(NftError::Run)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let text = String::from_utf8_lossy(&output.stderr);
+        let said = text.lines().take(3).collect::<Vec<_>>().join(" ");
+        Err(NftError::Refused { doing, said })
+    }
+}

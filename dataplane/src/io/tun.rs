@@ -1,0 +1,347 @@
+//! The TUN device: packets in, packets out, and what the kernel leaves for us to
+//! do with them ([`crate::io::vnet`]).
+//!
+//! The device is persistent: it, and every route to it, outlives the process, so
+//! that a restart loses no route and leaks no packet with an unrewritten address.
+//! One descriptor, non-blocking; reading and writing need no `&mut`.
+//!
+//! # Limitations
+//! One queue. Several queues did not pay in measurements and reorder packets.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, IoSlice, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::{Duration, Instant};
+
+use crate::config::TunConfig;
+use crate::io::vnet::{Frame, VNET_HEADER};
+
+const DEVICE: &str = "/dev/net/tun";
+/// A killed owner's descriptor is closed within milliseconds; a living owner
+/// keeps it, and waiting longer would only delay saying so.
+const BUSY_PATIENCE: Duration = Duration::from_millis(500);
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
+
+// linux/if_tun.h
+const TUN_F_CSUM: libc::c_uint = 0x01;
+const TUN_F_TSO4: libc::c_uint = 0x02;
+const TUN_F_TSO6: libc::c_uint = 0x04;
+const TUN_F_TSO_ECN: libc::c_uint = 0x08;
+const TUN_F_USO4: libc::c_uint = 0x20;
+const TUN_F_USO6: libc::c_uint = 0x40;
+
+/// What the kernel was persuaded to leave undone for us, best first.
+const OFFLOADS: [(Offload, libc::c_uint); 2] = [
+    (
+        Offload::TcpUdp,
+        TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN | TUN_F_USO4 | TUN_F_USO6,
+    ),
+    (
+        Offload::Tcp,
+        TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN,
+    ),
+];
+
+/// Why there is no TUN device.
+#[derive(Debug, thiserror::Error)]
+pub enum TunError {
+    /// The kernel or the container has no TUN.
+    #[error(
+        "{DEVICE} is missing; load the module (modprobe tun), or in a container pass the device in, or: mkdir -p /dev/net && mknod -m 0666 {DEVICE} c 10 200"
+    )]
+    NoDevice,
+    /// The device node may not be opened.
+    #[error("{DEVICE} may not be opened: {0}; run matd as root, or allow it: chmod 0666 {DEVICE}")]
+    Forbidden(io::Error),
+    /// Creating network devices is not allowed.
+    #[error(
+        "creating the TUN device {name} is not permitted: {source}; run matd as root or with CAP_NET_ADMIN"
+    )]
+    NotPermitted {
+        /// The device.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process has the device.
+    #[error(
+        "the TUN device {0} is in use by another process, probably another matd; stop it (only one can serve a network namespace)"
+    )]
+    Busy(String),
+    /// An interface of this name exists and is of another kind.
+    #[error(
+        "the interface {0} exists and is not a TUN device matd can use; remove it (ip link del {0}) or choose another `tun.name`"
+    )]
+    NotATun(String),
+    /// The name is no interface name.
+    #[error("{0:?} is not an interface name; use 1 to 15 bytes for `tun.name`")]
+    Name(String),
+    /// Anything else.
+    #[error("the TUN device {name}: {doing}: {source}")]
+    Io {
+        /// The device.
+        name: String,
+        /// What was tried.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Work the kernel leaves in the packets it hands us, and takes back from us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offload {
+    /// Partial checksums, TCP super-packets and batches of UDP datagrams.
+    TcpUdp,
+    /// Partial checksums and TCP super-packets (before Linux 6.2).
+    Tcp,
+    /// The header is there, and says nothing.
+    HeaderOnly,
+    /// Plain packets of at most the MTU.
+    None,
+}
+
+/// One frame that was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// Its length in the buffer, with the header if there is one.
+    pub len: usize,
+    /// What its header says.
+    pub frame: Frame,
+}
+
+/// An open TUN device.
+#[derive(Debug)]
+pub struct Tun {
+    file: File,
+    name: String,
+    offload: Offload,
+}
+
+impl Tun {
+    /// Opens the device of `config`, creating it if need be, and makes it
+    /// persistent. If the kernel refuses an offload the next lower one is used.
+    ///
+    /// A device that is busy is tried again for half a second.
+    pub fn open(config: &TunConfig) -> Result<Self, TunError> {
+        let vnet = if config.offload {
+            libc::IFF_VNET_HDR
+        } else {
+            0
+        };
+        let file = claim(&config.name, vnet)?;
+        let name = &config.name;
+        sys::set_persist(&file, true).map_err(fault(name, "making it persistent"))?;
+        let offload = if config.offload {
+            negotiate(&file).map_err(fault(name, "setting the header length"))?
+        } else {
+            Offload::None
+        };
+        Ok(Self {
+            file,
+            name: config.name.clone(),
+            offload,
+        })
+    }
+
+    /// Removes the persistent device; nothing happens if there is none. Fails
+    /// with [`TunError::Busy`] while somebody has it open.
+    pub fn destroy(name: &str) -> Result<(), TunError> {
+        let file = claim(name, 0)?;
+        sys::set_persist(&file, false).map_err(fault(name, "making it temporary"))
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether frames begin with the virtio header.
+    pub fn vnet(&self) -> bool {
+        self.offload != Offload::None
+    }
+
+    /// Which offloads are active.
+    pub fn offload(&self) -> Offload {
+        self.offload
+    }
+
+    /// One line for the log: which path is active.
+    pub fn describe(&self) -> String {
+        let path = match self.offload {
+            Offload::TcpUdp => "virtio header, checksum + TCP + UDP segmentation offload",
+            Offload::Tcp => "virtio header, checksum + TCP segmentation offload",
+            Offload::HeaderOnly => "virtio header, no offload (refused by the kernel)",
+            Offload::None => "plain packets, no offload",
+        };
+        format!("tun {}: {path}", self.name)
+    }
+
+    /// Reads one frame into `buf`, which should hold
+    /// [`MAX_FRAME`](crate::io::vnet::MAX_FRAME) bytes (what does not fit is cut
+    /// off by the kernel). `None` if nothing is waiting.
+    pub fn recv(&self, buf: &mut [u8]) -> io::Result<Option<Received>> {
+        let len = match (&self.file).read(buf) {
+            Ok(len) => len,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let frame = Frame::parse(&buf[..len], self.vnet())
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "frame without header"))?;
+        Ok(Some(Received { len, frame }))
+    }
+
+    /// Writes a frame: a packet with its header before it if [`Tun::vnet`].
+    ///
+    /// # Errors
+    /// `InvalidInput` means that the kernel refuses this packet or its header;
+    /// others will still be taken. `WouldBlock`: its queue is full.
+    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
+        whole((&self.file).write(frame)?, frame.len())
+    }
+
+    /// Writes a packet whose checksums are complete and which is not to be cut.
+    pub fn send_packet(&self, packet: &[u8]) -> io::Result<()> {
+        if !self.vnet() {
+            return self.send(packet);
+        }
+        let parts = [IoSlice::new(&[0; VNET_HEADER]), IoSlice::new(packet)];
+        let written = (&self.file).write_vectored(&parts)?;
+        whole(written, VNET_HEADER + packet.len())
+    }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+/// A TUN takes a packet whole or not at all.
+fn whole(written: usize, len: usize) -> io::Result<()> {
+    if written == len {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WriteZero.into())
+    }
+}
+
+/// Opens the clone device and binds it to the interface `name`.
+fn claim(name: &str, flags: libc::c_int) -> Result<File, TunError> {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(DEVICE)
+        .map_err(|error| match error.raw_os_error() {
+            // ENODEV, ENXIO: the node is there and nothing is behind it.
+            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TunError::NoDevice,
+            _ => TunError::Forbidden(error),
+        })?;
+    let request = sys::Request::new(name, libc::IFF_TUN | libc::IFF_NO_PI | flags)
+        .ok_or_else(|| TunError::Name(name.to_owned()))?;
+    let deadline = Instant::now() + BUSY_PATIENCE;
+    loop {
+        let Err(error) = request.bind(&file) else {
+            return Ok(file);
+        };
+        match error.raw_os_error() {
+            Some(libc::EBUSY) if Instant::now() < deadline => std::thread::sleep(BUSY_PAUSE),
+            Some(libc::EBUSY) => return Err(TunError::Busy(name.to_owned())),
+            Some(libc::EINVAL) => return Err(TunError::NotATun(name.to_owned())),
+            Some(libc::EPERM) => {
+                return Err(TunError::NotPermitted {
+                    name: name.to_owned(),
+                    source: error,
+                });
+            }
+            _ => return Err(fault(name, "attaching to it")(error)),
+        }
+    }
+}
+
+/// Tries the offloads, best first.
+fn negotiate(file: &File) -> io::Result<Offload> {
+    // A device that persisted may still have another program's header length.
+    sys::set_header_length(file, VNET_HEADER)?;
+    let accepted = OFFLOADS
+        .into_iter()
+        .find(|(_, bits)| sys::set_offload(file, *bits).is_ok());
+    Ok(accepted.map_or(Offload::HeaderOnly, |(offload, _)| offload))
+}
+
+/// `doing` failed on the device `name`.
+fn fault(name: &str, doing: &'static str) -> impl FnOnce(io::Error) -> TunError {
+    let name = name.to_owned();
+    move |source| TunError::Io {
+        name,
+        doing,
+        source,
+    }
+}
+
+/// The `ioctl(2)` calls of linux/if_tun.h. The only unsafe code here.
+mod sys {
+    use super::{AsRawFd, File, io};
+
+    nix::ioctl_write_ptr_bad!(
+        tun_set_iff,
+        nix::request_code_write!(b'T', 202, 4),
+        libc::ifreq
+    );
+    nix::ioctl_write_int_bad!(tun_set_persist, nix::request_code_write!(b'T', 203, 4));
+    nix::ioctl_write_int_bad!(tun_set_offload, nix::request_code_write!(b'T', 208, 4));
+    nix::ioctl_write_ptr_bad!(
+        tun_set_vnet_hdr_sz,
+        nix::request_code_write!(b'T', 216, 4),
+        libc::c_int
+    );
+
+    /// Name and flags of the device to attach to.
+    pub struct Request(libc::ifreq);
+
+    impl Request {
+        /// `None` if `name` does not fit.
+        pub fn new(name: &str, flags: libc::c_int) -> Option<Self> {
+            // SAFETY: an `ifreq` is plain integers, arrays and a union of such;
+            // all zero is a valid value.
+            let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+            if name.is_empty() || name.len() >= request.ifr_name.len() {
+                return None;
+            }
+            for (slot, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+                *slot = byte as libc::c_char;
+            }
+            request.ifr_ifru.ifru_flags = flags as libc::c_short;
+            Some(Self(request))
+        }
+
+        pub fn bind(&self, file: &File) -> io::Result<()> {
+            // SAFETY: `file` is open, and TUNSETIFF reads one whole `ifreq`; it
+            // writes the name back, so it gets a copy of its own.
+            let mut copy = self.0;
+            unsafe { tun_set_iff(file.as_raw_fd(), &raw mut copy) }?;
+            Ok(())
+        }
+    }
+
+    pub fn set_persist(file: &File, on: bool) -> io::Result<()> {
+        // SAFETY: `file` is open; the argument is a plain integer.
+        unsafe { tun_set_persist(file.as_raw_fd(), on.into()) }?;
+        Ok(())
+    }
+
+    pub fn set_offload(file: &File, bits: libc::c_uint) -> io::Result<()> {
+        // SAFETY: `file` is open; the argument is a plain integer.
+        unsafe { tun_set_offload(file.as_raw_fd(), bits as libc::c_int) }?;
+        Ok(())
+    }
+
+    pub fn set_header_length(file: &File, length: usize) -> io::Result<()> {
+        let length = length as libc::c_int;
+        // SAFETY: `file` is open, and TUNSETVNETHDRSZ reads one `int`.
+        unsafe { tun_set_vnet_hdr_sz(file.as_raw_fd(), &raw const length) }?;
+        Ok(())
+    }
+}

@@ -138,6 +138,50 @@ fn a_source_route_hides_the_final_destination_from_the_header() {
     );
 }
 
+/// A DCCP checksum of 0 is a checksum like any other, before as after: sums 85f7 + 7a08 = ffff, and
+/// back.
+#[test]
+fn zero_is_an_ordinary_checksum_of_dccp() {
+    let home = "4500002c 00000000 40218e75 c0000201 c6336407 03e807d0 04007a08 01000000 00000009";
+    let away = "4500002c 00000000 4021146d cb007109 c6336407 03e807d0 04000000 01000000 00000009";
+    let tail = "00000000 00000000";
+    let (home, away) = (format!("{home} {tail}"), format!("{away} {tail}"));
+    check(&home, new_src("203.0.113.9"), ChecksumState::Full, &away);
+    check(&away, new_src("192.0.2.1"), ChecksumState::Full, &home);
+}
+
+/// The offset field with each of its flags: more fragments, don't fragment, and the reserved bit
+/// over IPv4; more fragments and the reserved bits over IPv6.
+#[test]
+fn every_bit_of_a_fragment_offset_counts() {
+    let v4 = |field: u16| {
+        let mut packet = hex("4500001c 00000000 40118e95 c0000201 c6336407 03e807d0 000807ea");
+        packet[6..8].copy_from_slice(&field.to_be_bytes());
+        Packet::parse(&packet).unwrap().fragment()
+    };
+    let v6 = |field: u16| {
+        let header = "60000000 00102c40";
+        let (a, b) = (
+            "20010db8000000000000000000000001",
+            "20010db8000000000000000000000002",
+        );
+        let rest = "11000000 00000001 03e807d0 00080000";
+        let mut packet = hex(&format!("{header} {a} {b} {rest}"));
+        packet[42..44].copy_from_slice(&field.to_be_bytes());
+        Packet::parse(&packet).unwrap().fragment()
+    };
+    for bit in 0..13 {
+        assert_eq!(v4(1 << bit), Fragment::Later);
+        assert_eq!(v4(1 << bit | 0x2000), Fragment::Later);
+        assert_eq!(v6(8 << bit), Fragment::Later);
+        assert_eq!(v6(8 << bit | 1), Fragment::Later);
+    }
+    assert_eq!([v4(0), v4(0x4000), v4(0x8000)], [Fragment::None; 3]);
+    assert_eq!([v4(0x2000), v4(0xE000)], [Fragment::First; 2]);
+    assert_eq!([v6(0), v6(2), v6(4)], [Fragment::None; 3]);
+    assert_eq!([v6(1), v6(7)], [Fragment::First; 2]);
+}
+
 #[test]
 fn a_later_fragment_has_no_ports() {
     let headers = Packet::parse(&hex(

@@ -137,7 +137,7 @@ impl TsigKey {
     pub fn from_base64(name: &str, algorithm: Algorithm, secret: &str) -> Result<Self, KeyError> {
         let parsed = Name::from_ascii(name)
             .ok()
-            .filter(|n| !n.is_root())
+            .filter(|n| n.num_labels() > 0)
             .ok_or_else(|| KeyError::Name(name.to_owned()))?;
         let secret: String = secret.split_whitespace().collect();
         let raw = base64::engine::general_purpose::STANDARD

@@ -23,7 +23,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::{AuthFault, MapError, Timing, refused, unix_now};
+use super::{AuthFault, MapError, Timing, refused};
+use crate::clock::unix_now;
 use crate::tsig::{Fault, Link, Stamp, TsigKey};
 
 /// Most bytes of a zone transfer that are kept: about two million bindings.

@@ -23,7 +23,7 @@
 mod exchange;
 
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::SVCB;
@@ -31,6 +31,7 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use mat_proto::record::{self, RecordError};
 use mat_proto::{Binding, Home};
 
+use crate::clock::unix_now;
 pub use crate::tsig::{Algorithm, KeyError, TsigKey};
 use exchange::{Answer, Request};
 
@@ -435,10 +436,4 @@ fn random_id() -> Result<u16, MapError> {
     getrandom::u32()
         .map(|n| n as u16)
         .map_err(|e| MapError::Request(format!("no random numbers: {e}")))
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs())
 }

@@ -1,0 +1,513 @@
+//! The configuration of mat-mapd, read from TOML and turned into meaning.
+//!
+//! Every mistake is reported with file, line, key, value and what to write
+//! instead; an unknown key is a mistake. The example
+//! `mapping-service/mat-mapd.example.toml` documents every key and is read by a
+//! test.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use hickory_proto::rr::{Name, RecordType};
+use ipnet::IpNet;
+use mat_proto::record;
+use serde::Deserialize;
+use toml::Spanned;
+
+use crate::policy::{Policy, Scope};
+use crate::tsig::{Algorithm, TsigKey};
+use crate::zone::{Apex, lower};
+
+/// Where the journal is kept unless the configuration says otherwise.
+pub const DATA_DIR: &str = "/var/lib/mat-mapd";
+
+/// Longest negative TTL: forwarders believe "not bound" for 2 s at most.
+const NEGATIVE_TTL: u32 = 2;
+
+/// A configuration without mistakes.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Addresses to serve on, UDP and TCP.
+    pub listen: Vec<SocketAddr>,
+    /// Directory of the journal.
+    pub data_dir: PathBuf,
+    /// Zone, name servers, contact.
+    pub apex: Apex,
+    /// The TSIG keys.
+    pub keys: Keys,
+}
+
+/// TSIG keys and what they may do, by name.
+pub type Keys = BTreeMap<Name, Arc<KeyEntry>>;
+
+/// One TSIG key and its policy.
+#[derive(Clone, Debug)]
+pub struct KeyEntry {
+    /// The key.
+    pub key: TsigKey,
+    /// What its holder may do.
+    pub policy: Arc<Policy>,
+}
+
+/// A mistake in the configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: {error}; name the configuration with --config FILE")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
+    /// Not TOML, an unknown key, a value of the wrong type, a key missing.
+    #[error("{place}: {what}; every key is described in mat-mapd.example.toml")]
+    Syntax {
+        /// File and line.
+        place: Place,
+        /// What is wrong.
+        what: String,
+    },
+    /// A value that means nothing.
+    #[error("{place}: {key} = {value}: {mend}")]
+    Value {
+        /// File and line.
+        place: Place,
+        /// The key.
+        key: &'static str,
+        /// Its value as written (never a secret).
+        value: String,
+        /// What is wrong and what to write instead.
+        mend: String,
+    },
+}
+
+/// A line of a file.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The file.
+    pub path: PathBuf,
+    /// Line, from 1.
+    pub line: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.path.display(), self.line)
+    }
+}
+
+impl Config {
+    /// Reads `path` and the secret files it names.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|error| ConfigError::Read {
+            path: path.to_owned(),
+            error,
+        })?;
+        Config::parse(path, &text)
+    }
+
+    /// As [`Config::load`], from text; secret files are found relative to
+    /// `path`'s directory.
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let source = Source { path, text };
+        let file: File = toml::from_str(text).map_err(|error| ConfigError::Syntax {
+            place: source.place(error.span().map_or(0, |span| span.start)),
+            what: error.message().to_owned(),
+        })?;
+        let apex = source.apex(&file)?;
+        let mut keys = Keys::new();
+        for table in &file.key {
+            let entry = source.key(table)?;
+            if keys.contains_key(entry.key.name()) {
+                return Err(source.wrong(
+                    "key.name",
+                    &table.name,
+                    "is used twice; give each key its own name",
+                ));
+            }
+            keys.insert(entry.key.name().clone(), Arc::new(entry));
+        }
+        Ok(Config {
+            listen: source.listen(&file)?,
+            data_dir: file.data_dir.unwrap_or_else(|| DATA_DIR.into()),
+            apex,
+            keys,
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    zone: Spanned<String>,
+    listen: Spanned<Vec<Spanned<String>>>,
+    data_dir: Option<PathBuf>,
+    #[serde(default)]
+    nameservers: Vec<Spanned<String>>,
+    contact: Option<Spanned<String>>,
+    negative_ttl: Option<Spanned<u32>>,
+    #[serde(default)]
+    key: Vec<KeyTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyTable {
+    name: Spanned<String>,
+    algorithm: Option<Spanned<String>>,
+    secret: Option<Spanned<String>>,
+    secret_file: Option<Spanned<PathBuf>>,
+    homes: Vec<Spanned<String>>,
+    locators: Vec<Spanned<String>>,
+    types: Option<Vec<Spanned<String>>>,
+    #[serde(default)]
+    other_names: bool,
+    #[serde(default)]
+    transfer: bool,
+}
+
+struct Source<'t> {
+    path: &'t Path,
+    text: &'t str,
+}
+
+impl Source<'_> {
+    fn place(&self, offset: usize) -> Place {
+        let before = self.text.as_bytes().iter().take(offset);
+        Place {
+            path: self.path.to_owned(),
+            line: 1 + before.filter(|byte| **byte == b'\n').count(),
+        }
+    }
+
+    fn wrong<T: fmt::Debug>(
+        &self,
+        key: &'static str,
+        value: &Spanned<T>,
+        mend: impl Into<String>,
+    ) -> ConfigError {
+        ConfigError::Value {
+            place: self.place(value.span().start),
+            key,
+            value: format!("{:?}", value.get_ref()),
+            mend: mend.into(),
+        }
+    }
+
+    fn name(&self, key: &'static str, value: &Spanned<String>) -> Result<Name, ConfigError> {
+        Name::from_ascii(value.get_ref())
+            .ok()
+            .filter(|name| name.num_labels() > 0)
+            .map(|name| lower(&name))
+            .ok_or_else(|| {
+                self.wrong(
+                    key,
+                    value,
+                    "is not a domain name; write e.g. \"map.example.\"",
+                )
+            })
+    }
+
+    fn apex(&self, file: &File) -> Result<Apex, ConfigError> {
+        let origin = self.name("zone", &file.zone)?;
+        let below = |label: &str| {
+            origin
+                .prepend_label(label)
+                .map_err(|e| self.wrong("zone", &file.zone, format!("is too long: {e}")))
+        };
+        let longest = mat_proto::Home::new(std::net::Ipv6Addr::from(1u128 << 125).into())
+            .map(|home| record::owner(home, &origin));
+        if !matches!(longest, Ok(Ok(_))) {
+            return Err(self.wrong(
+                "zone",
+                &file.zone,
+                "is too long: IPv6 owners of 67 more octets must fit below it; choose a name of at most 180 characters",
+            ));
+        }
+        let mut nameservers = Vec::new();
+        for text in &file.nameservers {
+            nameservers.push(self.name("nameservers", text)?);
+        }
+        if nameservers.is_empty() {
+            nameservers.push(below("ns")?);
+        }
+        let contact = match &file.contact {
+            Some(text) => self.name("contact", text)?,
+            None => below("hostmaster")?,
+        };
+        let negative_ttl = match &file.negative_ttl {
+            Some(ttl) if *ttl.get_ref() > NEGATIVE_TTL => {
+                return Err(self.wrong(
+                    "negative_ttl",
+                    ttl,
+                    "is too long: a home address may be claimed at any time; write 0, 1 or 2 seconds",
+                ));
+            }
+            Some(ttl) => *ttl.get_ref(),
+            None => NEGATIVE_TTL,
+        };
+        Ok(Apex {
+            origin,
+            nameservers,
+            contact,
+            ttl: 300,
+            negative_ttl,
+        })
+    }
+
+    fn listen(&self, file: &File) -> Result<Vec<SocketAddr>, ConfigError> {
+        let addresses = file.listen.get_ref();
+        if addresses.is_empty() {
+            return Err(self.wrong(
+                "listen",
+                &file.listen,
+                "is empty; name at least one address, e.g. [\"203.0.113.53:53\"]",
+            ));
+        }
+        addresses
+            .iter()
+            .map(|text| {
+                text.get_ref().parse().map_err(|_| {
+                    let mend = "is not an address with a port; write \"203.0.113.53:53\" or \"[2001:db8:53::53]:53\"";
+                    self.wrong("listen", text, mend)
+                })
+            })
+            .collect()
+    }
+
+    fn key(&self, table: &KeyTable) -> Result<KeyEntry, ConfigError> {
+        Ok(KeyEntry {
+            key: self.tsig(table)?,
+            policy: Arc::new(Policy {
+                homes: self.scope("key.homes", &table.homes)?,
+                locators: self.scope("key.locators", &table.locators)?,
+                types: self.types(table)?,
+                other_names: table.other_names,
+                transfer: table.transfer,
+            }),
+        })
+    }
+
+    fn tsig(&self, table: &KeyTable) -> Result<TsigKey, ConfigError> {
+        let name = table.name.get_ref();
+        let algorithm = match &table.algorithm {
+            None => Algorithm::default(),
+            Some(text) => text.get_ref().parse().map_err(|_| {
+                let mend = "is not offered; write hmac-sha256, hmac-sha384 or hmac-sha512";
+                self.wrong("key.algorithm", text, mend)
+            })?,
+        };
+        let of_name = |mend: String| self.wrong("key.name", &table.name, mend);
+        match (&table.secret, &table.secret_file) {
+            (Some(secret), None) => TsigKey::from_base64(name, algorithm, secret.get_ref())
+                .map_err(|e| of_name(e.to_string())),
+            (None, Some(file)) => {
+                let wrong = |what: String| self.wrong("key.secret_file", file, what);
+                let path = self
+                    .path
+                    .parent()
+                    .unwrap_or(Path::new(""))
+                    .join(file.get_ref());
+                let text = std::fs::read_to_string(&path)
+                    .map_err(|e| wrong(format!("cannot be read: {e}")))?;
+                if !text.contains('{') {
+                    return TsigKey::from_base64(name, algorithm, &text)
+                        .map_err(|e| wrong(e.to_string()));
+                }
+                let key = TsigKey::from_clause(&text).map_err(|e| wrong(e.to_string()))?;
+                if *key.name() != self.name("key.name", &table.name)? {
+                    return Err(wrong(format!(
+                        "holds key {}, not {name}; make the names equal",
+                        key.name()
+                    )));
+                }
+                Ok(key)
+            }
+            _ => Err(of_name(
+                "needs exactly one of `secret` (base64 text) and `secret_file`".to_owned(),
+            )),
+        }
+    }
+
+    fn scope(&self, key: &'static str, list: &[Spanned<String>]) -> Result<Scope, ConfigError> {
+        let mut prefixes = Vec::new();
+        for text in list {
+            let value = text.get_ref();
+            if value == "all" {
+                return Ok(Scope::All);
+            }
+            let single = value
+                .parse()
+                .ok()
+                .map(|ip: std::net::IpAddr| IpNet::from(ip));
+            let net = single.or_else(|| value.parse().ok()).ok_or_else(|| {
+                let mend = "is not an address or prefix; write \"192.0.2.0/24\", \"2001:db8::7\" or \"all\"";
+                self.wrong(key, text, mend)
+            })?;
+            if net.trunc() != net {
+                let mend = format!(
+                    "has bits beyond its prefix length; write \"{}\"",
+                    net.trunc()
+                );
+                return Err(self.wrong(key, text, mend));
+            }
+            prefixes.push(net);
+        }
+        Ok(Scope::Prefixes(prefixes))
+    }
+
+    fn types(&self, table: &KeyTable) -> Result<Vec<RecordType>, ConfigError> {
+        let Some(list) = &table.types else {
+            return Ok(vec![RecordType::SVCB, RecordType::A, RecordType::AAAA]);
+        };
+        list.iter()
+            .map(|text| {
+                text.get_ref()
+                    .parse()
+                    .ok()
+                    .filter(|kind| !matches!(kind, RecordType::SOA | RecordType::NS | RecordType::ANY))
+                    .ok_or_else(|| {
+                        let mend = "is not a record type that may be written; write e.g. \"SVCB\", \"A\", \"AAAA\", \"TXT\"";
+                        self.wrong("key.types", text, mend)
+                    })
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = r#"
+[[key]]
+name = "site-a"
+secret = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="
+homes = ["192.0.2.0/24", "2001:db8::7"]
+locators = ["all"]
+"#;
+
+    fn parse(text: &str) -> Result<Config, ConfigError> {
+        Config::parse(Path::new("mapd.toml"), text)
+    }
+
+    #[test]
+    fn the_least_configuration_is_small() {
+        let config = parse(&format!(
+            "zone = \"Map.Example\"\nlisten = [\"127.0.0.1:53\"]\n{KEY}"
+        ))
+        .unwrap();
+        assert_eq!(config.apex.origin.to_ascii(), "map.example.");
+        assert_eq!(config.apex.nameservers[0].to_ascii(), "ns.map.example.");
+        assert_eq!(config.data_dir, Path::new(DATA_DIR));
+        let entry = config.keys.values().next().unwrap();
+        assert!(entry.policy.homes.contains("192.0.2.9".parse().unwrap()));
+        assert!(!entry.policy.homes.contains("2001:db8::8".parse().unwrap()));
+        assert_eq!(entry.policy.locators, Scope::All);
+        assert!(!entry.policy.transfer);
+    }
+
+    #[test]
+    fn mistakes_name_file_line_key_value_and_mend() {
+        let head = "zone = \"map.example.\"\nlisten = [\"127.0.0.1:53\"]\n";
+        let cases = [
+            (
+                "zone = 5\n".to_owned(),
+                "mapd.toml:1: invalid type: integer `5`, expected a string",
+            ),
+            ("listen = []".to_owned(), "missing field `zone`"),
+            (
+                "zone = \"map.example.\"\nlisten = []".to_owned(),
+                "mapd.toml:2: listen = []: is empty",
+            ),
+            (
+                "zone = \"map.example.\"\nlisten = [\n\"127.0.0.1\"]".to_owned(),
+                "mapd.toml:3: listen = \"127.0.0.1\": is not an address with a port; write",
+            ),
+            (
+                "zone = \"a..b\"\nlisten = [\"127.0.0.1:53\"]".to_owned(),
+                "mapd.toml:1: zone = \"a..b\": is not a domain name",
+            ),
+            (
+                format!("{head}lissten = 3"),
+                "mapd.toml:3: unknown field `lissten`",
+            ),
+            (
+                format!("{head}negative_ttl = 60"),
+                "mapd.toml:3: negative_ttl = 60: is too long",
+            ),
+            (
+                format!("{head}{}", KEY.replace("192.0.2.0/24", "192.0.2.1/24")),
+                "mapd.toml:7: key.homes = \"192.0.2.1/24\": has bits beyond its prefix length; write \"192.0.2.0/24\"",
+            ),
+            (
+                format!("{head}{}", KEY.replace("[\"all\"]", "[\"every\"]")),
+                "mapd.toml:8: key.locators = \"every\": is not an address or prefix",
+            ),
+            (
+                format!("{head}{KEY}{KEY}"),
+                "mapd.toml:11: key.name = \"site-a\": is used twice",
+            ),
+            (
+                format!("{head}{KEY}algorithm = \"hmac-md5\""),
+                "key.algorithm = \"hmac-md5\": is not offered",
+            ),
+            (
+                format!("{head}{KEY}types = [\"SOA\"]"),
+                "key.types = \"SOA\": is not a record type that may be written",
+            ),
+            (
+                format!("{head}{KEY}secret_file = \"x\""),
+                "needs exactly one of `secret`",
+            ),
+            (
+                format!("{head}{}", KEY.replace("secret = ", "secret_file = ")),
+                "cannot be read: No such file",
+            ),
+            (
+                format!(
+                    "{head}{}",
+                    KEY.replace("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=", "AAEC")
+                ),
+                "has 3 octets; at least 16 are needed",
+            ),
+        ];
+        for (text, wanted) in cases {
+            let error = parse(&text).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{error}\nshould contain\n{wanted}");
+            assert!(error.starts_with("mapd.toml:"), "{error}");
+        }
+    }
+
+    #[test]
+    fn secrets_may_live_in_files_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = dir.path().join("mapd.toml");
+        let head = "zone = \"map.example.\"\nlisten = [\"127.0.0.1:53\"]\n[[key]]\nname = \"site-a\"\nsecret_file = \"site-a.key\"\nhomes = []\nlocators = []\n";
+        let read = |text: &str| {
+            std::fs::write(dir.path().join("site-a.key"), text).unwrap();
+            Config::parse(&config, head)
+        };
+        let secret = "AAECAwQFBgcICQoLDA0ODw==";
+        assert!(read(&format!("{secret}\n")).is_ok());
+        let clause =
+            |name| format!("key \"{name}\" {{ algorithm hmac-sha512; secret \"{secret}\"; }};");
+        let loaded = read(&clause("site-a")).unwrap();
+        let entry = loaded.keys.values().next().unwrap();
+        assert_eq!(entry.key.algorithm(), Algorithm::HmacSha512);
+        let error = read(&clause("site-b")).unwrap_err().to_string();
+        assert!(error.contains("holds key site-b., not site-a"), "{error}");
+    }
+
+    #[test]
+    fn the_example_is_read() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("mat-mapd.example.toml");
+        let config = Config::load(&path).unwrap();
+        assert_eq!(config.listen.len(), 2);
+        assert_eq!(config.keys.len(), 3);
+    }
+}

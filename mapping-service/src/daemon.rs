@@ -1,0 +1,195 @@
+//! mat-mapd from start to end: configuration, journal, sockets, signals.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use hickory_server::Server;
+use sd_notify::NotifyState;
+use tokio::net::{TcpListener, UdpSocket};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::clock::unix_now;
+use crate::config::Config;
+use crate::journal::{Entry, Journal};
+use crate::replay::Memory;
+use crate::server::counters::Counters;
+use crate::server::{Handler, KeyRing, TRANSFER_MESSAGES};
+use crate::writer::{self, QUEUE, Shared};
+use crate::zone::Zone;
+
+/// A TCP connection is closed after this long without a request.
+const TCP_IDLE: Duration = Duration::from_secs(10);
+
+/// How often the counters are logged, if any has changed.
+const REPORT: Duration = Duration::from_secs(60);
+
+/// Serves until SIGTERM or SIGINT.
+pub async fn serve(path: &Path) -> anyhow::Result<()> {
+    let config = Config::load(path)?;
+    // Before the journal: a second mat-mapd on the same address ends here.
+    let mut sockets = Vec::new();
+    for address in &config.listen {
+        sockets.push(bind(*address).await?);
+    }
+    let (shared, journal) = recover(&config)?;
+    let shared = Arc::new(shared);
+
+    let (queue, jobs) = mpsc::channel(QUEUE);
+    let (ended, mut writer_ended) = oneshot::channel::<()>();
+    let writer = std::thread::Builder::new()
+        .name("writer".to_owned())
+        .spawn({
+            let shared = shared.clone();
+            move || {
+                // Dropped at the end of the thread, however it comes.
+                let _ended = ended;
+                writer::run(&shared, journal, jobs, unix_now);
+            }
+        })?;
+
+    let keys = Arc::new(KeyRing::default());
+    keys.set(config.keys.clone());
+    let counters = Arc::new(Counters::default());
+    let mut server = Server::new(Handler {
+        shared: shared.clone(),
+        keys: keys.clone(),
+        queue,
+        counters: counters.clone(),
+    });
+    for (udp, tcp) in sockets {
+        tracing::info!(address = %tcp.local_addr()?, "listening");
+        server.register_socket(udp);
+        server.register_listener(tcp, TCP_IDLE, TRANSFER_MESSAGES);
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (bindings, others) = shared.read(Zone::count);
+    tracing::info!(
+        zone = %config.apex.origin, bindings, others, serial = shared.read(Zone::serial),
+        keys = config.keys.len(), "ready"
+    );
+    tell(NotifyState::Ready);
+
+    let mut report = tokio::time::interval(REPORT);
+    let mut reported = String::new();
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => reload(path, &config, &keys),
+            _ = report.tick() => {
+                let now = counters.to_string();
+                if now != reported {
+                    tracing::info!("{now}");
+                    reported = now;
+                }
+            }
+            _ = &mut writer_ended => bail!("the writer ended unexpectedly"),
+            result = server.block_until_done() => {
+                result.context("a socket failed")?;
+                bail!("all sockets closed unexpectedly");
+            }
+        }
+    }
+    tell(NotifyState::Stopping);
+    server.shutdown_gracefully().await?;
+    // With the server goes the queue's last sender: the writer finishes what is
+    // queued and ends.
+    drop(server);
+    let joined = tokio::task::spawn_blocking(move || writer.join()).await?;
+    if joined.is_err() {
+        bail!("the writer panicked");
+    }
+    tracing::info!("stopped; {counters}");
+    Ok(())
+}
+
+/// The zone as the journal has it, under the apex of the configuration.
+fn recover(config: &Config) -> anyhow::Result<(Shared, Journal)> {
+    let (mut journal, recovered) = Journal::open(&config.data_dir, &config.apex.origin)?;
+    let mut zone = Zone::new(&config.apex);
+    let mut replay = Memory::default();
+    let now = unix_now();
+    let entries = recovered.entries.len();
+    for entry in recovered.entries {
+        if let Some(receipt) = entry.receipt {
+            replay.restore(&receipt, now);
+        }
+        zone.apply(entry.change);
+    }
+    if recovered.torn > 0 {
+        tracing::warn!(
+            kept_entries = entries,
+            kept_bytes = journal.size(),
+            cut_bytes = recovered.torn,
+            "the journal ended in a change that was never acknowledged: cut off, kept aside as journal.torn"
+        );
+    }
+    let change = zone.reconfigure(&config.apex);
+    if !change.is_empty() {
+        journal.append(&[Entry::from(change.clone())])?;
+        zone.apply(change);
+    }
+    Ok((Shared::new(zone, replay), journal))
+}
+
+/// The same port for UDP and TCP, also if it is 0 (any).
+async fn bind(address: SocketAddr) -> anyhow::Result<(UdpSocket, TcpListener)> {
+    let explain = |what: &str, error: &io::Error| {
+        let mend = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "another program has it (see `ss -lnptu`); stop that one or change `listen`"
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                "this machine does not have that address; change `listen` or add it"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need CAP_NET_BIND_SERVICE; start as root or change `listen`"
+            }
+            _ => "change `listen`",
+        };
+        format!("cannot listen on {address} ({what}): {error}; {mend}")
+    };
+    let mut last = String::new();
+    for _ in 0..16 {
+        let tcp = TcpListener::bind(address)
+            .await
+            .map_err(|error| anyhow::anyhow!(explain("TCP", &error)))?;
+        match UdpSocket::bind(tcp.local_addr()?).await {
+            Ok(udp) => return Ok((udp, tcp)),
+            Err(error) => last = explain("UDP", &error),
+        }
+        if address.port() != 0 {
+            break;
+        }
+    }
+    bail!(last)
+}
+
+fn reload(path: &Path, running: &Config, keys: &KeyRing) {
+    match Config::load(path) {
+        Ok(new) => {
+            if new.listen != running.listen
+                || new.data_dir != running.data_dir
+                || new.apex.origin != running.apex.origin
+            {
+                tracing::warn!("zone, listen and data_dir change at the next start only");
+            }
+            tracing::info!(keys = new.keys.len(), "keys and policies reloaded");
+            keys.set(new.keys);
+        }
+        Err(error) => tracing::error!(%error, "not reloaded; the old keys and policies stay"),
+    }
+}
+
+fn tell(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "the service manager could not be notified");
+    }
+}

@@ -1,0 +1,560 @@
+//! The journal: changes on disk before anybody hears of them.
+//!
+//! One file, `journal`, of framed entries: the zone it belongs to, a snapshot,
+//! then every committed change in order. [`Journal::append`] returns only when
+//! the disk has them (fdatasync), so what was acknowledged survives kill -9 and
+//! power loss. When the file has grown to a multiple of its snapshot it is
+//! written anew beside and renamed over.
+//!
+//! ```text
+//! frame = length (4) | CRC-32 of the rest (4) | batch number (8) | payload
+//! ```
+//!
+//! What follows the last sound frame is the torn end of a batch that was never
+//! acknowledged: it is cut off, with a warning, and kept aside in
+//! `journal.torn`. A damaged frame with sound frames of *later* batches behind
+//! it is something else, namely lost acknowledged data; then the journal
+//! refuses to open rather than serve an older binding as the truth.
+//!
+//! # Limitations
+//! One writer per directory (a lock file sees to it). Compaction stops the
+//! writer for as long as it takes to write the zone once.
+
+mod entry;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use hickory_proto::rr::Name;
+
+pub use entry::{Entry, EntryError};
+
+/// RRsets per entry of a snapshot.
+const SNAPSHOT_CHUNK: usize = 512;
+
+/// Below this size compaction is not worth it.
+const SMALL: u64 = 4 << 20;
+
+/// Largest frame ever written or believed.
+const MAX_FRAME: usize = 64 << 20;
+
+const FRAME_HEAD: usize = 16;
+
+const MAGIC: &[u8] = b"mat-mapd journal 1\n";
+
+/// Why the journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The directory or a file in it is not ours to use.
+    #[error("{path}: {error}; data_dir must be a directory mat-mapd may write to")]
+    Io {
+        /// Directory or file.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// Another process has it.
+    #[error("{0} is in use by another mat-mapd; give each its own data_dir")]
+    Locked(PathBuf),
+    /// The file is something else.
+    #[error("{0} is not a journal of mat-mapd; move it away or choose another data_dir")]
+    Foreign(PathBuf),
+    /// It belongs to another zone.
+    #[error(
+        "{path} is the journal of zone {found}, not of {wanted}; choose another data_dir or correct `zone`"
+    )]
+    OtherZone {
+        /// The file.
+        path: PathBuf,
+        /// The zone it belongs to.
+        found: String,
+        /// The configured zone.
+        wanted: String,
+    },
+    /// Acknowledged data is damaged.
+    #[error(
+        "{path} is damaged at offset {offset}: sound entries of later batches follow, so acknowledged changes are lost; restore the file from a backup"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+    },
+    /// A sound frame that this release cannot read.
+    #[error("{path}, offset {offset}: {error}")]
+    Entry {
+        /// The file.
+        path: PathBuf,
+        /// Where.
+        offset: u64,
+        /// What is wrong.
+        error: EntryError,
+    },
+    /// An earlier failure left the file in an unknown state.
+    #[error("the journal failed earlier and takes nothing more until mat-mapd is restarted")]
+    Poisoned,
+}
+
+/// An open journal, at its end.
+#[derive(Debug)]
+pub struct Journal {
+    dir: PathBuf,
+    origin: Name,
+    file: File,
+    /// Bytes known to be sound and on disk.
+    len: u64,
+    /// Bytes of the snapshot the file begins with.
+    base: u64,
+    batch: u64,
+    poisoned: bool,
+    /// Held for its lock.
+    _lock: File,
+}
+
+/// What opening found.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// All entries, oldest first.
+    pub entries: Vec<Entry>,
+    /// Bytes of a torn end that were cut off.
+    pub torn: u64,
+}
+
+impl Journal {
+    /// Opens the journal of `origin` in `dir`, or begins one, and reads it.
+    pub fn open(dir: &Path, origin: &Name) -> Result<(Journal, Recovered), JournalError> {
+        let fail = |path: &Path| {
+            let path = path.to_owned();
+            move |error| JournalError::Io { path, error }
+        };
+        std::fs::create_dir_all(dir).map_err(fail(dir))?;
+        let lock = lock(dir)?;
+        let path = dir.join("journal");
+        let mut bytes = Vec::new();
+        match File::open(&path) {
+            Ok(mut file) => {
+                file.read_to_end(&mut bytes).map_err(fail(&path))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(fail(&path)(error)),
+        }
+        let mut recovered = Recovered::default();
+        let mut end = 0;
+        let mut batch = 0;
+        if bytes.is_empty() {
+            begin(dir, origin, &[]).map_err(fail(&path))?;
+        } else {
+            (end, batch) = read(&path, &bytes, origin, &mut recovered)?;
+            recovered.torn = (bytes.len() - end) as u64;
+        }
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(&path)
+            .map_err(fail(&path))?;
+        if recovered.torn > 0 {
+            let aside = dir.join("journal.torn");
+            std::fs::write(&aside, &bytes[end..]).map_err(fail(&aside))?;
+            file.set_len(end as u64).map_err(fail(&path))?;
+            file.sync_all().map_err(fail(&path))?;
+        }
+        let len = file.seek(SeekFrom::End(0)).map_err(fail(&path))?;
+        let journal = Journal {
+            dir: dir.to_owned(),
+            origin: origin.clone(),
+            file,
+            len,
+            base: 0,
+            batch,
+            poisoned: false,
+            _lock: lock,
+        };
+        Ok((journal, recovered))
+    }
+
+    /// Writes `entries` as one batch and waits for the disk. On an error none of
+    /// them counts, now or after a restart.
+    pub fn append(&mut self, entries: &[Entry]) -> Result<(), JournalError> {
+        if self.poisoned {
+            return Err(JournalError::Poisoned);
+        }
+        let path = self.dir.join("journal");
+        let mut bytes = Vec::new();
+        for entry in entries {
+            let payload = entry.encode().map_err(|error| JournalError::Entry {
+                path: path.clone(),
+                offset: self.len,
+                error,
+            })?;
+            frame(&mut bytes, self.batch + 1, &payload);
+        }
+        let written = self
+            .file
+            .write_all(&bytes)
+            .and_then(|()| self.file.sync_data());
+        if let Err(error) = written {
+            // What reached the disk is unknown: take it back, or never write
+            // behind it.
+            let undone = self
+                .file
+                .set_len(self.len)
+                .and_then(|()| self.file.seek(SeekFrom::Start(self.len)))
+                .and_then(|_| self.file.sync_all());
+            self.poisoned = undone.is_err();
+            return Err(JournalError::Io { path, error });
+        }
+        self.len += bytes.len() as u64;
+        self.batch += 1;
+        Ok(())
+    }
+
+    /// Whether the file has outgrown its snapshot.
+    pub fn wants_compaction(&self) -> bool {
+        !self.poisoned && self.len > SMALL.max(4 * self.base)
+    }
+
+    /// Replaces the file by one that holds just `entries`.
+    pub fn compact(&mut self, entries: &[Entry]) -> Result<(), JournalError> {
+        let path = self.dir.join("journal");
+        let fail = |error| JournalError::Io {
+            path: path.clone(),
+            error,
+        };
+        let mut payloads = Vec::new();
+        for entry in entries {
+            let payload = entry.encode().map_err(|error| JournalError::Entry {
+                path: path.clone(),
+                offset: 0,
+                error,
+            })?;
+            payloads.push(payload);
+        }
+        self.file = begin(&self.dir, &self.origin, &payloads).map_err(fail)?;
+        self.len = self.file.seek(SeekFrom::End(0)).map_err(fail)?;
+        self.base = self.len;
+        self.batch = 1;
+        Ok(())
+    }
+
+    /// Bytes of the file.
+    pub fn size(&self) -> u64 {
+        self.len
+    }
+}
+
+fn lock(dir: &Path) -> Result<File, JournalError> {
+    let path = dir.join("lock");
+    let io = |error| JournalError::Io {
+        path: path.clone(),
+        error,
+    };
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(JournalError::Locked(dir.to_owned())),
+        Err(std::fs::TryLockError::Error(error)) => Err(io(error)),
+    }
+}
+
+/// Writes a new file beside the old, makes it durable, and renames it.
+fn begin(dir: &Path, origin: &Name, payloads: &[Vec<u8>]) -> io::Result<File> {
+    let new = dir.join("journal.new");
+    let mut bytes = Vec::new();
+    let mut head = MAGIC.to_vec();
+    head.extend_from_slice(origin.to_ascii().as_bytes());
+    frame(&mut bytes, 0, &head);
+    for payload in payloads {
+        frame(&mut bytes, 1, payload);
+    }
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&new)?;
+    file.write_all(&bytes)?;
+    file.sync_all()?;
+    std::fs::rename(&new, dir.join("journal"))?;
+    File::open(dir)?.sync_all()?;
+    Ok(file)
+}
+
+/// Reads all sound frames; the offset behind the last one and its batch.
+fn read(
+    path: &Path,
+    bytes: &[u8],
+    origin: &Name,
+    recovered: &mut Recovered,
+) -> Result<(usize, u64), JournalError> {
+    let foreign = || JournalError::Foreign(path.to_owned());
+    let (head, mut at) = unframe(bytes, 0).ok_or_else(foreign)?;
+    let zone = head.payload.strip_prefix(MAGIC).ok_or_else(foreign)?;
+    let zone = std::str::from_utf8(zone)
+        .ok()
+        .and_then(|text| Name::from_ascii(text).ok())
+        .ok_or_else(foreign)?;
+    if zone != *origin {
+        return Err(JournalError::OtherZone {
+            path: path.to_owned(),
+            found: zone.to_string(),
+            wanted: origin.to_string(),
+        });
+    }
+    let mut batch = 0;
+    while let Some((frame, next)) = unframe(bytes, at) {
+        let entry = Entry::decode(frame.payload).map_err(|error| JournalError::Entry {
+            path: path.to_owned(),
+            offset: at as u64,
+            error,
+        })?;
+        recovered.entries.push(entry);
+        batch = frame.batch;
+        at = next;
+    }
+    if later_batch_follows(bytes, at, batch) {
+        return Err(JournalError::Damaged {
+            path: path.to_owned(),
+            offset: at as u64,
+        });
+    }
+    Ok((at, batch))
+}
+
+/// Whether behind the unsound frame at `at` there is a sound one that was
+/// written after a batch that must have been complete by then.
+fn later_batch_follows(bytes: &[u8], at: usize, batch: u64) -> bool {
+    (at + 1..bytes.len().saturating_sub(FRAME_HEAD))
+        .filter_map(|at| unframe(bytes, at))
+        .any(|(frame, _)| frame.batch > batch + 1)
+}
+
+struct Frame<'b> {
+    batch: u64,
+    payload: &'b [u8],
+}
+
+fn frame(out: &mut Vec<u8>, batch: u64, payload: &[u8]) {
+    let mut body = batch.to_be_bytes().to_vec();
+    body.extend_from_slice(payload);
+    out.extend_from_slice(&(payload.len() as u32).to_be_bytes());
+    out.extend_from_slice(&crc32(&body).to_be_bytes());
+    out.extend_from_slice(&body);
+}
+
+/// The frame at `at` if it is whole and sound, and the offset behind it.
+fn unframe(bytes: &[u8], at: usize) -> Option<(Frame<'_>, usize)> {
+    let head: [u8; FRAME_HEAD] = bytes.get(at..at + FRAME_HEAD)?.try_into().ok()?;
+    let word = |i: usize| u32::from_be_bytes([head[i], head[i + 1], head[i + 2], head[i + 3]]);
+    let len = word(0) as usize;
+    if len == 0 || len > MAX_FRAME {
+        return None;
+    }
+    let end = at + FRAME_HEAD + len;
+    let body = bytes.get(at + 8..end)?;
+    (crc32(body) == word(4)).then(|| {
+        let batch = u64::from(word(8)) << 32 | u64::from(word(12));
+        let payload = &body[8..];
+        (Frame { batch, payload }, end)
+    })
+}
+
+/// CRC-32 (IEEE 802.3).
+fn crc32(bytes: &[u8]) -> u32 {
+    const TABLE: [u32; 256] = {
+        let mut table = [0; 256];
+        let mut i = 0;
+        while i < 256 {
+            let mut c = i as u32;
+            let mut bit = 0;
+            while bit < 8 {
+                c = if c & 1 != 0 {
+                    c >> 1 ^ 0xEDB8_8320
+                } else {
+                    c >> 1
+                };
+                bit += 1;
+            }
+            table[i] = c;
+            i += 1;
+        }
+        table
+    };
+    !bytes.iter().fold(!0, |crc, byte| {
+        TABLE[((crc ^ u32::from(*byte)) & 0xff) as usize] ^ crc >> 8
+    })
+}
+
+/// A snapshot cut into entries of bounded size.
+pub fn chunks(change: crate::zone::Change) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    let mut part = crate::zone::Change::default();
+    for (key, set) in change.sets {
+        part.sets.insert(key, set);
+        if part.sets.len() == SNAPSHOT_CHUNK {
+            entries.push(Entry::from(std::mem::take(&mut part)));
+        }
+    }
+    for (name, epoch) in change.buried {
+        part.buried.insert(name, epoch);
+        if part.buried.len() == SNAPSHOT_CHUNK {
+            entries.push(Entry::from(std::mem::take(&mut part)));
+        }
+    }
+    entries.push(Entry::from(part));
+    entries
+}
+
+#[cfg(test)]
+mod tests {
+    use mat_proto::Epoch;
+
+    use super::*;
+    use crate::replay::Receipt;
+    use crate::zone::tests::{apex, name};
+    use crate::zone::{Change, Zone};
+
+    fn entry(i: u64) -> Entry {
+        let mut change = Zone::new(&apex()).snapshot();
+        change
+            .buried
+            .insert(name("10.2.0.192.h4.map.example."), Epoch(i));
+        let receipt = Receipt {
+            key: name("site-a."),
+            time: i,
+            mac: vec![7; 32],
+        };
+        Entry {
+            change,
+            receipt: Some(receipt),
+        }
+    }
+
+    fn journal_with(dir: &Path, batches: u64) {
+        let (mut journal, _) = Journal::open(dir, &name("map.example.")).unwrap();
+        for i in 1..=batches {
+            journal.append(&[entry(i), entry(i + 100)]).unwrap();
+        }
+    }
+
+    fn reopened(dir: &Path) -> Result<Recovered, JournalError> {
+        Journal::open(dir, &name("map.example.")).map(|(_, r)| r)
+    }
+
+    #[test]
+    fn what_was_appended_is_read_back() {
+        let dir = tempfile::tempdir().unwrap();
+        journal_with(dir.path(), 3);
+        let entries = reopened(dir.path()).unwrap().entries;
+        let wanted: Vec<Entry> = (1..=3).flat_map(|i| [entry(i), entry(i + 100)]).collect();
+        assert_eq!(entries, wanted);
+    }
+
+    #[test]
+    fn a_torn_end_is_cut_at_every_length_and_nothing_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        journal_with(dir.path(), 3);
+        let path = dir.path().join("journal");
+        let whole = std::fs::read(&path).unwrap();
+        let ends: Vec<usize> = {
+            let mut at = 0;
+            std::iter::from_fn(|| {
+                at = unframe(&whole, at)?.1;
+                Some(at)
+            })
+            .collect()
+        };
+        for cut in ends[4]..whole.len() {
+            std::fs::write(&path, &whole[..cut]).unwrap();
+            let recovered = reopened(dir.path()).unwrap();
+            let kept = ends.iter().filter(|end| **end <= cut).count() - 1;
+            assert_eq!(recovered.entries.len(), kept, "cut at {cut}");
+            assert_eq!(recovered.torn as usize, cut - ends[kept]);
+            assert_eq!(std::fs::read(&path).unwrap(), whole[..ends[kept]]);
+        }
+        // Garbage and zeros behind the end (a block allocated and never written).
+        for tail in [vec![0; 5000], vec![0xa5; 5000]] {
+            std::fs::write(&path, [whole.clone(), tail].concat()).unwrap();
+            let recovered = reopened(dir.path()).unwrap();
+            assert_eq!((recovered.entries.len(), recovered.torn), (6, 5000));
+        }
+    }
+
+    #[test]
+    fn appending_goes_on_behind_a_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        journal_with(dir.path(), 2);
+        let path = dir.path().join("journal");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.truncate(bytes.len() - 3);
+        std::fs::write(&path, bytes).unwrap();
+        journal_with(dir.path(), 1);
+        assert_eq!(reopened(dir.path()).unwrap().entries.len(), 5);
+    }
+
+    #[test]
+    fn lost_acknowledged_data_is_not_taken_for_a_torn_end() {
+        let dir = tempfile::tempdir().unwrap();
+        journal_with(dir.path(), 4);
+        let path = dir.path().join("journal");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let first = unframe(&bytes, 0).unwrap().1;
+        bytes[first + 40] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let error = reopened(dir.path()).unwrap_err();
+        assert!(matches!(error, JournalError::Damaged { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_journal_is_used_by_one_zone_and_one_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let (held, _) = Journal::open(dir.path(), &name("map.example.")).unwrap();
+        let error = reopened(dir.path()).unwrap_err();
+        assert!(matches!(error, JournalError::Locked(_)), "{error}");
+        drop(held);
+        let error = Journal::open(dir.path(), &name("other.example.")).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("zone map.example., not of other.example.")
+        );
+        std::fs::write(dir.path().join("journal"), "hello").unwrap();
+        let error = reopened(dir.path()).unwrap_err();
+        assert!(matches!(error, JournalError::Foreign(_)), "{error}");
+    }
+
+    #[test]
+    fn compaction_keeps_what_the_zone_holds() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(dir.path(), &name("map.example.")).unwrap();
+        let mut zone = Zone::new(&apex());
+        for i in 1..2000 {
+            let owner = record_name(i);
+            zone.apply(Change {
+                buried: [(owner, Epoch(u64::from(i)))].into(),
+                ..Change::default()
+            });
+            journal.append(&[entry(1)]).unwrap();
+        }
+        let before = journal.size();
+        journal.compact(&chunks(zone.snapshot())).unwrap();
+        assert!(journal.size() < before);
+        journal.append(&[Entry::from(zone.snapshot())]).unwrap();
+        drop(journal);
+        let mut copy = Zone::new(&apex());
+        for entry in reopened(dir.path()).unwrap().entries {
+            copy.apply(entry.change);
+        }
+        assert_eq!(copy.snapshot(), zone.snapshot());
+    }
+
+    fn record_name(i: u32) -> Name {
+        name(&format!("{}.{}.0.192.h4.map.example.", i % 250, i / 250))
+    }
+}

@@ -1,0 +1,125 @@
+//! Who may change what. Pure.
+//!
+//! Reading is open to all. Changing needs a TSIG key, and each key has a
+//! [`Policy`]: the home addresses whose bindings it may write, the locator
+//! prefixes it may register, and the record types it may touch.
+//!
+//! A key needs the right to a locator only where it *adds* it. A site that
+//! prepares a move to itself writes a set in which the other site's locator
+//! still stands; it may keep that one and drop it, and may not bring it in.
+
+use std::net::IpAddr;
+
+use hickory_proto::rr::{Name, RecordType};
+use ipnet::IpNet;
+use mat_proto::{Home, Locator, record};
+
+use crate::zone::update::Update;
+use crate::zone::{Change, lower};
+
+/// A list of prefixes, or everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Every address.
+    All,
+    /// Addresses inside one of these.
+    Prefixes(Vec<IpNet>),
+}
+
+impl Scope {
+    /// Whether `ip` is inside.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        match self {
+            Scope::All => true,
+            Scope::Prefixes(list) => list.iter().any(|net| net.contains(&ip)),
+        }
+    }
+}
+
+/// What one key may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Home addresses whose owners it may change.
+    pub homes: Scope,
+    /// Locators it may register.
+    pub locators: Scope,
+    /// Record types it may change.
+    pub types: Vec<RecordType>,
+    /// Whether it may change names that are no home's owner.
+    pub other_names: bool,
+    /// Whether it may transfer the zone (AXFR).
+    pub transfer: bool,
+}
+
+/// Why a key may not do something.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Denial {
+    /// A home address outside the key's.
+    #[error("its key may not change the binding of {0}")]
+    Home(Home),
+    /// A name that is no home's owner.
+    #[error("its key may not change {0} (no home's owner; needs other_names = true)")]
+    Name(Name),
+    /// A locator outside the key's prefixes.
+    #[error("its key may not register locator {locator} for {home}")]
+    Locator {
+        /// Whose binding.
+        home: Home,
+        /// The locator refused.
+        locator: Locator,
+    },
+    /// A record type the key may not touch.
+    #[error("its key may not change {1} records (at {0})")]
+    Kind(Name, RecordType),
+    /// The apex is the configuration's.
+    #[error("SOA and NS of the apex come from the server's configuration")]
+    Apex,
+}
+
+impl Policy {
+    /// Whether a holder of this policy may do what `update` asks for, which
+    /// amounts to `change`.
+    pub fn permits(&self, origin: &Name, update: &Update, change: &Change) -> Result<(), Denial> {
+        // Also where nothing would change: whose name it is does not depend on
+        // what stands there.
+        for record in &update.updates {
+            self.permits_name(origin, &lower(&record.name))?;
+        }
+        for (name, kind) in change.sets.keys() {
+            let serial = name == origin && *kind == RecordType::SOA;
+            let asked = |r: &&hickory_proto::rr::Record| {
+                lower(&r.name) == *name && r.record_type() == *kind
+            };
+            match kind {
+                RecordType::SOA if serial && !update.updates.iter().any(|r| asked(&r)) => {}
+                RecordType::SOA | RecordType::NS => return Err(Denial::Apex),
+                kind if !self.types.contains(kind) => {
+                    return Err(Denial::Kind(name.clone(), *kind));
+                }
+                _ => {}
+            }
+        }
+        for step in &change.moves {
+            let Some(to) = &step.to else { continue };
+            for entry in to.entries() {
+                let locator = entry.locator;
+                let kept = step.from.as_ref().and_then(|b| b.entry(locator)).is_some();
+                if !kept && !self.locators.contains(locator.ip()) {
+                    return Err(Denial::Locator {
+                        home: step.home,
+                        locator,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn permits_name(&self, origin: &Name, name: &Name) -> Result<(), Denial> {
+        match record::home(name, origin) {
+            Some(home) if !self.homes.contains(home.ip()) => Err(Denial::Home(home)),
+            None if !self.other_names => Err(Denial::Name(name.clone())),
+            _ => Ok(()),
+        }
+    }
+}

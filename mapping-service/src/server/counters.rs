@@ -1,0 +1,98 @@
+//! What happened, counted by cause.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! causes {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// What is counted.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Cause {
+            $($(#[$doc])* $variant,)*
+        }
+
+        const NAMES: &[&str] = &[$($name,)*];
+    };
+}
+
+causes! {
+    /// Questions answered without a signature.
+    Query = "queries",
+    /// Questions answered with a signature.
+    SignedQuery = "signed_queries",
+    /// Zone transfers given.
+    Transfer = "transfers",
+    /// Zone transfers refused.
+    TransferRefused = "transfers_refused",
+    /// Questions about names outside the zone.
+    OutOfZone = "out_of_zone",
+    /// Answers that did not fit UDP.
+    Truncated = "truncated",
+    /// Messages that cannot be understood (those hickory-server rejects before
+    /// they come here are not counted).
+    Malformed = "malformed",
+    /// Opcodes that are not served.
+    NotImplemented = "not_implemented",
+    /// Updates carried out.
+    Updated = "updates",
+    /// Updates without a signature.
+    Unsigned = "updates_unsigned",
+    /// Updates refused by RFC 2136's prerequisites.
+    Prerequisite = "updates_prerequisite",
+    /// Updates refused by policy or the rules for home addresses.
+    Refused = "updates_refused",
+    /// Updates that failed because the journal did.
+    Disk = "updates_failed",
+    /// Updates turned away because too many were waiting.
+    Busy = "updates_busy",
+    /// Copies of updates answered from memory.
+    Repeated = "updates_repeated",
+    /// Updates signed before what the replay memory holds.
+    TooOld = "updates_too_old",
+    /// Messages with an unknown key.
+    BadKey = "bad_key",
+    /// Messages with a wrong signature.
+    BadSig = "bad_sig",
+    /// Messages signed too long ago or in the future.
+    BadTime = "bad_time",
+    /// Messages with a truncated signature.
+    BadTrunc = "bad_trunc",
+}
+
+/// One counter per [`Cause`].
+#[derive(Debug)]
+pub struct Counters([AtomicU64; NAMES.len()]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Counters(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl Counters {
+    /// Counts one.
+    pub fn add(&self, cause: Cause) {
+        self.0[cause as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many there were.
+    pub fn get(&self, cause: Cause) -> u64 {
+        self.0[cause as usize].load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Display for Counters {
+    /// Those that are not 0, as `name=count`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut first = true;
+        for (name, counter) in NAMES.iter().zip(&self.0) {
+            let count = counter.load(Ordering::Relaxed);
+            if count > 0 {
+                let space = if first { "" } else { " " };
+                write!(f, "{space}{name}={count}")?;
+                first = false;
+            }
+        }
+        Ok(())
+    }
+}

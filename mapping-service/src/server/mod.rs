@@ -1,0 +1,271 @@
+//! The mapping service on the wire: DNS over UDP and TCP.
+//!
+//! hickory-server owns the sockets and parses messages. This module sits on its
+//! `RequestHandler`, not on the higher `ZoneHandler` and its `Catalog`, because
+//! those cannot do what is needed here:
+//! * a `Catalog` signs the untruncated answer and then sends a truncated one, so
+//!   the signature of any answer too large for UDP is wrong;
+//! * its TSIG errors carry no server time (RFC 8945 section 5.2.3), so an asker
+//!   whose clock is off cannot be told by how much;
+//! * it takes the asker's EDNS size as its own limit;
+//! * NOTIFY and IXFR never reach a `ZoneHandler`.
+//!
+//! An answer to a signed question is signed with the same key. Updates must be
+//! signed; they go to the [`crate::writer`] and come back when they are on disk.
+//!
+//! # Limitations
+//! Zone transfer is AXFR over TCP, for keys with that right; IXFR is answered
+//! with a whole transfer (RFC 1995 section 4). No NOTIFY, no DNSSEC, no TLS.
+//! hickory-server bounds neither TCP connections nor UDP tasks in flight; each
+//! costs little, and updates are bounded by the writer's queue.
+
+mod auth;
+pub mod counters;
+mod reply;
+mod transfer;
+
+pub(crate) use transfer::MESSAGES as TRANSFER_MESSAGES;
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use hickory_proto::op::{OpCode, Query, ResponseCode};
+use hickory_proto::rr::{DNSClass, Name, RecordType};
+use hickory_server::net::runtime::Time;
+use hickory_server::net::xfer::Protocol;
+use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::config::{KeyEntry, Keys};
+use crate::replay::{Receipt, Seen};
+use crate::tsig::Signature;
+use crate::writer::{Failure, Job, Shared};
+use crate::zone::update::{Refusal, Update};
+use auth::Auth;
+use counters::{Cause, Counters};
+use reply::{Reply, silence};
+
+/// The keys in force, replaced as a whole on reload.
+#[derive(Debug, Default)]
+pub struct KeyRing(RwLock<Arc<Keys>>);
+
+impl KeyRing {
+    /// Puts `keys` in force.
+    pub fn set(&self, keys: Keys) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    }
+
+    fn get(&self) -> Arc<Keys> {
+        self.0
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+}
+
+/// Answers requests.
+pub struct Handler {
+    /// Zone and replay memory.
+    pub shared: Arc<Shared>,
+    /// TSIG keys and policies.
+    pub keys: Arc<KeyRing>,
+    /// To the writer.
+    pub queue: mpsc::Sender<Job>,
+    /// By cause.
+    pub counters: Arc<Counters>,
+}
+
+#[async_trait::async_trait]
+impl RequestHandler for Handler {
+    async fn handle_request<R: ResponseHandler, T: Time>(
+        &self,
+        request: &Request,
+        handle: R,
+    ) -> ResponseInfo {
+        let now = T::current_time();
+        let auth = Auth::of(
+            request.signature.as_deref(),
+            request.as_slice(),
+            &self.keys.get(),
+            now,
+        );
+        let reply = if request.version() > 0 {
+            Some(Reply::code(ResponseCode::BADVERS))
+        } else if let Some((cause, why)) = auth.fault() {
+            self.counters.add(cause);
+            tracing::warn!(from = %request.src(), op = ?request.metadata.op_code, %why, "not authenticated");
+            Some(Reply::code(match cause {
+                Cause::Malformed => ResponseCode::FormErr,
+                _ => ResponseCode::NotAuth,
+            }))
+        } else {
+            match request.metadata.op_code {
+                OpCode::Query => match self.query(request, &auth) {
+                    Asked::Answer(reply) => Some(reply),
+                    Asked::Transfer => return self.transfer(request, handle, &auth, now).await,
+                },
+                OpCode::Update => self.update(request, &auth, now).await,
+                _ => {
+                    self.counters.add(Cause::NotImplemented);
+                    Some(Reply::code(ResponseCode::NotImp))
+                }
+            }
+        };
+        let Some(reply) = reply else {
+            return silence(request, ResponseCode::NoError);
+        };
+        let code = reply.code;
+        match reply::send(request, handle, reply, &auth, None, now).await {
+            Some(sent) => {
+                if sent.truncated {
+                    self.counters.add(Cause::Truncated);
+                }
+                sent.info
+            }
+            None => silence(request, code),
+        }
+    }
+}
+
+enum Asked {
+    Answer(Reply),
+    Transfer,
+}
+
+impl Handler {
+    fn query(&self, request: &Request, auth: &Auth) -> Asked {
+        let [question] = request.queries.queries() else {
+            self.counters.add(Cause::Malformed);
+            return Asked::Answer(Reply::code(ResponseCode::FormErr));
+        };
+        if !matches!(question.query_class(), DNSClass::IN | DNSClass::ANY) {
+            self.counters.add(Cause::OutOfZone);
+            return Asked::Answer(Reply::code(ResponseCode::Refused));
+        }
+        let kind = question.query_type();
+        if matches!(kind, RecordType::AXFR | RecordType::IXFR) {
+            return Asked::Transfer;
+        }
+        let name = Name::from(question.name());
+        let found = self.shared.read(|zone| zone.answer(&name, kind));
+        self.counters.add(match (&found.code, auth) {
+            (ResponseCode::Refused, _) => Cause::OutOfZone,
+            (_, Auth::Valid(..)) => Cause::SignedQuery,
+            _ => Cause::Query,
+        });
+        Asked::Answer(Reply {
+            code: found.code,
+            authoritative: found.code != ResponseCode::Refused,
+            answers: found.answers,
+            authority: found.authority,
+        })
+    }
+
+    /// `None`: no answer now, the first copy's is on its way.
+    async fn update(&self, request: &Request, auth: &Auth, now: u64) -> Option<Reply> {
+        let Auth::Valid(entry, signature) = auth else {
+            self.counters.add(Cause::Unsigned);
+            tracing::warn!(from = %request.src(), "update refused: it is not signed");
+            return Some(Reply::code(ResponseCode::Refused));
+        };
+        let receipt = Receipt {
+            key: entry.key.name().clone(),
+            time: signature.time,
+            mac: signature.mac.clone(),
+        };
+        let seen = self.shared.replay().admit(&receipt, now);
+        match seen {
+            Seen::New => {
+                let code = self.carry_out(request, entry, receipt).await;
+                Some(Reply::code(code))
+            }
+            Seen::Pending => {
+                self.counters.add(Cause::Repeated);
+                None
+            }
+            Seen::Answered(code) => {
+                self.counters.add(Cause::Repeated);
+                Some(Reply::code(code))
+            }
+            Seen::TooOld => {
+                self.counters.add(Cause::TooOld);
+                self.warn_too_old(request, entry, signature);
+                Some(Reply::code(ResponseCode::Refused))
+            }
+        }
+    }
+
+    fn warn_too_old(&self, request: &Request, entry: &KeyEntry, signature: &Signature) {
+        tracing::warn!(
+            from = %request.src(), key = %entry.key.name(), signed = signature.time,
+            "update refused: signed before what the replay memory holds (a replay, or a slow clock)"
+        );
+    }
+
+    async fn carry_out(
+        &self,
+        request: &Request,
+        entry: &KeyEntry,
+        receipt: Receipt,
+    ) -> ResponseCode {
+        let zone = request.queries.queries().iter();
+        let update = Update {
+            zone: zone.map(|q| Query::clone(q.original())).collect(),
+            prerequisites: request.answers.clone(),
+            updates: request.authorities.clone(),
+        };
+        let (done, result) = oneshot::channel();
+        let job = Job {
+            update,
+            receipt: receipt.clone(),
+            policy: entry.policy.clone(),
+            from: request.src(),
+            done,
+        };
+        if self.queue.try_send(job).is_err() {
+            self.shared.replay().settle(&receipt, None);
+            self.counters.add(Cause::Busy);
+            tracing::warn!(from = %request.src(), "update turned away: too many are waiting");
+            return ResponseCode::ServFail;
+        }
+        let failure = match result.await {
+            Ok(Ok(())) => {
+                self.counters.add(Cause::Updated);
+                return ResponseCode::NoError;
+            }
+            Ok(Err(failure)) => failure,
+            // The writer is gone; the daemon is about to end.
+            Err(_) => Failure::Disk,
+        };
+        self.counters.add(match &failure {
+            Failure::Refused(Refusal::Format(_)) => Cause::Malformed,
+            Failure::Refused(Refusal::Breach(_)) | Failure::Denied(_) => Cause::Refused,
+            Failure::Refused(Refusal::NotAuth(_) | Refusal::NotZone(_)) => Cause::OutOfZone,
+            Failure::Refused(_) => Cause::Prerequisite,
+            Failure::Disk => Cause::Disk,
+        });
+        failure.code()
+    }
+
+    async fn transfer<R: ResponseHandler>(
+        &self,
+        request: &Request,
+        handle: R,
+        auth: &Auth,
+        now: u64,
+    ) -> ResponseInfo {
+        let allowed = matches!(auth, Auth::Valid(entry, _) if entry.policy.transfer);
+        let ours = request.queries.queries().first().is_some_and(|q| {
+            self.shared
+                .read(|zone| Name::from(q.name()) == *zone.origin())
+        });
+        if !allowed || !ours || request.protocol() != Protocol::Tcp {
+            self.counters.add(Cause::TransferRefused);
+            tracing::warn!(from = %request.src(), "transfer refused: needs TCP, the zone's name and a key with transfer = true");
+            let reply = Reply::code(ResponseCode::Refused);
+            let sent = reply::send(request, handle, reply, auth, None, now).await;
+            return sent.map_or_else(|| silence(request, ResponseCode::Refused), |sent| sent.info);
+        }
+        self.counters.add(Cause::Transfer);
+        transfer::send(request, handle, &self.shared, auth, now).await
+    }
+}

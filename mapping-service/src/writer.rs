@@ -1,0 +1,259 @@
+//! The one writer: checks, applies, commits to disk, publishes, answers; in
+//! this order, for every update.
+//!
+//! It is a thread of its own because fdatasync blocks. It takes what is queued
+//! as one batch, so many updates share one fdatasync; each is checked against
+//! the zone *with the earlier ones of its batch*, so prerequisites hold exactly
+//! as if they had come one by one. Readers see a change only once it is on disk,
+//! and an answer is given only once readers see it.
+//!
+//! Since nobody else writes the zone, it needs the write lock only to publish.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::Name;
+use mat_proto::Binding;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::journal::{Entry, Journal, chunks};
+use crate::policy::{Denial, Policy};
+use crate::replay::{Memory, Receipt};
+use crate::zone::update::{Draft, Refusal, Update};
+use crate::zone::{Change, Zone};
+
+/// Updates waiting at most; beyond, the server answers SERVFAIL.
+pub const QUEUE: usize = 1024;
+
+/// Updates that share one fdatasync at most.
+const BATCH: usize = 256;
+
+/// An update whose signature has been verified.
+#[derive(Debug)]
+pub struct Job {
+    /// The message.
+    pub update: Update,
+    /// Which key signed it, when, and the MAC.
+    pub receipt: Receipt,
+    /// What that key may do.
+    pub policy: Arc<Policy>,
+    /// Who sent it, for the log.
+    pub from: SocketAddr,
+    /// Where the result goes.
+    pub done: oneshot::Sender<Result<(), Failure>>,
+}
+
+/// Why an update was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// RFC 2136 or the rules for home addresses.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The key's policy.
+    #[error(transparent)]
+    Denied(#[from] Denial),
+    /// The disk.
+    #[error("the journal could not be written")]
+    Disk,
+}
+
+impl Failure {
+    /// The response code.
+    pub fn code(&self) -> ResponseCode {
+        match self {
+            Failure::Refused(refusal) => refusal.code(),
+            Failure::Denied(_) => ResponseCode::Refused,
+            Failure::Disk => ResponseCode::ServFail,
+        }
+    }
+}
+
+/// What readers, writer and server share.
+#[derive(Debug)]
+pub struct Shared {
+    /// What is published.
+    pub zone: RwLock<Zone>,
+    replay: Mutex<Memory>,
+}
+
+impl Shared {
+    /// A zone and what is remembered of signed updates.
+    pub fn new(zone: Zone, replay: Memory) -> Self {
+        Shared {
+            zone: RwLock::new(zone),
+            replay: Mutex::new(replay),
+        }
+    }
+
+    /// The replay memory. It and the zone stay usable if a thread panicked while
+    /// it held the lock: both change in single steps.
+    pub fn replay(&self) -> MutexGuard<'_, Memory> {
+        self.replay.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `f` on the published zone.
+    pub fn read<T>(&self, f: impl FnOnce(&Zone) -> T) -> T {
+        f(&self.zone.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn publish(&self, change: Change) {
+        let mut zone = self.zone.write().unwrap_or_else(PoisonError::into_inner);
+        zone.apply(change);
+    }
+}
+
+/// Works until all senders of `queue` are gone and it is empty.
+pub fn run(
+    shared: &Shared,
+    mut journal: Journal,
+    mut queue: mpsc::Receiver<Job>,
+    clock: fn() -> u64,
+) {
+    let mut batch = Vec::new();
+    loop {
+        batch.clear();
+        match queue.blocking_recv() {
+            Some(job) => batch.push(job),
+            None => return,
+        }
+        while batch.len() < BATCH
+            && let Ok(job) = queue.try_recv()
+        {
+            batch.push(job);
+        }
+        work(shared, &mut journal, std::mem::take(&mut batch));
+        if journal.wants_compaction() {
+            compact(shared, &mut journal, clock());
+        }
+    }
+}
+
+fn work(shared: &Shared, journal: &mut Journal, batch: Vec<Job>) {
+    let origin = shared.read(|zone| zone.origin().clone());
+    let decided: Vec<(Job, Result<Change, Failure>)> = shared.read(|zone| {
+        let mut draft = Draft::new(zone);
+        batch
+            .into_iter()
+            .map(|job| {
+                let permit = |change: &Change| {
+                    let permitted = job.policy.permits(&origin, &job.update, change);
+                    permitted.map_err(Failure::from)
+                };
+                let result = draft.update(&job.update, permit);
+                (job, result)
+            })
+            .collect()
+    });
+    let entries: Vec<Entry> = decided
+        .iter()
+        .filter_map(|(job, result)| match result {
+            Ok(change) if !change.is_empty() => Some(Entry {
+                change: change.clone(),
+                receipt: Some(job.receipt.clone()),
+            }),
+            _ => None,
+        })
+        .collect();
+    let committed = match entries.as_slice() {
+        [] => true,
+        entries => journal
+            .append(entries)
+            .map_err(|error| tracing::error!(%error, "changes lost: the journal failed"))
+            .is_ok(),
+    };
+    for (job, result) in decided {
+        let result = match result {
+            // What was decided on top of changes that are lost is void as well.
+            _ if !committed => Err(Failure::Disk),
+            Ok(change) => {
+                log_accepted(&origin, &job, &change);
+                shared.publish(change);
+                Ok(())
+            }
+            Err(failure) => {
+                log_refused(&job, &failure);
+                Err(failure)
+            }
+        };
+        let code = match &result {
+            Ok(()) => Some(ResponseCode::NoError),
+            Err(Failure::Disk) => None,
+            Err(failure) => Some(failure.code()),
+        };
+        shared.replay().settle(&job.receipt, code);
+        // The asker may be gone; the change stands all the same.
+        let _ = job.done.send(result);
+    }
+}
+
+fn compact(shared: &Shared, journal: &mut Journal, now: u64) {
+    let mut entries = chunks(shared.read(Zone::snapshot));
+    entries.extend(
+        shared
+            .replay()
+            .committed(now)
+            .into_iter()
+            .map(|receipt| Entry {
+                change: Change::default(),
+                receipt: Some(receipt),
+            }),
+    );
+    let before = journal.size();
+    match journal.compact(&entries) {
+        Ok(()) => tracing::info!(before, after = journal.size(), "journal compacted"),
+        Err(error) => tracing::error!(%error, "journal not compacted; it goes on growing"),
+    }
+}
+
+fn log_accepted(origin: &Name, job: &Job, change: &Change) {
+    let (key, from) = (&job.receipt.key, job.from);
+    for step in &change.moves {
+        tracing::info!(
+            %key, %from, home = %step.home,
+            was = %Brief(step.from.as_ref()), is = %Brief(step.to.as_ref()),
+            "binding changed"
+        );
+    }
+    let moved = |name: &Name| mat_proto::record::home(name, origin).is_some();
+    for ((name, kind), set) in &change.sets {
+        if !moved(name) && name != origin {
+            let records = set.as_ref().map_or(0, |set| set.data.len());
+            tracing::info!(%key, %from, %name, %kind, records, "records changed");
+        }
+    }
+}
+
+fn log_refused(job: &Job, why: &Failure) {
+    let names: std::collections::BTreeSet<String> = job
+        .update
+        .updates
+        .iter()
+        .take(8)
+        .map(|record| record.name.to_string())
+        .collect();
+    let names: Vec<String> = names.into_iter().collect();
+    tracing::warn!(
+        key = %job.receipt.key, from = %job.from, names = %names.join(" "),
+        code = %why.code(), %why, "update refused"
+    );
+}
+
+/// A binding in one word: `198.51.100.7@1795420470`, standby in brackets.
+struct Brief<'b>(Option<&'b Binding>);
+
+impl std::fmt::Display for Brief<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Some(binding) = self.0 else {
+            return f.write_str("nothing");
+        };
+        for (i, entry) in binding.entries().iter().enumerate() {
+            let comma = if i > 0 { "," } else { "" };
+            match entry.priority {
+                mat_proto::Priority::ACTIVE => write!(f, "{comma}{}", entry.locator)?,
+                _ => write!(f, "{comma}[{}]", entry.locator)?,
+            }
+        }
+        write!(f, "@{}", binding.epoch())
+    }
+}

@@ -1,0 +1,501 @@
+//! The zone: what the mapping service knows, in memory, and how it answers.
+//!
+//! Pure: no clock, no socket, no disk. [`update`] decides what an UPDATE
+//! changes (RFC 2136), [`rules`] what a change may make of a home address's
+//! owner. Both yield a [`Change`], the new contents of every RRset concerned,
+//! which is what the journal stores and [`Zone::apply`] publishes; so applying
+//! a change twice is the same as applying it once.
+//!
+//! Invariants: the apex has exactly one SOA and at least one NS; no node is
+//! empty; a node with a CNAME holds nothing else; SVCB at an owner under `h4`
+//! or `h6` always is a valid binding, whose epoch never falls, not even when
+//! the name is deleted and made again.
+//!
+//! # Limitations
+//! No wildcards, no delegations (NS below the apex), no DNSSEC. Names are kept
+//! in lower case.
+
+pub mod epochs;
+pub mod rules;
+pub mod update;
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::rdata::{NS, SOA};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
+use mat_proto::{Binding, Epoch, Home, record};
+
+use epochs::Epochs;
+
+/// The CNAMEs followed within the zone for one question.
+const CNAME_CHAIN: usize = 8;
+
+/// The records of one name and type. Their order is that of arrival; two sets
+/// are equal if they hold the same data, whatever the order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RrSet {
+    /// TTL in seconds, one for the whole set (RFC 2181 section 5.2).
+    pub ttl: u32,
+    /// The data, without repetition, never empty.
+    pub data: Vec<RData>,
+}
+
+impl RrSet {
+    /// Whether both hold the same data (TTL and order aside).
+    pub fn same_data(&self, other: &RrSet) -> bool {
+        self.data.len() == other.data.len() && self.data.iter().all(|d| other.data.contains(d))
+    }
+
+    fn records<'a>(&'a self, name: &'a Name) -> impl Iterator<Item = Record> + 'a {
+        self.data
+            .iter()
+            .map(|data| Record::from_rdata(name.clone(), self.ttl, data.clone()))
+    }
+}
+
+/// What the configuration says about the apex.
+#[derive(Clone, Debug)]
+pub struct Apex {
+    /// The zone's name.
+    pub origin: Name,
+    /// Name servers; the first is the SOA's MNAME.
+    pub nameservers: Vec<Name>,
+    /// The SOA's RNAME.
+    pub contact: Name,
+    /// TTL of the apex records, seconds.
+    pub ttl: u32,
+    /// How long a negative answer may be believed, seconds.
+    pub negative_ttl: u32,
+}
+
+/// What a change does: the new contents of each RRset it touches.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// New contents; `None` deletes the RRset.
+    pub sets: BTreeMap<(Name, RecordType), Option<RrSet>>,
+    /// Epochs of bindings deleted by this change, by owner.
+    pub buried: BTreeMap<Name, Epoch>,
+    /// The same in the words of bindings, for policy and log; not stored.
+    pub moves: Vec<Move>,
+}
+
+/// What a change does to one binding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// Whose.
+    pub home: Home,
+    /// The binding before, if there was one.
+    pub from: Option<Binding>,
+    /// The binding after, unless it was deleted.
+    pub to: Option<Binding>,
+}
+
+impl Change {
+    /// Nothing would be different.
+    pub fn is_empty(&self) -> bool {
+        self.sets.is_empty()
+    }
+}
+
+/// Something RRsets can be read from: the zone, or the zone with changes on top
+/// that are decided and not yet published.
+pub trait View {
+    /// The RRset of `name` and `kind`.
+    fn set(&self, name: &Name, kind: RecordType) -> Option<&RrSet>;
+    /// The types at `name`.
+    fn kinds(&self, name: &Name) -> Vec<RecordType>;
+    /// A new binding at `name` must have a higher epoch than this.
+    fn last_epoch(&self, name: &Name) -> Epoch;
+}
+
+type Node = BTreeMap<RecordType, RrSet>;
+
+/// The authoritative data of one zone.
+#[derive(Clone, Debug)]
+pub struct Zone {
+    origin: Name,
+    nodes: BTreeMap<Name, Node>,
+    buried: Epochs,
+}
+
+/// The answer to one question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// NOERROR, NXDOMAIN, or REFUSED for names outside the zone.
+    pub code: ResponseCode,
+    /// Answer section.
+    pub answers: Vec<Record>,
+    /// Authority section: the SOA of negative answers (RFC 2308 section 3).
+    pub authority: Vec<Record>,
+}
+
+impl Zone {
+    /// An empty zone at serial 1.
+    pub fn new(apex: &Apex) -> Self {
+        let mut zone = Zone {
+            origin: lower(&apex.origin),
+            nodes: BTreeMap::new(),
+            buried: Epochs::default(),
+        };
+        let sets = apex_sets(apex, 1);
+        zone.apply(Change {
+            sets,
+            ..Change::default()
+        });
+        zone
+    }
+
+    /// The zone's name, in lower case.
+    pub fn origin(&self) -> &Name {
+        &self.origin
+    }
+
+    /// The SOA serial.
+    pub fn serial(&self) -> u32 {
+        self.soa().map_or(0, |soa| soa.serial)
+    }
+
+    /// The SOA.
+    pub fn soa(&self) -> Option<&SOA> {
+        match self.set(&self.origin, RecordType::SOA)?.data.first()? {
+            RData::SOA(soa) => Some(soa),
+            _ => None,
+        }
+    }
+
+    /// The change that gives the zone the apex of the configuration, empty if
+    /// it has it already.
+    pub fn reconfigure(&self, apex: &Apex) -> Change {
+        let stay = |(key, set): &(_, Option<RrSet>)| {
+            let (name, kind): &(Name, RecordType) = key;
+            self.set(name, *kind) == set.as_ref()
+        };
+        let same = apex_sets(apex, self.serial()).into_iter().all(|s| stay(&s));
+        Change {
+            sets: if same {
+                BTreeMap::new()
+            } else {
+                apex_sets(apex, next_serial(self.serial()))
+            },
+            ..Change::default()
+        }
+    }
+
+    /// Publishes a change.
+    pub fn apply(&mut self, change: Change) {
+        for ((name, kind), set) in change.sets {
+            match set {
+                Some(set) => {
+                    // A binding's own epoch now guards the name.
+                    if kind == RecordType::SVCB {
+                        self.buried.forget(&name);
+                    }
+                    self.nodes.entry(name).or_default().insert(kind, set);
+                }
+                None => {
+                    let Some(node) = self.nodes.get_mut(&name) else {
+                        continue;
+                    };
+                    node.remove(&kind);
+                    if node.is_empty() {
+                        self.nodes.remove(&name);
+                    }
+                }
+            }
+        }
+        for (name, epoch) in change.buried {
+            self.buried.bury(name, epoch);
+        }
+    }
+
+    /// Answers a question (RFC 1034 section 4.3.2, RFC 2308).
+    pub fn answer(&self, name: &Name, kind: RecordType) -> Answer {
+        let mut name = lower(name);
+        let mut answer = Answer {
+            code: ResponseCode::NoError,
+            answers: Vec::new(),
+            authority: Vec::new(),
+        };
+        if !self.origin.zone_of(&name) {
+            answer.code = ResponseCode::Refused;
+            return answer;
+        }
+        for _ in 0..CNAME_CHAIN {
+            let Some(node) = self.nodes.get(&name) else {
+                if !self.has_names_below(&name) {
+                    answer.code = ResponseCode::NXDomain;
+                }
+                break;
+            };
+            let before = answer.answers.len();
+            for (of, set) in node {
+                if kind == RecordType::ANY || *of == kind {
+                    answer.answers.extend(set.records(&name));
+                }
+            }
+            if answer.answers.len() > before {
+                return answer;
+            }
+            let Some(set) = node.get(&RecordType::CNAME) else {
+                break;
+            };
+            answer.answers.extend(set.records(&name));
+            match set.data.first() {
+                Some(RData::CNAME(target)) if self.origin.zone_of(&target.0) => {
+                    name = lower(&target.0);
+                }
+                _ => return answer,
+            }
+        }
+        if let Some(soa) = self.set(&self.origin, RecordType::SOA) {
+            let minimum = self.soa().map_or(0, |soa| soa.minimum);
+            answer
+                .authority
+                .extend(soa.records(&self.origin).map(|mut record| {
+                    record.ttl = record.ttl.min(minimum);
+                    record
+                }));
+        }
+        answer
+    }
+
+    /// Everything, each name's records together, in canonical order.
+    pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
+        self.nodes
+            .iter()
+            .flat_map(|(name, node)| node.values().flat_map(|set| set.records(name)))
+    }
+
+    /// Everything as one change: a snapshot.
+    pub fn snapshot(&self) -> Change {
+        let sets = self.nodes.iter().flat_map(|(name, node)| {
+            node.iter()
+                .map(|(kind, set)| ((name.clone(), *kind), Some(set.clone())))
+        });
+        Change {
+            sets: sets.collect(),
+            buried: self.buried.iter().collect(),
+            moves: Vec::new(),
+        }
+    }
+
+    /// The number of bindings and of other names.
+    pub fn count(&self) -> (usize, usize) {
+        let bound = self
+            .nodes
+            .iter()
+            .filter(|(name, node)| {
+                node.contains_key(&RecordType::SVCB) && record::home(name, &self.origin).is_some()
+            })
+            .count();
+        (bound, self.nodes.len() - bound)
+    }
+
+    /// An empty non-terminal exists although it owns nothing (RFC 4592 section
+    /// 2.2.2). In canonical order what is below a name follows it at once.
+    fn has_names_below(&self, name: &Name) -> bool {
+        let after = (Bound::Excluded(name), Bound::Unbounded);
+        self.nodes
+            .range::<Name, _>(after)
+            .next()
+            .is_some_and(|(next, _)| name.zone_of(next))
+    }
+}
+
+impl View for Zone {
+    fn set(&self, name: &Name, kind: RecordType) -> Option<&RrSet> {
+        self.nodes.get(name)?.get(&kind)
+    }
+
+    fn kinds(&self, name: &Name) -> Vec<RecordType> {
+        let node = self.nodes.get(name);
+        node.map_or(Vec::new(), |node| node.keys().copied().collect())
+    }
+
+    fn last_epoch(&self, name: &Name) -> Epoch {
+        let held = self.set(name, RecordType::SVCB);
+        let held = held.and_then(|set| binding_of(name, &self.origin, set));
+        held.map_or_else(|| self.buried.last(name), |(_, b)| b.epoch())
+    }
+}
+
+/// The binding an RRset at `name` describes, if `name` is a home's owner.
+pub fn binding_of(name: &Name, origin: &Name, set: &RrSet) -> Option<(Home, Binding)> {
+    let home = record::home(name, origin)?;
+    let svcb = set.data.iter().filter_map(|data| match data {
+        RData::SVCB(svcb) => Some(svcb),
+        _ => None,
+    });
+    Some((home, record::from_svcb(home, svcb).ok()?))
+}
+
+/// RFC 1982: serials wrap, and 0 is left out because some secondaries take it
+/// for "unset".
+pub fn next_serial(serial: u32) -> u32 {
+    match serial.wrapping_add(1) {
+        0 => 1,
+        next => next,
+    }
+}
+
+/// RFC 1982 section 3.2: `a` is newer than `b`.
+pub fn serial_newer(a: u32, b: u32) -> bool {
+    a != b && a.wrapping_sub(b) < 1 << 31
+}
+
+pub(crate) fn lower(name: &Name) -> Name {
+    let mut name = name.to_lowercase();
+    name.set_fqdn(true);
+    name
+}
+
+fn apex_sets(apex: &Apex, serial: u32) -> BTreeMap<(Name, RecordType), Option<RrSet>> {
+    let origin = lower(&apex.origin);
+    let mname = apex.nameservers.first().unwrap_or(&origin);
+    // Refresh, retry, expire: for secondaries, which are also notified.
+    let soa = SOA::new(
+        lower(mname),
+        lower(&apex.contact),
+        serial,
+        60,
+        10,
+        86_400,
+        apex.negative_ttl,
+    );
+    let ns = apex.nameservers.iter().map(|n| RData::NS(NS(lower(n))));
+    let set = |data| RrSet {
+        ttl: apex.ttl,
+        data,
+    };
+    BTreeMap::from([
+        (
+            (origin.clone(), RecordType::SOA),
+            Some(set(vec![RData::SOA(soa)])),
+        ),
+        ((origin, RecordType::NS), Some(set(ns.collect()))),
+    ])
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use hickory_proto::rr::rdata::{CNAME, TXT};
+
+    use super::*;
+
+    pub(crate) fn name(text: &str) -> Name {
+        Name::from_ascii(text).unwrap()
+    }
+
+    pub(crate) fn apex() -> Apex {
+        Apex {
+            origin: name("map.example."),
+            nameservers: vec![name("ns1.map.example."), name("ns2.example.net.")],
+            contact: name("hostmaster.map.example."),
+            ttl: 300,
+            negative_ttl: 2,
+        }
+    }
+
+    pub(crate) fn put(zone: &mut Zone, owner: &str, data: RData) {
+        let set = RrSet {
+            ttl: 5,
+            data: vec![data.clone()],
+        };
+        zone.apply(Change {
+            sets: BTreeMap::from([((name(owner), data.record_type()), Some(set))]),
+            ..Change::default()
+        });
+    }
+
+    fn text() -> RData {
+        RData::TXT(TXT::new(vec!["x".to_owned()]))
+    }
+
+    #[test]
+    fn negative_answers_tell_missing_names_from_missing_types() {
+        let mut zone = Zone::new(&apex());
+        put(&mut zone, "10.2.0.192.h4.map.example.", text());
+        let code = |owner: &str| zone.answer(&name(owner), RecordType::SVCB).code;
+        assert_eq!(code("10.2.0.192.h4.map.example."), ResponseCode::NoError);
+        for empty in ["2.0.192.h4.map.example.", "H4.map.example."] {
+            let answer = zone.answer(&name(empty), RecordType::SVCB);
+            assert_eq!(answer.code, ResponseCode::NoError, "{empty}");
+            assert!(answer.answers.is_empty());
+            assert_eq!(answer.authority.len(), 1);
+            assert_eq!(answer.authority[0].record_type(), RecordType::SOA);
+            assert_eq!(answer.authority[0].ttl, 2);
+        }
+        for missing in [
+            "11.2.0.192.h4.map.example.",
+            "h6.map.example.",
+            "1.10.2.0.192.h4.map.example.",
+            "0.192.h.map.example.",
+        ] {
+            assert_eq!(code(missing), ResponseCode::NXDomain, "{missing}");
+        }
+        assert_eq!(code("example."), ResponseCode::Refused);
+        assert_eq!(code("xmap.example."), ResponseCode::Refused);
+    }
+
+    #[test]
+    fn an_emptied_name_leaves_nothing_behind() {
+        let mut zone = Zone::new(&apex());
+        let before = zone.snapshot();
+        put(&mut zone, "a.b.map.example.", text());
+        zone.apply(Change {
+            sets: BTreeMap::from([((name("a.b.map.example."), RecordType::TXT), None)]),
+            ..Change::default()
+        });
+        assert_eq!(zone.snapshot(), before);
+        let answer = zone.answer(&name("b.map.example."), RecordType::TXT);
+        assert_eq!(answer.code, ResponseCode::NXDomain);
+    }
+
+    #[test]
+    fn cnames_are_followed_and_loops_end() {
+        let mut zone = Zone::new(&apex());
+        let cname = |target: &str| RData::CNAME(CNAME(name(target)));
+        put(&mut zone, "a.map.example.", cname("b.map.example."));
+        put(&mut zone, "b.map.example.", text());
+        put(&mut zone, "c.map.example.", cname("c.map.example."));
+        put(&mut zone, "d.map.example.", cname("nowhere.map.example."));
+        let ask = |owner: &str, kind| zone.answer(&name(owner), kind);
+        assert_eq!(ask("a.map.example.", RecordType::TXT).answers.len(), 2);
+        assert_eq!(ask("a.map.example.", RecordType::CNAME).answers.len(), 1);
+        assert!(ask("c.map.example.", RecordType::TXT).answers.len() <= CNAME_CHAIN);
+        let dangling = ask("d.map.example.", RecordType::TXT);
+        assert_eq!(dangling.code, ResponseCode::NXDomain);
+    }
+
+    #[test]
+    fn a_snapshot_makes_the_same_zone() {
+        let mut zone = Zone::new(&apex());
+        put(&mut zone, "a.map.example.", text());
+        zone.buried.bury(name("b.map.example."), Epoch(7));
+        let mut copy = Zone::new(&apex());
+        copy.apply(zone.snapshot());
+        assert_eq!(copy.snapshot(), zone.snapshot());
+    }
+
+    #[test]
+    fn a_new_apex_raises_the_serial_and_the_same_one_does_not() {
+        let mut zone = Zone::new(&apex());
+        assert!(zone.reconfigure(&apex()).is_empty());
+        let mut other = apex();
+        other.nameservers.pop();
+        let change = zone.reconfigure(&other);
+        zone.apply(change);
+        assert_eq!(zone.serial(), 2);
+        assert!(zone.reconfigure(&other).is_empty());
+    }
+
+    #[test]
+    fn serials_wrap() {
+        assert_eq!(next_serial(u32::MAX), 1);
+        assert!(serial_newer(1, u32::MAX));
+        assert!(!serial_newer(5, 5));
+        assert!(!serial_newer(4, 5));
+    }
+}

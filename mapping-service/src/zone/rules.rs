@@ -1,0 +1,152 @@
+//! What a change may make of the names under `h4` and `h6`, beyond RFC 2136.
+//!
+//! Forwarders believe what stands there, so a set that is no binding, or an
+//! older binding put in place of a newer one, is refused as a whole message
+//! (REFUSED, and the log says why) rather than served.
+//!
+//! # Limitations
+//! Wildcard owners (prefix mobility) are refused until they are served.
+
+use hickory_proto::rr::{Name, RData, RecordType};
+use mat_proto::record::{self, RecordError};
+use mat_proto::{Binding, Epoch, Family, Home};
+
+use super::{Change, Move, RrSet, View, binding_of};
+
+/// Longest TTL of what stands at an owner, seconds. A longer one is lowered:
+/// the TTL concerns resolvers only, and a binding may change at any time.
+pub const MAX_TTL: u32 = 5;
+
+/// An epoch above this leaves no room to rise.
+const MAX_EPOCH: Epoch = Epoch(i64::MAX as u64);
+
+/// Why a change is refused although RFC 2136 would allow it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Breach {
+    /// A name under `h4` or `h6` that names no home address.
+    #[error(
+        "{0} names no home address: an owner is d.c.b.a.h4 or 32 nibbles under h6 (wildcards are not served)"
+    )]
+    NotAnOwner(Name),
+    /// A wildcard elsewhere.
+    #[error("{0}: wildcards are not served")]
+    Wildcard(Name),
+    /// Delegations are not served.
+    #[error("{0}: {1} is not served below the apex")]
+    Delegation(Name, RecordType),
+    /// Another type at a home's owner.
+    #[error(
+        "{1} at the owner of {0}: only SVCB (the binding), A and AAAA (for people) may stand there"
+    )]
+    Kind(Home, RecordType),
+    /// SVCB that is not a binding.
+    #[error("SVCB of {0} is not a binding: {1}")]
+    NotABinding(Home, RecordError),
+    /// An epoch that does not rise.
+    #[error(
+        "the epoch of {home} must rise above {last}, not be {new} (new = max(old + 1, Unix seconds))"
+    )]
+    Epoch {
+        /// Whose binding.
+        home: Home,
+        /// The last epoch, also of a deleted binding.
+        last: Epoch,
+        /// The epoch refused.
+        new: Epoch,
+    },
+    /// An epoch that could never be followed by another.
+    #[error("epoch {new} of {home} leaves no room to rise; use Unix seconds")]
+    EpochTooHigh {
+        /// Whose binding.
+        home: Home,
+        /// The epoch refused.
+        new: Epoch,
+    },
+    /// More records than [`super::update::MAX_SET`].
+    #[error("{1} of {0} would have more than {max} records", max = super::update::MAX_SET)]
+    SetTooLarge(Name, RecordType),
+}
+
+/// Holds `change` against the rules, lowers TTLs, and notes what happens to
+/// bindings and to the epochs of those it deletes.
+pub(super) fn enforce(view: &impl View, origin: &Name, change: &mut Change) -> Result<(), Breach> {
+    for ((name, kind), set) in &mut change.sets {
+        let Some(home) = record::home(name, origin) else {
+            if set.is_some() {
+                elsewhere(name, *kind, origin)?;
+            }
+            continue;
+        };
+        if let Some(set) = set {
+            if !matches!(kind, RecordType::SVCB | RecordType::A | RecordType::AAAA) {
+                return Err(Breach::Kind(home, *kind));
+            }
+            set.ttl = set.ttl.min(MAX_TTL);
+        }
+        if *kind == RecordType::SVCB {
+            let last = view.last_epoch(name);
+            let old = view.set(name, RecordType::SVCB);
+            let to = match set {
+                Some(new) => Some(binding(home, last, old, new)?),
+                None => {
+                    change.buried.insert(name.clone(), last);
+                    None
+                }
+            };
+            let from = old.and_then(|old| binding_of(name, origin, old));
+            change.moves.push(Move {
+                home,
+                from: from.map(|(_, binding)| binding),
+                to,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn elsewhere(name: &Name, kind: RecordType, origin: &Name) -> Result<(), Breach> {
+    for family in [Family::V4, Family::V6] {
+        let label = record::family_label(family);
+        if let Ok(top) = origin.prepend_label(label)
+            && top.zone_of(name)
+        {
+            return Err(Breach::NotAnOwner(name.clone()));
+        }
+    }
+    if name.is_wildcard() {
+        return Err(Breach::Wildcard(name.clone()));
+    }
+    let delegates = kind == RecordType::NS && name != origin;
+    if delegates || u16::from(kind) == DNAME {
+        return Err(Breach::Delegation(name.clone(), kind));
+    }
+    Ok(())
+}
+
+const DNAME: u16 = 39;
+
+fn binding(home: Home, last: Epoch, old: Option<&RrSet>, new: &RrSet) -> Result<Binding, Breach> {
+    let svcb = new.data.iter().filter_map(|data| match data {
+        RData::SVCB(svcb) => Some(svcb),
+        _ => None,
+    });
+    let binding =
+        record::from_svcb(home, svcb).map_err(|error| Breach::NotABinding(home, error))?;
+    let new_epoch = binding.epoch();
+    // Another TTL alone is no change of the binding.
+    let changed = !old.is_some_and(|old| old.same_data(new));
+    if changed && new_epoch <= last {
+        return Err(Breach::Epoch {
+            home,
+            last,
+            new: new_epoch,
+        });
+    }
+    if new_epoch > MAX_EPOCH {
+        return Err(Breach::EpochTooHigh {
+            home,
+            new: new_epoch,
+        });
+    }
+    Ok(binding)
+}

@@ -1,0 +1,418 @@
+//! RFC 2136: what an UPDATE message changes, or why it is refused.
+//!
+//! A [`Draft`] is the zone with changes on top that are decided and not yet on
+//! disk, so that a batch of updates sees one another before any is published.
+//! [`Draft::update`] takes a message whole or not at all: it works on a layer
+//! of its own that is merged only when everything has been checked.
+//!
+//! Section numbers below are RFC 2136's.
+//!
+//! # Limitations
+//! Sets of more than [`MAX_SET`] records are refused. What may be written at a
+//! home address's owner is narrower still: see [`super::rules`].
+
+use std::collections::BTreeMap;
+
+use hickory_proto::op::{Query, ResponseCode};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use mat_proto::Epoch;
+
+use super::rules::{self, Breach};
+use super::{Change, RrSet, View, Zone, lower, next_serial, serial_newer};
+
+/// Records in one RRset, at most: such a set still fits one TCP answer.
+pub const MAX_SET: usize = 256;
+
+/// The sections of an UPDATE message.
+#[derive(Clone, Debug, Default)]
+pub struct Update {
+    /// Zone section.
+    pub zone: Vec<Query>,
+    /// Prerequisite section.
+    pub prerequisites: Vec<Record>,
+    /// Update section.
+    pub updates: Vec<Record>,
+}
+
+/// Why an UPDATE changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// FORMERR.
+    #[error("malformed update: {0}")]
+    Format(&'static str),
+    /// NOTAUTH: another zone or class.
+    #[error("not authoritative for zone {0}")]
+    NotAuth(Name),
+    /// NOTZONE: a name outside the zone named.
+    #[error("{0} is outside the zone")]
+    NotZone(Name),
+    /// NXDOMAIN: "name is in use" fails.
+    #[error("prerequisite: {0} is not in use")]
+    NameMissing(Name),
+    /// YXDOMAIN: "name is not in use" fails.
+    #[error("prerequisite: {0} is in use")]
+    NameInUse(Name),
+    /// NXRRSET: "RRset exists", with or without value, fails.
+    #[error("prerequisite: {1} of {0} is not as expected")]
+    SetDiffers(Name, RecordType),
+    /// YXRRSET: "RRset does not exist" fails.
+    #[error("prerequisite: {1} of {0} exists")]
+    SetExists(Name, RecordType),
+    /// REFUSED: the result would break a rule of this service.
+    #[error(transparent)]
+    Breach(#[from] Breach),
+}
+
+impl Refusal {
+    /// The response code.
+    pub fn code(&self) -> ResponseCode {
+        match self {
+            Refusal::Format(_) => ResponseCode::FormErr,
+            Refusal::NotAuth(_) => ResponseCode::NotAuth,
+            Refusal::NotZone(_) => ResponseCode::NotZone,
+            Refusal::NameMissing(_) => ResponseCode::NXDomain,
+            Refusal::NameInUse(_) => ResponseCode::YXDomain,
+            Refusal::SetDiffers(..) => ResponseCode::NXRRSet,
+            Refusal::SetExists(..) => ResponseCode::YXRRSet,
+            Refusal::Breach(_) => ResponseCode::Refused,
+        }
+    }
+}
+
+/// The zone with a batch of undisclosed changes on top.
+pub struct Draft<'z> {
+    zone: &'z Zone,
+    batch: Change,
+}
+
+impl<'z> Draft<'z> {
+    /// Nothing changed yet.
+    pub fn new(zone: &'z Zone) -> Self {
+        Draft {
+            zone,
+            batch: Change::default(),
+        }
+    }
+
+    /// Checks `update` against the draft and returns what it changes (possibly
+    /// nothing). `permit` may still refuse the change by its own error. Only if
+    /// neither does does the draft contain it.
+    pub fn update<E: From<Refusal>>(
+        &mut self,
+        update: &Update,
+        permit: impl FnOnce(&Change) -> Result<(), E>,
+    ) -> Result<Change, E> {
+        let change = self.check(update)?;
+        permit(&change)?;
+        self.batch.sets.extend(change.sets.clone());
+        self.batch.buried.extend(change.buried.clone());
+        Ok(change)
+    }
+
+    /// RFC 2136 sections 3.1 to 3.4 and 3.6, without taking the result over.
+    fn check(&self, update: &Update) -> Result<Change, Refusal> {
+        zone_section(&update.zone, self.zone.origin())?;
+        prerequisites(self, self.zone.origin(), &update.prerequisites)?;
+        prescan(self.zone.origin(), &update.updates)?;
+        let mut layer = Layer {
+            below: self,
+            sets: BTreeMap::new(),
+        };
+        for record in &update.updates {
+            layer.apply(record)?;
+        }
+        layer.finish()
+    }
+}
+
+impl View for Draft<'_> {
+    fn set(&self, name: &Name, kind: RecordType) -> Option<&RrSet> {
+        match self.batch.sets.get(&(name.clone(), kind)) {
+            Some(changed) => changed.as_ref(),
+            None => self.zone.set(name, kind),
+        }
+    }
+
+    fn kinds(&self, name: &Name) -> Vec<RecordType> {
+        merged_kinds(self.zone.kinds(name), &self.batch.sets, name)
+    }
+
+    fn last_epoch(&self, name: &Name) -> Epoch {
+        // The batch may hold a newer binding or a deletion; the zone's own
+        // memory never exceeds either.
+        let held = self.set(name, RecordType::SVCB);
+        let held = held.and_then(|set| super::binding_of(name, self.zone.origin(), set));
+        match held {
+            Some((_, binding)) => binding.epoch(),
+            None => {
+                let buried = self.batch.buried.get(name).copied().unwrap_or_default();
+                buried.max(self.zone.last_epoch(name))
+            }
+        }
+    }
+}
+
+type Sets = BTreeMap<(Name, RecordType), Option<RrSet>>;
+
+fn merged_kinds(mut kinds: Vec<RecordType>, sets: &Sets, name: &Name) -> Vec<RecordType> {
+    let from = (name.clone(), RecordType::from(0));
+    for ((_, kind), set) in sets.range(from..).take_while(|((n, _), _)| n == name) {
+        kinds.retain(|k| k != kind);
+        if set.is_some() {
+            kinds.push(*kind);
+        }
+    }
+    kinds
+}
+
+/// Section 3.1.
+fn zone_section(zone: &[Query], origin: &Name) -> Result<(), Refusal> {
+    let [zone] = zone else {
+        return Err(Refusal::Format("the zone section needs exactly one record"));
+    };
+    if zone.query_type() != RecordType::SOA {
+        return Err(Refusal::Format("the zone section's type must be SOA"));
+    }
+    if lower(zone.name()) != *origin || zone.query_class() != DNSClass::IN {
+        return Err(Refusal::NotAuth(zone.name().clone()));
+    }
+    Ok(())
+}
+
+/// Section 3.2, with the exact comparison of whole sets of section 3.2.3.
+fn prerequisites(view: &impl View, origin: &Name, records: &[Record]) -> Result<(), Refusal> {
+    let mut expected: BTreeMap<(Name, RecordType), Vec<&RData>> = BTreeMap::new();
+    for record in records {
+        let name = lower(&record.name);
+        let kind = record.record_type();
+        if record.ttl != 0 {
+            return Err(Refusal::Format("a prerequisite's TTL must be 0"));
+        }
+        if !origin.zone_of(&name) {
+            return Err(Refusal::NotZone(name));
+        }
+        let empty = matches!(record.data, RData::Update0(_));
+        match (record.dns_class, kind) {
+            (DNSClass::ANY | DNSClass::NONE, _) if !empty => {
+                return Err(Refusal::Format("a prerequisite of this class has no data"));
+            }
+            (DNSClass::ANY, RecordType::ANY) if view.kinds(&name).is_empty() => {
+                return Err(Refusal::NameMissing(name));
+            }
+            (DNSClass::NONE, RecordType::ANY) if !view.kinds(&name).is_empty() => {
+                return Err(Refusal::NameInUse(name));
+            }
+            (DNSClass::ANY | DNSClass::NONE, RecordType::ANY) => {}
+            (DNSClass::ANY, _) if view.set(&name, kind).is_none() => {
+                return Err(Refusal::SetDiffers(name, kind));
+            }
+            (DNSClass::NONE, _) if view.set(&name, kind).is_some() => {
+                return Err(Refusal::SetExists(name, kind));
+            }
+            (DNSClass::ANY | DNSClass::NONE, _) => {}
+            (DNSClass::IN, _) if empty || is_meta(kind) => {
+                return Err(Refusal::Format(
+                    "a prerequisite with a value needs data of a real type",
+                ));
+            }
+            (DNSClass::IN, _) => expected.entry((name, kind)).or_default().push(&record.data),
+            _ => return Err(Refusal::Format("a prerequisite of another class")),
+        }
+    }
+    for ((name, kind), data) in expected {
+        let equal = view.set(&name, kind).is_some_and(|held| {
+            data.iter().all(|d| held.data.contains(d))
+                && held.data.iter().all(|d| data.contains(&d))
+        });
+        if !equal {
+            return Err(Refusal::SetDiffers(name, kind));
+        }
+    }
+    Ok(())
+}
+
+/// Section 3.4.1: the whole update section is sound, before any of it counts.
+fn prescan(origin: &Name, records: &[Record]) -> Result<(), Refusal> {
+    for record in records {
+        let kind = record.record_type();
+        let empty = matches!(record.data, RData::Update0(_));
+        if !origin.zone_of(&lower(&record.name)) {
+            return Err(Refusal::NotZone(record.name.clone()));
+        }
+        match record.dns_class {
+            DNSClass::IN if is_meta(kind) => {
+                return Err(Refusal::Format("a record of a query type cannot be added"));
+            }
+            DNSClass::IN if empty => {
+                return Err(Refusal::Format("a record to add has no data"));
+            }
+            DNSClass::IN => {}
+            DNSClass::ANY if record.ttl != 0 || !empty => {
+                return Err(Refusal::Format("to delete a set, TTL and data must be 0"));
+            }
+            DNSClass::ANY if is_meta(kind) && kind != RecordType::ANY => {
+                return Err(Refusal::Format("a set of a query type cannot be deleted"));
+            }
+            DNSClass::ANY => {}
+            DNSClass::NONE if record.ttl != 0 => {
+                return Err(Refusal::Format("to delete a record, its TTL must be 0"));
+            }
+            DNSClass::NONE if is_meta(kind) => {
+                return Err(Refusal::Format(
+                    "a record of a query type cannot be deleted",
+                ));
+            }
+            DNSClass::NONE => {}
+            _ => return Err(Refusal::Format("an update of another class")),
+        }
+    }
+    Ok(())
+}
+
+/// Types that exist in questions and messages only (RFC 6895 section 3.1).
+fn is_meta(kind: RecordType) -> bool {
+    let code = u16::from(kind);
+    code == 0 || code == u16::from(RecordType::OPT) || (128..=255).contains(&code)
+}
+
+/// The changes of one message.
+struct Layer<'d, 'z> {
+    below: &'d Draft<'z>,
+    sets: Sets,
+}
+
+impl Layer<'_, '_> {
+    /// Section 3.4.2.
+    fn apply(&mut self, record: &Record) -> Result<(), Refusal> {
+        let name = lower(&record.name);
+        let kind = record.record_type();
+        let apex = name == *self.below.zone.origin();
+        match record.dns_class {
+            DNSClass::ANY if kind == RecordType::ANY => {
+                for kind in self.kinds(&name) {
+                    if !(apex && is_apex_kind(kind)) {
+                        self.put(&name, kind, None);
+                    }
+                }
+            }
+            DNSClass::ANY => {
+                if !(apex && is_apex_kind(kind)) {
+                    self.put(&name, kind, None);
+                }
+            }
+            DNSClass::NONE => self.delete_one(name, kind, apex, &record.data),
+            _ => return self.add(name, kind, apex, record),
+        }
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        name: Name,
+        kind: RecordType,
+        apex: bool,
+        record: &Record,
+    ) -> Result<(), Refusal> {
+        let kinds = self.kinds(&name);
+        let has_cname = kinds.contains(&RecordType::CNAME);
+        let others = kinds.iter().any(|k| *k != RecordType::CNAME);
+        // Section 3.4.2.2: a CNAME stays alone, whoever was there first.
+        if (kind == RecordType::CNAME && others) || (kind != RecordType::CNAME && has_cname) {
+            return Ok(());
+        }
+        let old = self.set(&name, kind).cloned();
+        if let RData::SOA(new) = &record.data {
+            // Only at the apex, and only forwards.
+            match old.as_ref().and_then(|set| set.data.first()) {
+                Some(RData::SOA(held)) if apex && serial_newer(new.serial, held.serial) => {}
+                _ => return Ok(()),
+            }
+        }
+        let replaces = matches!(kind, RecordType::CNAME | RecordType::SOA);
+        let mut data = match old {
+            Some(set) if !replaces => set.data,
+            _ => Vec::new(),
+        };
+        if !data.contains(&record.data) {
+            if data.len() >= MAX_SET {
+                return Err(Breach::SetTooLarge(name, kind).into());
+            }
+            data.push(record.data.clone());
+        }
+        let ttl = record.ttl;
+        self.put(&name, kind, Some(RrSet { ttl, data }));
+        Ok(())
+    }
+
+    /// Section 3.4.2.4. The apex keeps its SOA and its last NS.
+    fn delete_one(&mut self, name: Name, kind: RecordType, apex: bool, data: &RData) {
+        let Some(mut set) = self.set(&name, kind).cloned() else {
+            return;
+        };
+        let kept = kind == RecordType::SOA || (apex && kind == RecordType::NS);
+        if kept && (kind == RecordType::SOA || set.data.len() == 1) {
+            return;
+        }
+        set.data.retain(|d| d != data);
+        let left = (!set.data.is_empty()).then_some(set);
+        self.put(&name, kind, left);
+    }
+
+    fn put(&mut self, name: &Name, kind: RecordType, set: Option<RrSet>) {
+        self.sets.insert((name.clone(), kind), set);
+    }
+
+    /// Drops what changes nothing, holds the rest against the rules, and raises
+    /// the serial (section 3.6) if anything is left.
+    fn finish(mut self) -> Result<Change, Refusal> {
+        let below = self.below;
+        let origin = below.zone.origin();
+        self.sets
+            .retain(|(name, kind), set| match (below.set(name, *kind), set) {
+                (None, None) => false,
+                (Some(old), Some(new)) => old.ttl != new.ttl || !old.same_data(new),
+                _ => true,
+            });
+        let mut change = Change {
+            sets: self.sets,
+            ..Change::default()
+        };
+        rules::enforce(below, origin, &mut change)?;
+        let key = (origin.clone(), RecordType::SOA);
+        if !change.is_empty() && !change.sets.contains_key(&key) {
+            let soa = below.set(origin, RecordType::SOA).cloned();
+            change.sets.insert(key, soa.map(raised));
+        }
+        Ok(change)
+    }
+}
+
+impl View for Layer<'_, '_> {
+    fn set(&self, name: &Name, kind: RecordType) -> Option<&RrSet> {
+        match self.sets.get(&(name.clone(), kind)) {
+            Some(changed) => changed.as_ref(),
+            None => self.below.set(name, kind),
+        }
+    }
+
+    fn kinds(&self, name: &Name) -> Vec<RecordType> {
+        merged_kinds(self.below.kinds(name), &self.sets, name)
+    }
+
+    fn last_epoch(&self, name: &Name) -> Epoch {
+        self.below.last_epoch(name)
+    }
+}
+
+fn is_apex_kind(kind: RecordType) -> bool {
+    matches!(kind, RecordType::SOA | RecordType::NS)
+}
+
+fn raised(mut soa: RrSet) -> RrSet {
+    for data in &mut soa.data {
+        if let RData::SOA(soa) = data {
+            soa.serial = next_serial(soa.serial);
+        }
+    }
+    soa
+}

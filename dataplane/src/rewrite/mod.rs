@@ -13,9 +13,10 @@
 //! No bytes make it panic, it allocates nothing, and [`rewrite()`] either does all of a
 //! [`Translation`] or refuses and leaves the packet as it was. A packet whose checksums were right
 //! stays right; one whose checksums were wrong stays wrong by the same amount, so that corruption
-//! is never papered over. Rewriting there and back gives the same bytes, with one exception: a
-//! checksum of `0xFFFF` where the protocol calls for `0x0000` (no correct sender makes one outside
-//! UDP and UDP-Lite) comes back as its other spelling, `0x0000`.
+//! is never papered over. Rewriting there and back gives the same bytes, except that a zero may
+//! change its spelling where no correct sender writes it so: a checksum of `0xFFFF` outside UDP and
+//! UDP-Lite comes back as `0x0000`, a partial one of `0x0000` as `0xFFFF`. [`exercise()`] checks all
+//! this on any bytes; fuzz targets and the corpus go through it.
 //!
 //! # Which checksum covers which address
 //! The pseudo-header of RFC 9293, RFC 768, RFC 3828, RFC 4340 and RFC 4443 holds the packet's
@@ -36,9 +37,13 @@
 //!   checksum. The other users of a pseudo-header (HIP, OSPFv3 and PIM over IPv6) are not updated.
 //! - A compressed SRv6 segment in the destination address itself (RFC 9800) looks like an ordinary
 //!   destination and is treated as one.
-//! - The packet quoted by an ICMP error is assumed to have had complete checksums. A sender's own
-//!   kernel may quote a packet whose checksum its card had not filled in yet; the quoted checksum,
-//!   which nobody verifies, is then meaningless before and after.
+//! - The packet quoted by an ICMP error is assumed to have had complete checksums. Who answers a
+//!   packet whose checksum no card has filled in yet (a sender's own kernel, or
+//!   [`build::unreachable`]) quotes a meaningless one, which nobody verifies; it stays meaningless.
+//! - A quoted Authentication Header is stepped over: only a packet that is to be delivered is refused
+//!   for having one.
+//! - The checksum of a transport inside ESP cannot be seen. It is right again where the original
+//!   addresses are restored, and wrong where they are not.
 //! - Addresses that a payload repeats (FTP, SIP) are the application's: an end point only ever
 //!   sees home addresses, so there is nothing to correct.
 //!

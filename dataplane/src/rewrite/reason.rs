@@ -117,3 +117,25 @@ impl Refusal {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn counter_names_are_distinct_and_in_snake_case() {
+        let names: Vec<&str> = (Malformed::ALL.iter().map(|reason| reason.as_str()))
+            .chain(Refusal::ALL.iter().map(|reason| reason.as_str()))
+            .collect();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
+        for name in names {
+            assert!(
+                name.bytes()
+                    .all(|byte| byte == b'_' || byte.is_ascii_lowercase()),
+                "{name}"
+            );
+        }
+    }
+}

@@ -57,8 +57,8 @@ impl Headers {
     }
 
     /// The protocol behind the IPv4 header or the IPv6 extension headers; see
-    /// [`protocol`](super::protocol). In a later fragment over IPv6 it is what the fragment header
-    /// names, which may be another extension header.
+    /// [`protocol`]. In a later fragment over IPv6 it is what the fragment header names, which may be
+    /// another extension header.
     pub fn protocol(&self) -> u8 {
         self.ip.protocol
     }

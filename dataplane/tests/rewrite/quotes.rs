@@ -312,57 +312,63 @@ fn a_quote_of_the_other_family_is_no_quote() {
     assert_eq!(headers.quoted(), None);
 }
 
-/// Stacks have been seen to quote the total length in host order, or without the header.
+/// Stacks have been seen to quote the length in host order, without the header, or as zero.
 #[test]
-fn a_quote_with_a_mangled_total_length_is_still_translated() {
-    let outer = Ends {
-        src: "192.0.2.1".parse().unwrap(),
-        dst: "192.0.2.2".parse().unwrap(),
+fn a_quote_with_a_mangled_length_is_still_translated() {
+    let ends = |src: &str, dst: &str| Ends {
+        src: src.parse().unwrap(),
+        dst: dst.parse().unwrap(),
     };
-    let inner = Ends {
-        src: "192.0.2.2".parse().unwrap(),
-        dst: "192.0.2.3".parse().unwrap(),
-    };
-    let body = Body::Udp {
-        ports: (1, 2),
-        checksum: true,
-        payload: vec![1; 4],
-    };
-    let spec = Spec {
-        network: plain_network(Family::V4),
-        body,
-        fragment: Cut::Whole,
-    };
-    let new = "198.51.100.9".parse().unwrap();
-    let map = Translation {
-        quoted: Some(Quoted {
-            new_src: Some(new),
-            new_dst: None,
-        }),
-        ..Translation::default()
-    };
-    for length in [0x2000u16, 12, 0] {
-        let error = |mut quoted: Built| {
-            quoted.bytes[2..4].copy_from_slice(&length.to_be_bytes());
-            let body = Body::Error {
-                kind: 3,
-                code: 3,
-                rest: [0; 4],
-                quote: quoted.bytes,
-            };
-            Spec {
-                network: plain_network(Family::V4),
-                body,
-                fragment: Cut::Whole,
-            }
-            .build(outer)
-            .bytes
+    let v4 = (
+        ends("192.0.2.1", "192.0.2.2"),
+        ends("192.0.2.2", "192.0.2.3"),
+        "198.51.100.9",
+    );
+    let v6 = (
+        ends("2001:db8::1", "2001:db8::2"),
+        ends("2001:db8::2", "2001:db8::3"),
+        "2001:db8::9",
+    );
+    let cases = [
+        (Family::V4, 2, v4, vec![0x2000u16, 12, 0]),
+        (Family::V6, 4, v6, vec![0x0C00, 0]),
+    ];
+    for (family, field, (outer, inner, new), lengths) in cases {
+        let spec = |body| Spec {
+            network: plain_network(family),
+            body,
+            fragment: Cut::Whole,
         };
-        let before = error(spec.build(inner));
-        let after = error(spec.build(inner.with(Some(new), None)));
-        assert_eq!(
-            translate(&before, &map, ChecksumState::Full).unwrap(),
-            after
-        );
+        let quoted = spec(Body::Udp {
+            ports: (1, 2),
+            checksum: true,
+            payload: vec![1; 4],
+        });
+        let new = Some(new.parse().unwrap());
+        let map = Translation {
+            quoted: Some(Quoted {
+                new_src: new,
+                new_dst: None,
+            }),
+            ..Translation::default()
+        };
+        for length in lengths {
+            let error = |mut quote: Built| {
+                quote.bytes[field..field + 2].copy_from_slice(&length.to_be_bytes());
+                let kind = if family == Family::V4 { 3 } else { 1 };
+                spec(Body::Error {
+                    kind,
+                    code: 3,
+                    rest: [0; 4],
+                    quote: quote.bytes,
+                })
+                .build(outer)
+                .bytes
+            };
+            let before = error(quoted.build(inner));
+            let after = error(quoted.build(inner.with(new, None)));
+            let rewritten = translate(&before, &map, ChecksumState::Full).unwrap();
+            assert_eq!(rewritten, after, "{family:?} {length}");
+        }
     }
 }

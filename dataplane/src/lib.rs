@@ -1,3 +1,26 @@
-//! TODO page one.
+//! The forwarder of the IP mobility system: it rewrites the home addresses of
+//! instances into the locators of the places where they are now, and back.
+//!
+//! ```text
+//! io (threads, TUN, routes, sockets)      owns everything that touches the world
+//!  |  packets, answers, time               ^  packets, look-ups, updates
+//!  v                                       |
+//! agent (pure)  --- decides with --->  table (pure)
+//!  |
+//!  +--- rewrite (pure): the packet itself
+//! ```
+//!
+//! The pure parts never read a clock, open a socket or depend on the order of a
+//! hash map. One thread owns the agent and the TUN: packets, control messages
+//! and operations are handled strictly one after another, so that nothing a
+//! move does can overtake a packet. The slow things (DNS, netlink, the control
+//! API) happen on other threads and come in as inputs.
 
+pub mod agent;
+pub mod clock;
+pub mod config;
+pub mod counters;
+pub mod frame;
+pub mod io;
 pub mod rewrite;
+pub mod table;

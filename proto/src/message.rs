@@ -15,8 +15,8 @@
 //!
 //! | type | message | MAC | body |
 //! |---|---|---|---|
-//! | 1 | OPEN | no | from, to, versions (min, max), modes, from-epoch, to-epoch, token, cookie (16 octets, 0 = none) |
-//! | 2 | ACCEPT | no | from, to, version, modes, from-epoch, token, echoed token |
+//! | 1 | OPEN | no | from, to, versions (min, max), modes, flags, from-epoch, to-epoch, token, cookie (16 octets, 0 = none) |
+//! | 2 | ACCEPT | no | from, to, version, modes, flags, from-epoch, token, echoed token |
 //! | 3 | CONFIRM | context | from, to |
 //! | 4 | REJECT | no | from, to, reason, retry-after (ms, u16), echoed token, cookie |
 //! | 5 | MOVED | context | from, to, sequence, epoch, lease (s, u32), entry count, entries (priority u16, port u16, modes, locator) |
@@ -25,6 +25,11 @@
 //! | 8 | REPLY | context | from, to, sequence echoed, from-epoch, counter count, counters (mode, packets u64) |
 //! | 9 | UNKNOWN | no | empty |
 //! | 10 | RELAY | move | home, epoch, hops, packet id u32, total u32, offset u32, bytes to the end |
+//!
+//! Bit 0 of the flags says *resume*: the sender has an open context for these
+//! homes and may have sent packets under it. Only then may the receiver deliver
+//! packets that it held because it had no context: without it they were meant
+//! for another home that had the locator before. Other bits are zero and ignored.
 //!
 //! Types 11 to 15 are kept for END, HANDOFF, its ACK and FLUSHED. `from` is the
 //! home the sender speaks for, `to` the home it speaks to: a message reflected
@@ -115,6 +120,8 @@ pub enum Message {
         versions: (u8, u8),
         /// Wire modes the sender can receive.
         modes: Modes,
+        /// The sender already has an open context for these homes.
+        resume: bool,
         /// Epoch of the sender's own binding.
         from_epoch: Epoch,
         /// Epoch of the receiver's binding as the sender knows it.
@@ -132,6 +139,8 @@ pub enum Message {
         version: u8,
         /// Wire modes the sender can receive.
         modes: Modes,
+        /// The sender already has an open context for these homes.
+        resume: bool,
         /// Epoch of the sender's own binding.
         from_epoch: Epoch,
         /// The sender's token.
@@ -328,12 +337,14 @@ impl Message {
                 pair,
                 versions,
                 modes,
+                resume,
                 from_epoch,
                 to_epoch,
                 token,
                 cookie,
             } => {
                 w.pair(pair).u8(versions.0).u8(versions.1).u8(modes.bits());
+                w.u8((*resume).into());
                 w.u64(from_epoch.0).u64(to_epoch.0);
                 w.bytes(&token.0).bytes(&cookie.0);
             }
@@ -341,11 +352,13 @@ impl Message {
                 pair,
                 version,
                 modes,
+                resume,
                 from_epoch,
                 token,
                 echo,
             } => {
-                w.pair(pair).u8(*version).u8(modes.bits()).u64(from_epoch.0);
+                w.pair(pair).u8(*version).u8(modes.bits());
+                w.u8((*resume).into()).u64(from_epoch.0);
                 w.bytes(&token.0).bytes(&echo.0);
             }
             Message::Confirm { pair } => {
@@ -408,6 +421,7 @@ impl Message {
                 pair: r.pair()?,
                 versions: (r.u8()?, r.u8()?),
                 modes: Modes::from_bits(r.u8()?),
+                resume: r.u8()? & 1 != 0,
                 from_epoch: Epoch(r.u64()?),
                 to_epoch: Epoch(r.u64()?),
                 token: r.token()?,
@@ -417,6 +431,7 @@ impl Message {
                 pair: r.pair()?,
                 version: r.u8()?,
                 modes: Modes::from_bits(r.u8()?),
+                resume: r.u8()? & 1 != 0,
                 from_epoch: Epoch(r.u64()?),
                 token: r.token()?,
                 echo: r.token()?,
@@ -616,6 +631,7 @@ mod tests {
                 pair,
                 versions: (1, 1),
                 modes: Modes::NATIVE,
+                resume: true,
                 from_epoch: Epoch(1_795_420_470),
                 to_epoch: Epoch(3),
                 token: Token([0xaa; 16]),
@@ -625,6 +641,7 @@ mod tests {
                 pair,
                 version: 1,
                 modes: Modes::NATIVE,
+                resume: true,
                 from_epoch: Epoch(3),
                 token: Token([0xbb; 16]),
                 echo: Token([0xaa; 16]),
@@ -652,6 +669,13 @@ mod tests {
                     mode: 1,
                     packets: 77,
                 }],
+            },
+            Message::Probe {
+                pair: Pair {
+                    from: "2001:db8::a".parse().unwrap(),
+                    to: "2001:db8::b".parse().unwrap(),
+                },
+                sequence: 1,
             },
             Message::Unknown,
             Message::Relay(Relay {

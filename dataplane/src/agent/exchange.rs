@@ -1,0 +1,722 @@
+//! The control messages of contexts: first contact, moves, probes.
+//!
+//! Home, locator and epoch are public, so an OPEN proves nothing: its sender is
+//! looked up, and the answer goes to the registered locator only. A context is
+//! replaced only once CONFIRM has shown that our token arrived there. Everything
+//! after that is authenticated by the key made from both tokens, and matched by
+//! it rather than by addresses.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use mat_proto::auth::Token;
+use mat_proto::message::{DecodeError, Message, ModeCount, Pair, Reason, Received, VERSION};
+use mat_proto::{Binding, Epoch, Family, Home, Locator, Modes};
+
+use super::Agent;
+use super::own::{Role, Switch};
+use super::snapshot::ContextRecord;
+use crate::clock::Time;
+use crate::counters::Cause;
+use crate::table::{Announcing, ContextId, Keys, Offered, Opening};
+
+/// An OPEN whose sender is being looked up.
+#[derive(Debug)]
+pub(super) struct PendingOpen {
+    from: Locator,
+    epoch: Epoch,
+    token: Token,
+    to: Locator,
+    resume: bool,
+    attempts: u32,
+}
+
+/// First retransmission; doubled each time.
+const RETRANSMIT: Duration = Duration::from_millis(50);
+/// Tries of OPEN and ACCEPT: about three seconds in all.
+const ATTEMPTS: u32 = 6;
+/// Tries of MOVED: a peer that is away for longer asks the mapping service.
+const ANNOUNCE_ATTEMPTS: u32 = 8;
+/// UNKNOWN, which anybody can forge, makes us OPEN again no more often.
+const REOPEN_INTERVAL: Duration = Duration::from_millis(200);
+/// A look-up that brings an older epoch than an OPEN claims is repeated.
+const OPEN_LOOKUPS: u32 = 3;
+
+impl Agent {
+    /// A control message, from wherever it came.
+    pub(super) fn control(
+        &mut self,
+        from: SocketAddr,
+        to: IpAddr,
+        payload: &[u8],
+    ) -> Result<(), Cause> {
+        let received = Message::decode(payload).map_err(|error| match error {
+            DecodeError::Magic => Cause::ControlMagic,
+            DecodeError::Version(_) => Cause::ControlVersion,
+            _ => Cause::ControlMalformed,
+        })?;
+        match &received.message {
+            Message::Open {
+                pair,
+                versions,
+                resume,
+                from_epoch,
+                token,
+                ..
+            } => {
+                let from = Locator::new(from.ip()).map_err(|_| Cause::ControlMalformed)?;
+                let to = Locator::new(to).map_err(|_| Cause::ControlMalformed)?;
+                let open = PendingOpen {
+                    from,
+                    epoch: *from_epoch,
+                    token: *token,
+                    to,
+                    resume: *resume,
+                    attempts: 0,
+                };
+                self.opened(*pair, *versions, open)
+            }
+            Message::Accept {
+                pair,
+                resume,
+                token,
+                echo,
+                ..
+            } => self.accepted(*pair, from, *resume, *token, *echo),
+            Message::Confirm { pair } => self.confirmed(*pair, &received),
+            Message::Reject {
+                pair,
+                reason,
+                retry_after_ms,
+                echo,
+                cookie,
+            } => self.rejected(*pair, *reason, *retry_after_ms, *echo, *cookie),
+            Message::Moved {
+                pair,
+                sequence,
+                binding,
+            } => self.moved(*pair, from, *sequence, binding, &received),
+            Message::Ack { pair, sequence } => self.acknowledged(*pair, *sequence, &received),
+            Message::Probe { pair, sequence } => self.probed(*pair, from, *sequence, &received),
+            Message::Reply {
+                pair,
+                sequence,
+                from_epoch,
+                ..
+            } => self.replied(*pair, *sequence, *from_epoch, &received),
+            Message::Unknown => self.unknown(from.ip(), to),
+            Message::Relay(piece) => self.relay_in(&received, piece),
+        }
+    }
+
+    /// Sends an OPEN, unless one is under way.
+    pub(super) fn open(&mut self, id: ContextId) {
+        let under_way = self.table.get(id).is_none_or(|c| c.opening.is_some());
+        if under_way {
+            return;
+        }
+        let token = self.token();
+        let Some(context) = self.table.get_mut(id) else {
+            return;
+        };
+        // Simultaneous OPENs merge: one token per side, whoever was first.
+        let token = context.offered.as_ref().map_or(token, |o| o.keys.mine);
+        context.opening = Some(Opening {
+            token,
+            cookie: Token([0; 16]),
+            attempts: 0,
+            next: self.now.time,
+        });
+        self.exchange_due(id);
+    }
+
+    /// Asks the peer whether it is there.
+    pub(super) fn probe(&mut self, id: ContextId) {
+        let time = self.now.time;
+        let Some(context) = self.table.get_mut(id) else {
+            return;
+        };
+        if context.probing.is_some() {
+            return;
+        }
+        context.sequence_out += 1;
+        context.probing = Some((context.sequence_out, time));
+        let message = Message::Probe {
+            pair: outgoing(context.own, context.peer),
+            sequence: context.sequence_out,
+        };
+        self.send(id, &message);
+    }
+
+    /// Tells every peer of `home` where it is now; gives back how many.
+    pub(super) fn announce(&mut self, home: Home) -> usize {
+        let time = self.now.time;
+        let Some(binding) = self.own.get(&home).and_then(|own| own.known.clone()) else {
+            return 0;
+        };
+        let mut peers = 0;
+        for id in self.table.of_own(home) {
+            let Some(context) = self.table.get_mut(id) else {
+                continue;
+            };
+            if context.keys.is_none() {
+                continue;
+            }
+            context.sequence_out += 1;
+            context.announcing = Some(Announcing {
+                sequence: context.sequence_out,
+                binding: binding.clone(),
+                attempts: 0,
+                next: time,
+            });
+            peers += 1;
+            self.exchange_due(id);
+        }
+        if let Some(own) = self.own.get_mut(&home) {
+            own.switch = Some(Switch {
+                since: time,
+                peers,
+                acknowledged: 0,
+                last_ack: None,
+            });
+        }
+        peers
+    }
+
+    /// Takes over a context of another forwarder, or of an earlier life.
+    pub(super) fn import(&mut self, record: &ContextRecord, time: Time) {
+        if record.peer.family() != record.own.family() || record.binding.home() != record.peer {
+            return self.counters.count(Cause::ControlUnexpected);
+        }
+        let Some(id) = self.context(record.own, record.peer) else {
+            return self.counters.count(Cause::ContextsFull);
+        };
+        if let Some(context) = self.table.get_mut(id) {
+            context.keys = Some(Keys::new(record.mine, record.theirs));
+            context.sequence_in = record.sequence_in;
+            // Whoever had it may have sent more than it wrote down.
+            context.sequence_out = record.sequence_out + ContextRecord::SEQUENCE_GAP;
+            context.lease_until = time + record.binding.lease();
+            context.binding = Some(record.binding.clone());
+            context.last_in = Some(time);
+        }
+        self.reindexed(id);
+        self.context_at(id, time + Duration::from_secs(1));
+    }
+
+    /// Sends what is due again, and gives up what was tried often enough.
+    pub(super) fn exchange_due(&mut self, id: ContextId) {
+        let time = self.now.time;
+        let own_epoch = self
+            .table
+            .get(id)
+            .and_then(|c| self.own.get(&c.own))
+            .map_or(Epoch(0), |own| own.epoch());
+        let Some(context) = self.table.get_mut(id) else {
+            return;
+        };
+        let pair = outgoing(context.own, context.peer);
+        let mut messages = Vec::new();
+        let mut next: Option<Time> = None;
+        let mut gave_up = false;
+        let mut wake = |at: Time| next = Some(next.map_or(at, |n| n.min(at)));
+        if let Some(opening) = &mut context.opening {
+            if opening.next > time {
+                wake(opening.next);
+            } else if opening.attempts >= ATTEMPTS {
+                gave_up = true;
+            } else {
+                opening.next = time + RETRANSMIT * (1 << opening.attempts);
+                opening.attempts += 1;
+                wake(opening.next);
+                messages.push(Message::Open {
+                    pair,
+                    versions: (VERSION, VERSION),
+                    modes: Modes::NATIVE,
+                    resume: context.keys.is_some(),
+                    from_epoch: own_epoch,
+                    to_epoch: context.binding.as_ref().map_or(Epoch(0), Binding::epoch),
+                    token: opening.token,
+                    cookie: opening.cookie,
+                });
+            }
+        }
+        if let Some(offered) = &mut context.offered {
+            if offered.next > time {
+                wake(offered.next);
+            } else if offered.attempts >= ATTEMPTS {
+                context.offered = None;
+            } else {
+                offered.next = time + RETRANSMIT * (1 << offered.attempts);
+                offered.attempts += 1;
+                wake(offered.next);
+                messages.push(Message::Accept {
+                    pair,
+                    version: VERSION,
+                    modes: Modes::NATIVE,
+                    resume: context.keys.is_some(),
+                    from_epoch: own_epoch,
+                    token: offered.keys.mine,
+                    echo: offered.keys.theirs,
+                });
+            }
+        }
+        if let Some(announcing) = &mut context.announcing {
+            if announcing.next > time {
+                wake(announcing.next);
+            } else if announcing.attempts >= ANNOUNCE_ATTEMPTS {
+                context.announcing = None;
+            } else {
+                announcing.next = time + RETRANSMIT * (1 << announcing.attempts);
+                announcing.attempts += 1;
+                wake(announcing.next);
+                messages.push(Message::Moved {
+                    pair,
+                    sequence: announcing.sequence,
+                    binding: announcing.binding.clone(),
+                });
+            }
+        }
+        for message in messages {
+            self.send(id, &message);
+        }
+        if let Some(next) = next {
+            self.context_at(id, next);
+        }
+        if gave_up {
+            self.silent(id);
+        }
+    }
+
+    /// The peer did not answer any OPEN.
+    fn silent(&mut self, id: ContextId) {
+        let Some(context) = self.table.get_mut(id) else {
+            return;
+        };
+        context.opening = None;
+        let (peer, open) = (context.peer, context.keys.is_some());
+        self.note_pair(id, "the peer's forwarder does not answer");
+        self.forget_cached(peer);
+        if !open {
+            self.drop_context(id, Cause::PeerSilent);
+        }
+    }
+
+    /// Sends a message to the peer of a context, from our locator to its.
+    fn send(&mut self, id: ContextId, message: &Message) {
+        let Some(context) = self.table.get(id) else {
+            return;
+        };
+        let (Some(local), Some(remote), Some(port)) =
+            (context.local, context.remote(), context.remote_port())
+        else {
+            return;
+        };
+        let octets = match (&context.keys, message.needs_mac()) {
+            (_, false) => message.encode(),
+            (Some(keys), true) => message.encode_signed(&keys.key),
+            (None, true) => return,
+        };
+        self.transmit(local, SocketAddr::new(remote.ip(), port), &octets);
+    }
+
+    /// Answers a message of a context to where it came from: the MAC matched,
+    /// the address may be that of a site we do not know yet.
+    fn answer(&mut self, id: ContextId, to: SocketAddr, message: &Message) {
+        let context = self.table.get(id);
+        let parts = context.and_then(|c| Some((c.local?, c.keys.as_ref()?)));
+        if let Some((local, keys)) = parts {
+            let octets = message.encode_signed(&keys.key);
+            if Family::of(to.ip()) == local.family() {
+                self.transmit(local, to, &octets);
+            }
+        }
+    }
+
+    fn opened(&mut self, pair: Pair, versions: (u8, u8), open: PendingOpen) -> Result<(), Cause> {
+        if !self.in_homes(pair.from.ip()) || !self.in_locators(open.from.ip()) {
+            return Err(Cause::ControlUnexpected);
+        }
+        if !(versions.0..=versions.1).contains(&VERSION) {
+            self.reject(pair, &open, Reason::Version, 0);
+            return Err(Cause::ControlVersion);
+        }
+        if !open.resume {
+            // Its sender has not sent anything to this home yet.
+            self.discard_pair(open.from, open.to);
+        }
+        let own = self.own.get(&pair.to);
+        match own.map(|own| &own.role) {
+            Some(Role::Serving { .. }) => {}
+            // It will be served in a moment; the sender tries again.
+            Some(Role::Prepared | Role::Registering) => return Ok(()),
+            _ => {
+                if own.is_none() && self.misdirected.len() < 256 {
+                    let seen = (open.to, self.now.time);
+                    self.misdirected.insert(pair.to, seen);
+                }
+                self.reject(pair, &open, Reason::NotServing, 200);
+                return Err(Cause::NotAttached);
+            }
+        }
+        if own.is_some_and(|own| !own.reserved.contains(&open.to)) {
+            self.reject(pair, &open, Reason::NotServing, 200);
+            return Err(Cause::WrongHome);
+        }
+        let cached = self.cached(pair.from).map(|(binding, _)| binding);
+        if let Some(binding) = cached.filter(|b| confirms(b, &open)).cloned() {
+            self.offer(pair, open, &binding);
+            return Ok(());
+        }
+        let key = (pair.from, pair.to);
+        if !self.opens.contains_key(&key) && self.opens.len() >= self.config.limits.opens {
+            self.reject(pair, &open, Reason::Retry, 500);
+            return Err(Cause::OpensFull);
+        }
+        self.opens.insert(key, open);
+        self.lookup(pair.from);
+        Ok(())
+    }
+
+    /// The mapping service has spoken about `home`: decides the OPENs in its
+    /// name.
+    pub(super) fn verify_opens(&mut self, home: Home, binding: Option<&Binding>) {
+        let waiting: Vec<(Home, Home)> = self
+            .opens
+            .keys()
+            .filter(|(from, _)| *from == home)
+            .copied()
+            .collect();
+        for key in waiting {
+            let Some(mut open) = self.opens.remove(&key) else {
+                continue;
+            };
+            let pair = Pair {
+                from: key.0,
+                to: key.1,
+            };
+            match binding {
+                Some(binding) if confirms(binding, &open) => {
+                    let binding = binding.clone();
+                    self.offer(pair, open, &binding);
+                }
+                Some(binding) if binding.epoch() < open.epoch && open.attempts < OPEN_LOOKUPS => {
+                    // Registered a moment ago, perhaps; the service may lag.
+                    open.attempts += 1;
+                    self.opens.insert(key, open);
+                    self.lookup(home);
+                }
+                _ => {
+                    self.counters.count(Cause::OpenNotVerified);
+                    self.reject(pair, &open, Reason::NotVerified, 200);
+                }
+            }
+        }
+    }
+
+    /// Answers an OPEN whose sender is confirmed.
+    fn offer(&mut self, pair: Pair, open: PendingOpen, binding: &Binding) {
+        let time = self.now.time;
+        let token = self.token();
+        let Some(id) = self.context(pair.to, pair.from) else {
+            return self.counters.count(Cause::ContextsFull);
+        };
+        self.verified(id, binding, time + binding.lease());
+        let Some(context) = self.table.get_mut(id) else {
+            return;
+        };
+        let live = context.keys.as_ref().filter(|k| k.theirs == open.token);
+        let keys = match (live, &context.offered, &context.opening) {
+            // The ACCEPT was lost: the same again.
+            (Some(live), ..) => live.clone(),
+            (_, Some(offered), _) if offered.keys.theirs == open.token => offered.keys.clone(),
+            (_, _, Some(opening)) => Keys::new(opening.token, open.token),
+            _ => Keys::new(token, open.token),
+        };
+        context.offered = Some(Offered {
+            keys,
+            resume: open.resume,
+            attempts: 0,
+            next: time,
+        });
+        self.exchange_due(id);
+    }
+
+    fn reject(&mut self, pair: Pair, open: &PendingOpen, reason: Reason, retry_after_ms: u16) {
+        let message = Message::Reject {
+            pair: Pair {
+                from: pair.to,
+                to: pair.from,
+            },
+            reason,
+            retry_after_ms,
+            echo: open.token,
+            cookie: Token([0; 16]),
+        };
+        let to = SocketAddr::new(open.from.ip(), self.config.control_port);
+        self.transmit(open.to, to, &message.encode());
+    }
+
+    fn accepted(
+        &mut self,
+        pair: Pair,
+        from: SocketAddr,
+        resume: bool,
+        token: Token,
+        echo: Token,
+    ) -> Result<(), Cause> {
+        let id = self.context_of(pair)?;
+        let context = self.table.get_mut(id).ok_or(Cause::ControlUnexpected)?;
+        let registered = context.remote().map(Locator::ip);
+        if registered != Some(from.ip()) {
+            return Err(Cause::ControlUnexpected);
+        }
+        match (&context.opening, &context.keys) {
+            (Some(opening), _) if opening.token == echo => {
+                context.keys = Some(Keys::new(echo, token));
+                context.opening = None;
+                self.established(id, resume);
+            }
+            // Our CONFIRM was lost.
+            (_, Some(keys)) if keys.mine == echo && keys.theirs == token => {}
+            _ => return Err(Cause::ControlUnexpected),
+        }
+        let confirm = Message::Confirm {
+            pair: outgoing(pair.to, pair.from),
+        };
+        self.send(id, &confirm);
+        self.flow(id);
+        Ok(())
+    }
+
+    fn confirmed(&mut self, pair: Pair, received: &Received<'_>) -> Result<(), Cause> {
+        let id = self.context_of(pair)?;
+        let context = self.table.get_mut(id).ok_or(Cause::ControlUnexpected)?;
+        if let Some(offered) = context.offered.take_if(|o| received.verify(&o.keys.key)) {
+            let same = |o: &Opening| o.token == offered.keys.mine;
+            context.opening.take_if(|o| same(o));
+            context.keys = Some(offered.keys);
+            self.established(id, offered.resume);
+            self.flow(id);
+            return Ok(());
+        }
+        match &context.keys {
+            Some(keys) if received.verify(&keys.key) => Ok(()),
+            _ => Err(Cause::ControlMac),
+        }
+    }
+
+    /// Both sides have both tokens. Packets that came before are this context's
+    /// only if the peer says it had it open.
+    fn established(&mut self, id: ContextId, resume: bool) {
+        let time = self.now.time;
+        if let Some(context) = self.table.get_mut(id) {
+            context.sequence_in = 0;
+            context.sequence_out = 0;
+            context.announcing = None;
+            context.last_in = Some(time);
+        }
+        self.note_pair(id, "context open");
+        if !resume {
+            self.discard_strangers(id);
+        }
+        self.reindexed(id);
+        self.context_at(id, time + Duration::from_secs(1));
+    }
+
+    fn rejected(
+        &mut self,
+        pair: Pair,
+        reason: Reason,
+        retry_after_ms: u16,
+        echo: Token,
+        cookie: Token,
+    ) -> Result<(), Cause> {
+        let time = self.now.time;
+        let id = self.context_of(pair)?;
+        let context = self.table.get_mut(id).ok_or(Cause::ControlUnexpected)?;
+        let peer = context.peer;
+        let opening = context.opening.as_mut().filter(|o| o.token == echo);
+        let opening = opening.ok_or(Cause::ControlUnexpected)?;
+        opening.cookie = cookie;
+        opening.next = time + Duration::from_millis(retry_after_ms.max(50).into());
+        let next = opening.next;
+        self.context_at(id, next);
+        self.note_pair(id, format!("the peer's forwarder refuses: {reason:?}"));
+        if reason == Reason::NotServing {
+            if let Some(context) = self.table.get_mut(id) {
+                // Whoever has that locator now is somebody else.
+                context.keys = None;
+            }
+            self.reindexed(id);
+            self.forget_cached(peer);
+            self.lookup(peer);
+        }
+        Ok(())
+    }
+
+    fn moved(
+        &mut self,
+        pair: Pair,
+        from: SocketAddr,
+        sequence: u64,
+        binding: &Binding,
+        received: &Received<'_>,
+    ) -> Result<(), Cause> {
+        let Ok(id) = self.context_of(pair) else {
+            // Without a key it is only a reason to ask; nobody waits here.
+            self.forget_cached(pair.from);
+            return Err(Cause::ControlUnexpected);
+        };
+        let context = self.table.get_mut(id).ok_or(Cause::ControlUnexpected)?;
+        let keys = context.keys.as_ref().ok_or(Cause::ControlUnexpected)?;
+        if !received.verify(&keys.key) {
+            return Err(Cause::ControlMac);
+        }
+        if sequence < context.sequence_in {
+            return Err(Cause::ControlReplay);
+        }
+        let news = sequence > context.sequence_in && binding.epoch() > context.epoch();
+        context.sequence_in = sequence;
+        let ack = Message::Ack {
+            pair: outgoing(pair.to, pair.from),
+            sequence,
+        };
+        if news {
+            self.provisional(id, binding.clone());
+        }
+        self.answer(id, from, &ack);
+        Ok(())
+    }
+
+    fn acknowledged(
+        &mut self,
+        pair: Pair,
+        sequence: u64,
+        received: &Received<'_>,
+    ) -> Result<(), Cause> {
+        let time = self.now.time;
+        let id = self.authentic(pair, received)?;
+        let context = self.table.get_mut(id).ok_or(Cause::ControlUnexpected)?;
+        let done = context.announcing.take_if(|a| a.sequence == sequence);
+        context.last_in = Some(time);
+        if let (Some(_), Some(own)) = (done, self.own.get_mut(&pair.to))
+            && let Some(switch) = &mut own.switch
+        {
+            switch.acknowledged += 1;
+            switch.last_ack = Some(time);
+        }
+        Ok(())
+    }
+
+    fn probed(
+        &mut self,
+        pair: Pair,
+        from: SocketAddr,
+        sequence: u64,
+        received: &Received<'_>,
+    ) -> Result<(), Cause> {
+        let id = self.authentic(pair, received)?;
+        let own = self.own.get(&pair.to).filter(|own| own.serving().is_some());
+        let from_epoch = own.ok_or(Cause::NotServing)?.epoch();
+        let context = self.table.get(id).ok_or(Cause::ControlUnexpected)?;
+        let reply = Message::Reply {
+            pair: outgoing(pair.to, pair.from),
+            sequence,
+            from_epoch,
+            counters: vec![ModeCount {
+                mode: Modes::NATIVE.bits(),
+                packets: context.into.packets,
+            }],
+        };
+        self.answer(id, from, &reply);
+        Ok(())
+    }
+
+    fn replied(
+        &mut self,
+        pair: Pair,
+        sequence: u64,
+        from_epoch: Epoch,
+        received: &Received<'_>,
+    ) -> Result<(), Cause> {
+        let time = self.now.time;
+        let id = self.authentic(pair, received)?;
+        let context = self.table.get_mut(id).ok_or(Cause::ControlUnexpected)?;
+        let probing = context.probing.take_if(|(s, _)| *s == sequence);
+        let (_, sent) = probing.ok_or(Cause::ControlReplay)?;
+        context.round_trip_us = Some(time.since(sent).as_micros() as u64);
+        context.last_in = Some(time);
+        if from_epoch == context.epoch() {
+            let lease = context
+                .binding
+                .as_ref()
+                .map_or(Duration::ZERO, Binding::lease);
+            context.lease_until = context.lease_until.max(time + lease);
+            self.flow(id);
+        } else if from_epoch > context.epoch() {
+            self.forget_cached(pair.from);
+            self.lookup(pair.from);
+        }
+        Ok(())
+    }
+
+    /// The forwarder at `from` says it has no context for packets from `to`.
+    fn unknown(&mut self, from: IpAddr, to: IpAddr) -> Result<(), Cause> {
+        let time = self.now.time;
+        let id = self
+            .table
+            .inbound(from, to)
+            .ok_or(Cause::ControlUnexpected)?;
+        let context = self.table.get_mut(id).ok_or(Cause::ControlUnexpected)?;
+        if context
+            .last_reopen
+            .is_some_and(|t| time.since(t) < REOPEN_INTERVAL)
+        {
+            return Err(Cause::ControlReplay);
+        }
+        context.last_reopen = Some(time);
+        if let Some(announcing) = &mut context.announcing {
+            // It has not heard yet that we moved.
+            announcing.next = time;
+            self.exchange_due(id);
+        } else {
+            self.open(id);
+        }
+        Ok(())
+    }
+
+    /// An ICMP error about one of our control messages.
+    pub(super) fn control_failed(&mut self, id: Option<ContextId>) {
+        self.peer_unreachable(id);
+    }
+
+    /// The context a received message speaks about.
+    fn context_of(&self, pair: Pair) -> Result<ContextId, Cause> {
+        self.table
+            .outbound(pair.to.ip(), pair.from.ip())
+            .ok_or(Cause::ControlUnexpected)
+    }
+
+    fn authentic(&self, pair: Pair, received: &Received<'_>) -> Result<ContextId, Cause> {
+        let id = self.context_of(pair)?;
+        let keys = self.table.get(id).and_then(|c| c.keys.as_ref());
+        match keys {
+            Some(keys) if received.verify(&keys.key) => Ok(id),
+            Some(_) => Err(Cause::ControlMac),
+            None => Err(Cause::ControlUnexpected),
+        }
+    }
+}
+
+fn outgoing(own: Home, peer: Home) -> Pair {
+    Pair {
+        from: own,
+        to: peer,
+    }
+}
+
+/// Whether the binding makes the OPEN's sender who it says it is.
+fn confirms(binding: &Binding, open: &PendingOpen) -> bool {
+    binding.epoch() >= open.epoch && binding.entry(open.from).is_some()
+}

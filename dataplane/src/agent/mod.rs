@@ -1,0 +1,390 @@
+//! The forwarder's mind, without its body: what to do with every packet,
+//! message, answer and request, and nothing about how they came.
+//!
+//! One input, then drain the outputs until there are none:
+//! [`Agent::handle_packet`], [`Agent::handle_control`],
+//! [`Agent::handle_lookup`], [`Agent::handle_update`], [`Agent::handle_timeout`]
+//! or one of the operations ([`Agent::attach`] ..), then [`Agent::poll_output`],
+//! then sleep no longer than [`Agent::poll_timeout`] says.
+//!
+//! Not in here: sockets, devices, clocks, threads, DNS. Randomness comes in as a
+//! function. The same agent runs in the daemon and in simulations.
+//!
+//! | file | what it decides |
+//! |---|---|
+//! | `packet` | where a packet goes |
+//! | `own` | homes attached here: attach, prepare, activate, detach, serving |
+//! | `peers` | where peers are: look-ups, bindings, leases |
+//! | `exchange` | the control messages of contexts |
+//! | `relay`, `hold` | packets that take the long way, or wait |
+//! | `status`, `snapshot` | what people and restarts see |
+//!
+//! # Limitations
+//! Relaying has no END marker yet: packets that took the long way may arrive
+//! behind packets that came directly. A new locator gets full credit as soon as
+//! an authenticated MOVED names it. Encapsulation does not exist yet.
+
+mod config;
+mod exchange;
+pub(crate) mod hold;
+mod own;
+mod packet;
+mod peers;
+mod relay;
+mod snapshot;
+mod status;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use mat_proto::auth::Token;
+use mat_proto::{Binding, Home, Locator};
+
+use crate::clock::{Now, Time};
+use crate::counters::{Cause, Counters};
+use crate::frame::{Frame, Offload};
+use crate::rewrite::build;
+use crate::table::{ContextId, PairChanges, Table};
+
+pub use config::{AgentConfig, Limits};
+pub use own::{Activated, Attach, Handover, Link, OpError, Prepared, RelayTo};
+pub use snapshot::{ContextRecord, OwnRecord, Snapshot};
+pub use status::{ContextStatus, EventStatus, Explanation, OwnStatus, Status};
+
+use hold::{Budget, Hold};
+
+/// What becomes of a packet that was read from the TUN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was rewritten in place (or needs no rewriting): write it back.
+    Send,
+    /// The agent keeps or has consumed it.
+    Taken,
+    /// It is dropped, and counted.
+    Drop(Cause),
+}
+
+/// What the agent wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Write this packet into the TUN.
+    Write(Frame),
+    /// Ask the mapping service for a binding; answer with
+    /// [`Agent::handle_lookup`].
+    Lookup(Home),
+    /// Compare-and-swap the binding of a home; answer with
+    /// [`Agent::handle_update`].
+    Update {
+        /// Whose.
+        home: Home,
+        /// What must be there now; `None`: nothing.
+        expect: Option<Binding>,
+        /// What shall be there; `None`: nothing.
+        new: Option<Binding>,
+    },
+    /// Route this dedicated locator into the TUN and answer for it.
+    AddLocator(Locator),
+    /// Undo [`Output::AddLocator`].
+    RemoveLocator(Locator),
+    /// Tell the neighbours that this locator is here now.
+    Announce(Locator),
+    /// Steer packets of this pair (peer, own) of locators into the TUN.
+    Steer(Locator, Locator),
+    /// Undo [`Output::Steer`].
+    Unsteer(Locator, Locator),
+    /// An operation on this home has come to its end.
+    Settled(Home, Result<Activated, OpError>),
+    /// For the log.
+    Note(Event),
+}
+
+/// Something worth telling people, about one home or one pair of homes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The home it is about.
+    pub home: Home,
+    /// The other home, if it is about a pair.
+    pub peer: Option<Home>,
+    /// What happened.
+    pub what: String,
+}
+
+/// What the mapping service said about a home.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Its binding.
+    Found {
+        /// What it is.
+        binding: Binding,
+        /// Whether the answer was authenticated.
+        verified: bool,
+    },
+    /// It has none.
+    NotFound {
+        /// Whether the answer was authenticated.
+        verified: bool,
+    },
+    /// No usable answer; the text says why.
+    Failed(String),
+}
+
+/// What became of an [`Output::Update`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum UpdateResult {
+    /// It is so now.
+    Committed,
+    /// Something else was there.
+    Conflict,
+    /// Not allowed; the text says why.
+    Refused(String),
+    /// It may or may not have happened.
+    Unknown(String),
+}
+
+/// The pure core of a forwarder.
+pub struct Agent {
+    config: AgentConfig,
+    entropy: Box<dyn FnMut(&mut [u8]) + Send>,
+    table: Table,
+    /// Homes attached here, or recently detached.
+    own: BTreeMap<Home, own::Own>,
+    /// Whose each locator of ours is.
+    own_locators: BTreeMap<Locator, Home>,
+    /// Locators that may not be given to another home before then.
+    quarantine: BTreeMap<Locator, (Home, Time)>,
+    /// The uplink's addresses, for exclusive locators.
+    uplink: Vec<Locator>,
+    cache: BTreeMap<Home, peers::Cached>,
+    lookups: BTreeMap<Home, peers::Lookup>,
+    opens: BTreeMap<(Home, Home), exchange::PendingOpen>,
+    strangers: BTreeMap<(IpAddr, IpAddr), packet::Stranger>,
+    misdirected: BTreeMap<Home, (Locator, Time)>,
+    budget: Budget,
+    counters: Counters,
+    timers: BTreeSet<(Time, Timer)>,
+    outputs: VecDeque<Output>,
+    events: VecDeque<(Now, Event)>,
+    now: Now,
+    mapping: peers::MappingState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Context(ContextId),
+    Own(Home),
+    Lookup(Home),
+    Sweep,
+}
+
+/// How often queues and bounded memories are looked through.
+const SWEEP: Duration = Duration::from_millis(500);
+/// Events kept for `explain`.
+const MAX_EVENTS: usize = 1024;
+
+impl Agent {
+    /// An agent without state. `entropy` fills a buffer with unpredictable octets.
+    pub fn new(
+        config: AgentConfig,
+        now: Now,
+        entropy: impl FnMut(&mut [u8]) + Send + 'static,
+    ) -> Self {
+        let budget = Budget::new(config.limits.hold_bytes_total);
+        let mut agent = Agent {
+            config,
+            entropy: Box::new(entropy),
+            table: Table::default(),
+            own: BTreeMap::new(),
+            own_locators: BTreeMap::new(),
+            quarantine: BTreeMap::new(),
+            uplink: Vec::new(),
+            cache: BTreeMap::new(),
+            lookups: BTreeMap::new(),
+            opens: BTreeMap::new(),
+            strangers: BTreeMap::new(),
+            misdirected: BTreeMap::new(),
+            budget,
+            counters: Counters::default(),
+            timers: BTreeSet::new(),
+            outputs: VecDeque::new(),
+            events: VecDeque::new(),
+            now,
+            mapping: peers::MappingState::default(),
+        };
+        agent.at(now.time + SWEEP, Timer::Sweep);
+        agent
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &AgentConfig {
+        &self.config
+    }
+
+    /// Replaces prefixes, limits and trust; homes and contexts stay.
+    pub fn reconfigure(&mut self, now: Now, config: AgentConfig) {
+        self.now = now;
+        self.config = config;
+    }
+
+    /// The next thing to do, if any.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Agent::handle_timeout`] wants to be called.
+    pub fn poll_timeout(&self) -> Option<Time> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Does everything that is due.
+    pub fn handle_timeout(&mut self, now: Now) {
+        self.now = now;
+        while let Some(&(at, timer)) = self.timers.first() {
+            if at > now.time {
+                break;
+            }
+            self.timers.pop_first();
+            match timer {
+                Timer::Context(id) => self.context_due(id),
+                Timer::Own(home) => self.own_due(home),
+                Timer::Lookup(home) => self.lookup_due(home),
+                Timer::Sweep => self.sweep(),
+            }
+        }
+    }
+
+    /// The counts by cause.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// A control message that a socket received: exclusive locators share
+    /// their address with the host, so these do not come through the TUN.
+    pub fn handle_control(&mut self, now: Now, from: SocketAddr, to: IpAddr, payload: &[u8]) {
+        self.now = now;
+        if let Err(cause) = self.control(from, to, payload) {
+            self.counters.count(cause);
+        }
+    }
+
+    fn sweep(&mut self) {
+        let now = self.now.time;
+        self.sweep_strangers();
+        self.cache.retain(|_, c| c.until > now);
+        let over: Vec<_> = self
+            .quarantine
+            .iter()
+            .filter(|(_, (_, until))| *until <= now)
+            .map(|(l, _)| *l)
+            .collect();
+        for locator in over {
+            self.quarantine.remove(&locator);
+        }
+        self.misdirected
+            .retain(|_, (_, seen)| now.since(*seen) < Duration::from_secs(60));
+        self.at(now + SWEEP, Timer::Sweep);
+    }
+
+    fn at(&mut self, time: Time, timer: Timer) {
+        self.timers.insert((time, timer));
+    }
+
+    /// Makes sure that context `id` is looked at no later than `time`.
+    fn context_at(&mut self, id: ContextId, time: Time) {
+        let Some(context) = self.table.get_mut(id) else {
+            return;
+        };
+        if context.timer.is_some_and(|t| t <= time) {
+            return;
+        }
+        if let Some(old) = context.timer.replace(time) {
+            self.timers.remove(&(old, Timer::Context(id)));
+        }
+        self.at(time, Timer::Context(id));
+    }
+
+    fn token(&mut self) -> Token {
+        let mut token = [0; 16];
+        (self.entropy)(&mut token);
+        Token(token)
+    }
+
+    fn note(&mut self, home: Home, peer: Option<Home>, what: impl Into<String>) {
+        let event = Event {
+            home,
+            peer,
+            what: what.into(),
+        };
+        if self.events.len() == MAX_EVENTS {
+            self.events.pop_front();
+        }
+        self.events.push_back((self.now, event.clone()));
+        self.outputs.push_back(Output::Note(event));
+    }
+
+    fn steer(&mut self, changes: PairChanges) {
+        if !self.config.exclusive {
+            return;
+        }
+        for (peer, own) in changes.removed {
+            self.outputs.push_back(Output::Unsteer(peer, own));
+        }
+        for (peer, own) in changes.added {
+            self.outputs.push_back(Output::Steer(peer, own));
+        }
+    }
+
+    /// Sends a control message as a UDP packet of our own making.
+    fn transmit(&mut self, from: Locator, to: SocketAddr, payload: &[u8]) {
+        let mut buffer = vec![0; payload.len() + 48];
+        let source = SocketAddr::new(from.ip(), self.config.control_port);
+        match build::udp(&mut buffer, source, to, payload) {
+            Ok(length) => {
+                buffer.truncate(length);
+                self.outputs.push_back(Output::Write(Frame::plain(buffer)));
+            }
+            // Only families that differ can get here: the binding of a peer
+            // that is not reachable natively.
+            Err(_) => self.counters.count(Cause::ControlUnexpected),
+        }
+    }
+
+    fn in_homes(&self, ip: IpAddr) -> bool {
+        self.config.homes.iter().any(|p| p.contains(&ip))
+    }
+
+    fn in_locators(&self, ip: IpAddr) -> bool {
+        self.config.locators.iter().any(|p| p.contains(&ip))
+    }
+
+    fn hold_in(hold: &mut Hold, now: Time, frame: Frame, max: usize, all: &mut Budget) -> Verdict {
+        if hold.push(now, frame, max, all) {
+            Verdict::Taken
+        } else {
+            Verdict::Drop(Cause::HoldFull)
+        }
+    }
+
+    /// Handles a packet as if it had just been read, and writes it out if it
+    /// is to be sent: for packets that waited.
+    fn replay(&mut self, mut frame: Frame) {
+        match self.route(&frame.offload, &mut frame.packet) {
+            Verdict::Send => self.outputs.push_back(Output::Write(frame)),
+            Verdict::Taken => {}
+            Verdict::Drop(cause) => self.counters.count(cause),
+        }
+    }
+
+    /// What becomes of a packet read from the TUN; rewritten in place.
+    pub fn handle_packet(&mut self, now: Now, offload: &Offload, packet: &mut [u8]) -> Verdict {
+        self.now = now;
+        let verdict = self.route(offload, packet);
+        if let Verdict::Drop(cause) = verdict {
+            self.counters.count(cause);
+        }
+        verdict
+    }
+}

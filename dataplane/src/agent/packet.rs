@@ -1,0 +1,500 @@
+//! Where a packet goes: the verdict on everything read from the TUN.
+//!
+//! The addresses alone decide, in this order: to a locator of ours (inbound),
+//! from a home of ours (outbound), or an ICMP error that this machine's own
+//! kernel made about an inbound packet. Nothing else belongs here.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use mat_proto::message::Message;
+use mat_proto::{Home, Locator};
+
+use super::hold::Hold;
+use super::own::Role;
+use super::{Agent, Verdict};
+use crate::clock::Time;
+use crate::counters::Cause;
+use crate::frame::{Frame, Offload};
+use crate::rewrite::build::{self, Unreachable};
+use crate::rewrite::{Fragment, Headers, Packet, Quoted, Translation, rewrite};
+use crate::table::ContextId;
+
+/// A mobile sender without context here.
+#[derive(Debug, Default)]
+pub(super) struct Stranger {
+    hold: Hold,
+    /// When it was last told so.
+    told: Option<Time>,
+    since: Time,
+}
+
+/// UNKNOWN goes to one pair of locators no more often than this.
+const UNKNOWN_INTERVAL: Duration = Duration::from_millis(100);
+/// What one stranger may make us hold: a few packets of a running stream, until
+/// its forwarder has opened the context again.
+const STRANGER_BYTES: usize = 512 << 10;
+
+impl Agent {
+    /// The verdict; does everything but counting drops.
+    pub(super) fn route(&mut self, offload: &Offload, packet: &mut [u8]) -> Verdict {
+        let headers = match Packet::parse(packet) {
+            Ok(headers) => headers,
+            Err(malformed) => return Verdict::Drop(Cause::Malformed(malformed)),
+        };
+        let (src, dst) = (headers.src(), headers.dst());
+        if let Some((locator, home)) = self.own_locator(dst) {
+            self.inbound(locator, home, &headers, offload, packet)
+        } else if let Some(own) = self.own_home(src) {
+            self.outbound(own, &headers, offload, packet)
+        } else if headers.is_icmp_error() && self.in_homes(dst) {
+            self.kernel_error(&headers, offload, packet)
+        } else {
+            Verdict::Drop(Cause::NotOurs)
+        }
+    }
+
+    fn own_locator(&self, ip: IpAddr) -> Option<(Locator, Option<Home>)> {
+        let locator = Locator::new(ip).ok()?;
+        match self.own_locators.get(&locator) {
+            Some(home) => Some((locator, Some(*home))),
+            None => {
+                let ours = self.config.pool.iter().any(|p| p.contains(&ip));
+                ours.then_some((locator, None))
+            }
+        }
+    }
+
+    fn own_home(&self, ip: IpAddr) -> Option<Home> {
+        let home = Home::new(ip).ok()?;
+        self.own.contains_key(&home).then_some(home)
+    }
+
+    fn inbound(
+        &mut self,
+        to: Locator,
+        home: Option<Home>,
+        headers: &Headers,
+        offload: &Offload,
+        packet: &mut [u8],
+    ) -> Verdict {
+        if self.is_control(headers) {
+            return self.inbound_control(to, home, headers, offload, packet);
+        }
+        let Some(home) = home else {
+            if self.in_locators(headers.src()) {
+                // So that its sender finds out whom we do not serve here.
+                self.tell_stranger((headers.src(), headers.dst()));
+            }
+            return Verdict::Drop(Cause::NotAttached);
+        };
+        let Some(own) = self.own.get_mut(&home) else {
+            return Verdict::Drop(Cause::NotAttached);
+        };
+        match &own.role {
+            Role::Serving { .. } if own.ready => self.deliver(home, headers, offload, packet),
+            Role::Serving { .. } | Role::Prepared | Role::Registering => {
+                let frame = copy(offload, packet, headers);
+                let max = self.config.limits.hold_bytes_per_home;
+                let time = self.now.time;
+                Agent::hold_in(&mut own.hold_in, time, frame, max, &mut self.budget)
+            }
+            Role::Departed { .. } => {
+                self.relay_out(home, copy(offload, packet, headers), 0);
+                Verdict::Taken
+            }
+            Role::Idle => Verdict::Drop(Cause::NotServing),
+        }
+    }
+
+    /// Gives a packet that came for a served home to its instance: it was sent
+    /// to one of its locators, now or before a move.
+    pub(super) fn deliver(
+        &mut self,
+        home: Home,
+        headers: &Headers,
+        offload: &Offload,
+        packet: &mut [u8],
+    ) -> Verdict {
+        let Some(local) = self.own.get(&home).and_then(|own| own.serving()) else {
+            return Verdict::Drop(Cause::NotServing);
+        };
+        let (src, dst) = (headers.src(), headers.dst());
+        let id = self
+            .table
+            .inbound(src, dst)
+            .or_else(|| self.table.inbound(src, local.ip()));
+        let mut map = Translation {
+            new_dst: Some(home.ip()),
+            ..Translation::default()
+        };
+        if let Some(quote) = headers.quoted() {
+            // An error about something the instance sent; it may come from any
+            // router on the way as well as from the peer itself.
+            let about = self
+                .table
+                .inbound(quote.dst(), quote.src())
+                .or_else(|| self.table.inbound(quote.dst(), local.ip()));
+            if self.is_control_quote(&quote) {
+                self.control_failed(about);
+                return Verdict::Taken;
+            }
+            if about.is_some() && headers.is_host_unreachable() {
+                self.peer_unreachable(about);
+                return Verdict::Drop(Cause::IcmpSwallowed);
+            }
+            let peer = about.and_then(|id| self.table.get(id)).map(|c| c.peer.ip());
+            if peer.is_none() && self.in_locators(quote.dst()) {
+                return Verdict::Drop(Cause::IcmpUnknown);
+            }
+            map.quoted = Some(Quoted {
+                new_src: Some(home.ip()),
+                new_dst: peer,
+            });
+            if src == quote.dst() {
+                map.new_src = peer;
+            }
+            return finish(packet, headers, offload, &map);
+        }
+        match id {
+            Some(id) => {
+                let time = self.now.time;
+                let Some(context) = self.table.get_mut(id) else {
+                    return Verdict::Drop(Cause::NotOurs);
+                };
+                if context.own != home {
+                    return Verdict::Drop(Cause::WrongHome);
+                }
+                context.last_in = Some(time);
+                context.into.add(headers.total_len());
+                map.new_src = Some(context.peer.ip());
+                finish(packet, headers, offload, &map)
+            }
+            None if self.in_locators(src) => self.stranger(headers, offload, packet),
+            None => finish(packet, headers, offload, &map),
+        }
+    }
+
+    fn outbound(
+        &mut self,
+        own: Home,
+        headers: &Headers,
+        offload: &Offload,
+        packet: &mut [u8],
+    ) -> Verdict {
+        let dst = headers.dst();
+        if self.is_control(headers) {
+            return Verdict::Drop(Cause::ControlPort);
+        }
+        let time = self.now.time;
+        let Some(state) = self.own.get_mut(&own) else {
+            return Verdict::Drop(Cause::NotOurs);
+        };
+        let local = match state.role {
+            Role::Serving { locator } => locator,
+            Role::Prepared | Role::Registering => {
+                let max = self.config.limits.hold_bytes_per_home;
+                let frame = copy(offload, packet, headers);
+                return Agent::hold_in(&mut state.hold_out, time, frame, max, &mut self.budget);
+            }
+            Role::Departed { .. } => return Verdict::Drop(Cause::Departed),
+            Role::Idle => return Verdict::Drop(Cause::NotServing),
+        };
+        if let Some(there) = Home::new(dst).ok().and_then(|h| self.own.get_mut(&h)) {
+            match there.role {
+                Role::Serving { .. } if there.ready => return Verdict::Send,
+                Role::Idle | Role::Departed { .. } => {}
+                _ => {
+                    let max = self.config.limits.hold_bytes_per_home;
+                    let frame = copy(offload, packet, headers);
+                    return Agent::hold_in(&mut there.hold_in, time, frame, max, &mut self.budget);
+                }
+            }
+        }
+        if self.in_homes(dst) {
+            return self.to_peer(own, headers, offload, packet);
+        }
+        if self.in_locators(dst) {
+            self.refuse(packet, headers, Unreachable::Prohibited);
+            return Verdict::Drop(Cause::ToLocator);
+        }
+        if self.config.exclusive {
+            // The address is the host's: its kernel would take the answers.
+            return Verdict::Drop(Cause::PassImpossible);
+        }
+        let map = Translation {
+            new_src: Some(local.ip()),
+            quoted: headers.is_icmp_error().then_some(Quoted {
+                new_src: None,
+                new_dst: Some(local.ip()),
+            }),
+            ..Translation::default()
+        };
+        finish(packet, headers, offload, &map)
+    }
+
+    fn to_peer(
+        &mut self,
+        own: Home,
+        headers: &Headers,
+        offload: &Offload,
+        packet: &mut [u8],
+    ) -> Verdict {
+        let time = self.now.time;
+        let Some(id) = self.table.outbound(own.ip(), headers.dst()) else {
+            return self.first_packet(own, headers, offload, packet);
+        };
+        let Some(context) = self.table.get_mut(id) else {
+            return Verdict::Drop(Cause::NotOurs);
+        };
+        let fresh = context.lease_until > time;
+        let (Some(local), Some(remote), true) = (context.local, context.remote(), fresh) else {
+            return self.wait_for_context(id, copy(offload, packet, headers));
+        };
+        if context.keys.is_none() {
+            return self.wait_for_context(id, copy(offload, packet, headers));
+        }
+        context.last_out = Some(time);
+        context.out.add(headers.total_len());
+        let map = Translation {
+            new_src: Some(local.ip()),
+            new_dst: Some(remote.ip()),
+            quoted: headers.is_icmp_error().then_some(Quoted {
+                new_src: Some(remote.ip()),
+                new_dst: Some(local.ip()),
+            }),
+        };
+        finish(packet, headers, offload, &map)
+    }
+
+    fn first_packet(
+        &mut self,
+        own: Home,
+        headers: &Headers,
+        offload: &Offload,
+        packet: &mut [u8],
+    ) -> Verdict {
+        let Ok(peer) = Home::new(headers.dst()) else {
+            return Verdict::Drop(Cause::NotOurs);
+        };
+        if self.known_absent(peer) {
+            self.refuse(packet, headers, Unreachable::Host);
+            return Verdict::Drop(Cause::NoBinding);
+        }
+        match self.context(own, peer) {
+            Some(id) => self.wait_for_context(id, copy(offload, packet, headers)),
+            None => Verdict::Drop(Cause::ContextsFull),
+        }
+    }
+
+    fn wait_for_context(&mut self, id: ContextId, frame: Frame) -> Verdict {
+        let max = self.config.limits.hold_bytes_per_context;
+        let time = self.now.time;
+        let Some(context) = self.table.get_mut(id) else {
+            return Verdict::Drop(Cause::NotOurs);
+        };
+        let verdict = Agent::hold_in(&mut context.hold, time, frame, max, &mut self.budget);
+        self.pursue(id);
+        verdict
+    }
+
+    /// An ICMP error that this machine's kernel made about a packet on its way
+    /// to an instance: it is addressed to the peer's home and quotes homes.
+    fn kernel_error(&mut self, headers: &Headers, offload: &Offload, packet: &mut [u8]) -> Verdict {
+        let Some(quote) = headers.quoted() else {
+            return Verdict::Drop(Cause::IcmpUnknown);
+        };
+        if quote.src() != headers.dst() {
+            return Verdict::Drop(Cause::IcmpUnknown);
+        }
+        let context = self
+            .table
+            .outbound(quote.dst(), quote.src())
+            .and_then(|id| self.table.get(id));
+        let Some((local, remote)) = context.and_then(|c| Some((c.local?, c.remote()?))) else {
+            return Verdict::Drop(Cause::IcmpUnknown);
+        };
+        let map = Translation {
+            // A link-local source would not be forwarded, nor mean anything there.
+            new_src: Some(local.ip()),
+            new_dst: Some(remote.ip()),
+            quoted: Some(Quoted {
+                new_src: Some(remote.ip()),
+                new_dst: Some(local.ip()),
+            }),
+        };
+        finish(packet, headers, offload, &map)
+    }
+
+    fn is_control(&self, headers: &Headers) -> bool {
+        let port = self.config.control_port;
+        headers
+            .udp_ports()
+            .is_some_and(|(from, to)| from == port || to == port)
+    }
+
+    fn is_control_quote(&self, quote: &crate::rewrite::Quote) -> bool {
+        let port = self.config.control_port;
+        quote
+            .udp_ports()
+            .is_some_and(|(from, to)| from == port && to == port)
+    }
+
+    fn inbound_control(
+        &mut self,
+        to: Locator,
+        home: Option<Home>,
+        headers: &Headers,
+        offload: &Offload,
+        packet: &mut [u8],
+    ) -> Verdict {
+        let Some((from_port, to_port)) = headers.udp_ports() else {
+            return Verdict::Drop(Cause::ControlMalformed);
+        };
+        if to_port != self.config.control_port || headers.fragment() != Fragment::None {
+            return Verdict::Drop(Cause::ControlPort);
+        }
+        let payload = packet
+            .get(headers.transport_offset() + 8..headers.total_len())
+            .unwrap_or_default();
+        // Two homes that move at the same moment must still meet.
+        let departed = home
+            .and_then(|h| self.own.get(&h))
+            .is_some_and(|own| own.departed());
+        if let (Some(home), true) = (home, departed) {
+            let is_relay = matches!(
+                Message::decode(payload).map(|r| r.message),
+                Ok(Message::Relay(_))
+            );
+            if !is_relay {
+                self.relay_out(home, copy(offload, packet, headers), 0);
+                return Verdict::Taken;
+            }
+        }
+        let from = SocketAddr::new(headers.src(), from_port);
+        match self.control(from, to.ip(), payload) {
+            Ok(()) => Verdict::Taken,
+            Err(cause) => Verdict::Drop(cause),
+        }
+    }
+
+    fn stranger(&mut self, headers: &Headers, offload: &Offload, packet: &[u8]) -> Verdict {
+        let pair = (headers.src(), headers.dst());
+        let time = self.now.time;
+        self.tell_stranger(pair);
+        let Some(stranger) = self.strangers.get_mut(&pair) else {
+            return Verdict::Drop(Cause::Stranger);
+        };
+        let frame = copy(offload, packet, headers);
+        let hold = &mut stranger.hold;
+        Agent::hold_in(hold, time, frame, STRANGER_BYTES, &mut self.budget)
+    }
+
+    /// Answers UNKNOWN, not too often, and keeps the pair in mind.
+    fn tell_stranger(&mut self, pair: (IpAddr, IpAddr)) {
+        let time = self.now.time;
+        let full = self.strangers.len() >= self.config.limits.strangers;
+        if full && !self.strangers.contains_key(&pair) {
+            let oldest = self.strangers.iter().min_by_key(|(_, s)| s.since);
+            if let Some(oldest) = oldest.map(|(pair, _)| *pair) {
+                self.forget_stranger(oldest);
+            }
+        }
+        let stranger = self.strangers.entry(pair).or_insert_with(|| Stranger {
+            since: time,
+            ..Stranger::default()
+        });
+        if stranger
+            .told
+            .is_none_or(|t| time.since(t) >= UNKNOWN_INTERVAL)
+        {
+            stranger.told = Some(time);
+            if let Ok(own) = Locator::new(pair.1) {
+                let to = SocketAddr::new(pair.0, self.config.control_port);
+                self.transmit(own, to, &Message::Unknown.encode());
+            }
+        }
+    }
+
+    fn forget_stranger(&mut self, pair: (IpAddr, IpAddr)) {
+        if let Some(mut gone) = self.strangers.remove(&pair) {
+            let dropped = gone.hold.clear(&mut self.budget);
+            self.counters.add(Cause::Stranger, dropped);
+        }
+    }
+
+    /// What was held from `peer` to `own` was meant for somebody else.
+    pub(super) fn discard_pair(&mut self, peer: Locator, own: Locator) {
+        self.forget_stranger((peer.ip(), own.ip()));
+    }
+
+    /// The same for the locators of a context.
+    pub(super) fn discard_strangers(&mut self, id: ContextId) {
+        let Some(context) = self.table.get(id) else {
+            return;
+        };
+        let locals = context
+            .local
+            .into_iter()
+            .chain(context.local_previous.map(|(l, _)| l));
+        let remotes = context
+            .binding
+            .iter()
+            .flat_map(|b| b.entries())
+            .map(|e| e.locator);
+        let remotes: Vec<_> = remotes.collect();
+        for own in locals.collect::<Vec<_>>() {
+            for peer in &remotes {
+                self.discard_pair(*peer, own);
+            }
+        }
+    }
+
+    /// Delivers what strangers sent who are known now.
+    pub(super) fn release_strangers(&mut self, pairs: &[(Locator, Locator)]) {
+        for (peer, own) in pairs {
+            let Some(mut stranger) = self.strangers.remove(&(peer.ip(), own.ip())) else {
+                continue;
+            };
+            while let Some(frame) = stranger.hold.pop(&mut self.budget) {
+                self.replay(frame);
+            }
+        }
+    }
+
+    pub(super) fn sweep_strangers(&mut self) {
+        let (time, age) = (self.now.time, self.config.limits.hold_age);
+        let mut dropped = 0;
+        let budget = &mut self.budget;
+        self.strangers.retain(|_, stranger| {
+            dropped += stranger.hold.expire(time, age, budget);
+            stranger.hold.len() > 0 || stranger.told.is_some_and(|t| time.since(t) < age)
+        });
+        self.counters.add(Cause::Stranger, dropped);
+    }
+
+    /// Answers a packet of an instance with "unreachable", as a router would.
+    pub(super) fn refuse(&mut self, packet: &[u8], headers: &Headers, why: Unreachable) {
+        let mut buffer = [0; 1280];
+        // In the name of the destination: no other address of ours means
+        // anything to the instance.
+        if let Ok(length) = build::unreachable(&mut buffer, headers.dst(), packet, why) {
+            let frame = Frame::plain(buffer[..length].to_vec());
+            self.outputs.push_back(super::Output::Write(frame));
+        }
+    }
+}
+
+fn copy(offload: &Offload, packet: &[u8], headers: &Headers) -> Frame {
+    Frame {
+        offload: *offload,
+        packet: packet[..headers.total_len()].to_vec(),
+    }
+}
+
+fn finish(packet: &mut [u8], headers: &Headers, offload: &Offload, map: &Translation) -> Verdict {
+    match rewrite(packet, headers, map, offload.checksum_state(headers)) {
+        Ok(()) => Verdict::Send,
+        Err(refusal) => Verdict::Drop(Cause::Refused(refusal)),
+    }
+}

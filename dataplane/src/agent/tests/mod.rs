@@ -1,0 +1,6 @@
+//! The agent as a whole, in virtual time: several sites, a network with delay
+//! and loss, a mapping service, and instances that send numbered packets.
+
+mod moves;
+mod traffic;
+mod world;

@@ -1,0 +1,243 @@
+//! Homes that change their place.
+
+use std::time::Duration;
+
+use mat_proto::Epoch;
+
+use super::world::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// Three sites; 10 at site 0 talks with 20 at site 1, in an open context.
+fn talking() -> World {
+    let mut world = World::new(3);
+    world.attach(0, home(10));
+    world.attach(1, home(20));
+    world.run_for(SECOND);
+    world.send(0, home(10), home(20).ip(), b"0");
+    world.run_for(SECOND);
+    world.received.clear();
+    world
+}
+
+#[test]
+fn a_planned_move_loses_nothing_that_was_sent_to_the_instance() {
+    let mut world = talking();
+    let numbers: Vec<Vec<u8>> = (0..200u32).map(|n| n.to_be_bytes().to_vec()).collect();
+    for (i, number) in numbers.iter().enumerate() {
+        world.send(1, home(20), home(10).ip(), number);
+        world.run_for(MILLISECOND);
+        if i == 50 {
+            world.move_home(home(10), 0, 2, 20 * MILLISECOND);
+        }
+    }
+    world.run_for(SECOND);
+    let mut received = world.payloads(home(10), home(20).ip());
+    received.sort();
+    assert_eq!(received, numbers);
+    assert_eq!(world.misdelivered, 0);
+    assert_eq!(
+        world.map[&home(10)].active().unwrap().locator,
+        locator(2, 1)
+    );
+    let status = world.agents[2].own_status(home(10)).unwrap();
+    assert_eq!(
+        (status.state.as_str(), status.switch.unwrap().acknowledged),
+        ("serving", 1)
+    );
+}
+
+#[test]
+fn a_move_there_and_back_and_there_again() {
+    let mut world = talking();
+    for (from, to) in [(0, 2), (2, 0), (0, 2)] {
+        world.move_home(home(10), from, to, 20 * MILLISECOND);
+        world.run_for(SECOND);
+        world.send(1, home(20), home(10).ip(), b"in");
+        world.send(to, home(10), home(20).ip(), b"out");
+        world.run_for(SECOND);
+        assert_eq!(world.received.len(), 2, "{from} -> {to}");
+        assert_eq!(world.received[0].0, to);
+        world.received.clear();
+    }
+    assert_eq!(world.misdelivered, 0);
+}
+
+#[test]
+fn both_ends_move_at_the_same_moment() {
+    let mut world = World::new(4);
+    world.attach(0, home(10));
+    world.attach(1, home(20));
+    world.run_for(SECOND);
+    world.send(0, home(10), home(20).ip(), b"0");
+    world.run_for(SECOND);
+    world.received.clear();
+    world.move_home(home(10), 0, 2, Duration::ZERO);
+    world.move_home(home(20), 1, 3, Duration::ZERO);
+    world.run_for(SECOND);
+    world.send(2, home(10), home(20).ip(), b"a");
+    world.send(3, home(20), home(10).ip(), b"b");
+    world.run_for(DELAY);
+    assert_eq!(world.payloads(home(20), home(10).ip()), [b"a"]);
+    assert_eq!(world.payloads(home(10), home(20).ip()), [b"b"]);
+    assert_eq!(world.misdelivered, 0);
+}
+
+#[test]
+fn moved_is_repeated_until_it_is_acknowledged() {
+    let mut world = talking();
+    let mut lost = 0;
+    world.lose = Box::new(move |_, packet| {
+        lost += u32::from(is_control(packet));
+        is_control(packet) && lost <= 3
+    });
+    world.move_home(home(10), 0, 2, Duration::ZERO);
+    world.run_for(2 * SECOND);
+    let switch = world.agents[2]
+        .own_status(home(10))
+        .unwrap()
+        .switch
+        .unwrap();
+    assert_eq!((switch.peers, switch.acknowledged), (1, 1));
+}
+
+#[test]
+fn the_record_alone_hands_an_instance_from_one_site_to_another() {
+    let mut world = talking();
+    world.attach_as(2, home(10), false);
+    world.run_for(SECOND);
+    assert_eq!(
+        world.agents[2].own_status(home(10)).unwrap().state,
+        "not serving"
+    );
+    world.set_map(home(10), locator(2, 1));
+    world.run_for(Duration::from_millis(1100));
+    assert_eq!(
+        world.agents[0].own_status(home(10)).unwrap().state,
+        "not serving"
+    );
+    assert_eq!(
+        world.agents[2].own_status(home(10)).unwrap().state,
+        "serving"
+    );
+    world.send(1, home(20), home(10).ip(), b"follow");
+    world.run_for(SECOND);
+    assert_eq!(world.received.last().unwrap().0, 2);
+    assert_eq!(world.payloads(home(10), home(20).ip()), [b"follow"]);
+}
+
+#[test]
+fn a_record_that_names_a_site_without_the_instance_is_shown_there() {
+    let mut world = talking();
+    world.set_map(home(10), locator(2, 1));
+    world.run_for(2 * SECOND);
+    world.send(1, home(20), home(10).ip(), b"x");
+    world.run_for(2 * SECOND);
+    let status = world.agents[2].status(world.clock());
+    assert_eq!(status.not_attached.get("192.0.2.10"), Some(&locator(2, 1)));
+    assert!(world.payloads(home(10), home(20).ip()).is_empty());
+    assert_eq!(world.misdelivered, 0);
+}
+
+#[test]
+fn a_reused_locator_never_gets_the_wrong_instances_packets() {
+    let mut world = talking();
+    // The instance vanishes; its site forgets it and gives its locator away.
+    world.plugged.remove(&(0, home(10)));
+    world.agents[0] = world.fresh(0);
+    world.map.remove(&home(10));
+    world.attach(0, home(11));
+    world.run_for(100 * MILLISECOND);
+    assert_eq!(
+        world.map[&home(11)].active().unwrap().locator,
+        locator(0, 1)
+    );
+    for _ in 0..20 {
+        world.send(1, home(20), home(10).ip(), b"for 10 only");
+        world.run_for(50 * MILLISECOND);
+    }
+    world.send(1, home(20), home(11).ip(), b"for 11");
+    world.run_for(SECOND);
+    world.send(1, home(20), home(10).ip(), b"for 10 only");
+    world.run_for(SECOND);
+    assert_eq!(world.payloads(home(11), home(20).ip()), [b"for 11"]);
+    assert_eq!(world.misdelivered, 0);
+}
+
+#[test]
+fn a_move_that_fails_is_rolled_back() {
+    let mut world = talking();
+    let key = mat_proto::auth::MoveKey([7; 32]);
+    let now = world.clock();
+    let prepared = world.agents[2].prepare(now, home(10), key, None).unwrap();
+    let relay = crate::agent::RelayTo {
+        locator: prepared.locator,
+        port: prepared.port,
+        key,
+    };
+    let handover = world.agents[0].detach(now, home(10), Some(relay)).unwrap();
+    world.run_for(100 * MILLISECOND);
+    let request = crate::agent::Attach {
+        home: home(10),
+        claim: true,
+        link: None,
+        ready: true,
+        contexts: handover.contexts,
+    };
+    let now = world.clock();
+    world.agents[0].attach(now, request).unwrap();
+    world.drain(0);
+    world.run_for(SECOND);
+    world.send(1, home(20), home(10).ip(), b"still here");
+    world.run_for(DELAY);
+    assert_eq!(world.payloads(home(10), home(20).ip()), [b"still here"]);
+    // The new site withdraws by itself.
+    world.run_for(60 * SECOND);
+    assert!(world.agents[2].own_status(home(10)).is_none());
+}
+
+#[test]
+fn a_commit_whose_answer_is_lost_is_read_back() {
+    let mut world = talking();
+    world.lose_answers = true;
+    world.move_home(home(10), 0, 2, Duration::ZERO);
+    world.run_for(100 * MILLISECOND);
+    // Nobody knows yet whether it is committed: nobody serves.
+    assert_eq!(
+        world.agents[2].own_status(home(10)).unwrap().state,
+        "prepared"
+    );
+    assert_eq!(
+        world.agents[0].own_status(home(10)).unwrap().state,
+        "departed"
+    );
+    world.run_for(SECOND);
+    let status = world.agents[2].own_status(home(10)).unwrap();
+    assert_eq!(status.state, "serving");
+}
+
+#[test]
+fn a_mapping_service_that_forgot_is_told_again_with_a_higher_epoch() {
+    let mut world = talking();
+    let before = world.map[&home(10)].epoch();
+    world.map.remove(&home(10));
+    world.run_for(2 * SECOND);
+    let after = world.map[&home(10)].epoch();
+    assert!(after > before && before > Epoch(0));
+    assert_eq!(
+        world.agents[0].own_status(home(10)).unwrap().state,
+        "serving"
+    );
+}
+
+#[test]
+fn detaching_withdraws_the_record() {
+    let mut world = talking();
+    let now = world.clock();
+    world.agents[0].detach(now, home(10), None).unwrap();
+    world.drain(0);
+    world.run_for(SECOND);
+    assert!(!world.map.contains_key(&home(10)));
+    assert!(world.agents[0].status(world.clock()).homes.is_empty());
+}

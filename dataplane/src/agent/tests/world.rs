@@ -1,0 +1,325 @@
+//! A small world in virtual time.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use mat_proto::auth::MoveKey;
+use mat_proto::{Binding, Epoch, Home, Locator};
+
+use crate::agent::{
+    Agent, AgentConfig, Answer, Attach, Handover, Limits, OpError, Output, RelayTo, UpdateResult,
+    Verdict,
+};
+use crate::clock::{Now, Time};
+use crate::frame::Offload;
+use crate::rewrite::{Packet, build};
+
+/// One way between any two sites.
+pub const DELAY: Duration = Duration::from_millis(10);
+/// There and back between a site and the mapping service.
+pub const MAP_TIME: Duration = Duration::from_millis(4);
+const START_UNIX: u64 = 1_795_000_000;
+
+enum Happening {
+    /// A packet reaches this site's TUN.
+    Arrive(usize, Vec<u8>),
+    Answer(usize, Home),
+    Update(usize, Home, Option<Binding>, Option<Binding>),
+}
+
+pub struct World {
+    pub now: Time,
+    pub agents: Vec<Agent>,
+    pub map: BTreeMap<Home, Binding>,
+    /// Whether the mapping service answers.
+    pub map_up: bool,
+    /// Whether it commits, but its answer to an update is lost.
+    pub lose_answers: bool,
+    /// What instances received: (site, home, source, payload).
+    pub received: Vec<(usize, Home, IpAddr, Vec<u8>)>,
+    /// Which instance is plugged in where.
+    pub plugged: BTreeSet<(usize, Home)>,
+    pub settled: Vec<(usize, Home, Result<Option<Locator>, OpError>)>,
+    /// Packets for homes that are not plugged in where they were delivered.
+    pub misdelivered: usize,
+    /// Decides, by the running number of a packet between sites, what is lost.
+    pub lose: Box<dyn FnMut(u64, &[u8]) -> bool>,
+    pub crossed: u64,
+    queue: BTreeMap<(Time, u64), Happening>,
+    sequence: u64,
+}
+
+pub fn home(n: u8) -> Home {
+    format!("192.0.2.{n}").parse().unwrap()
+}
+
+/// The n-th locator of a site's pool 198.51.100.(16 * site)/28.
+pub fn locator(site: usize, n: usize) -> Locator {
+    format!("198.51.100.{}", 16 * site + n).parse().unwrap()
+}
+
+pub fn config(site: usize) -> AgentConfig {
+    AgentConfig {
+        homes: vec!["192.0.2.0/24".parse().unwrap()],
+        locators: vec!["198.51.100.0/24".parse().unwrap()],
+        pool: vec![format!("198.51.100.{}/28", 16 * site).parse().unwrap()],
+        exclusive: false,
+        control_port: 6283,
+        lease_seconds: 30,
+        poll: Duration::from_secs(1),
+        trust_network: false,
+        grace: Duration::from_secs(10),
+        limits: Limits::default(),
+    }
+}
+
+impl World {
+    pub fn new(sites: usize) -> Self {
+        let mut world = World {
+            now: Time(0),
+            agents: Vec::new(),
+            map: BTreeMap::new(),
+            map_up: true,
+            lose_answers: false,
+            received: Vec::new(),
+            plugged: BTreeSet::new(),
+            settled: Vec::new(),
+            misdelivered: 0,
+            lose: Box::new(|_, _| false),
+            crossed: 0,
+            queue: BTreeMap::new(),
+            sequence: 0,
+        };
+        for site in 0..sites {
+            let agent = world.fresh(site);
+            world.agents.push(agent);
+        }
+        world
+    }
+
+    /// An agent that remembers nothing.
+    pub fn fresh(&self, site: usize) -> Agent {
+        let mut seed = 1 + site as u64 * 1_000_003 + self.now.0;
+        Agent::new(config(site), self.clock(), move |buffer| {
+            for byte in buffer {
+                seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                *byte = (seed >> 56) as u8;
+            }
+        })
+    }
+
+    pub fn clock(&self) -> Now {
+        Now {
+            time: self.now,
+            unix_us: START_UNIX * 1_000_000 + self.now.0,
+        }
+    }
+
+    pub fn attach(&mut self, site: usize, home: Home) {
+        self.attach_as(site, home, true);
+    }
+
+    pub fn attach_as(&mut self, site: usize, home: Home, claim: bool) {
+        self.plugged.insert((site, home));
+        let request = Attach {
+            home,
+            claim,
+            link: None,
+            ready: true,
+            contexts: Vec::new(),
+        };
+        let now = self.clock();
+        self.agents[site].attach(now, request).unwrap();
+        self.drain(site);
+    }
+
+    /// Sends a UDP packet from an instance.
+    pub fn send(&mut self, site: usize, from: Home, to: IpAddr, payload: &[u8]) {
+        let packet = udp(from.ip(), to, payload);
+        self.enter(site, packet);
+    }
+
+    /// A packet enters the TUN of a site.
+    pub fn enter(&mut self, site: usize, mut packet: Vec<u8>) {
+        let now = self.clock();
+        let verdict = self.agents[site].handle_packet(now, &Offload::default(), &mut packet);
+        if verdict == Verdict::Send {
+            self.route(site, packet);
+        }
+        self.drain(site);
+    }
+
+    /// A whole planned move, with `freeze` between unplugging and plugging in.
+    pub fn move_home(&mut self, home: Home, from: usize, to: usize, freeze: Duration) {
+        let key = MoveKey([7; 32]);
+        let now = self.clock();
+        let prepared = self.agents[to].prepare(now, home, key, None).unwrap();
+        self.drain(to);
+        let relay = RelayTo {
+            locator: prepared.locator,
+            port: prepared.port,
+            key,
+        };
+        self.plugged.remove(&(from, home));
+        let handover = self.agents[from].detach(now, home, Some(relay)).unwrap();
+        self.drain(from);
+        self.run_for(freeze);
+        self.plugged.insert((to, home));
+        self.activate(to, handover);
+    }
+
+    pub fn activate(&mut self, site: usize, handover: Handover) {
+        let now = self.clock();
+        let home = handover.home;
+        self.agents[site].link_ready(now, home, true);
+        self.agents[site].activate(now, handover).unwrap();
+        self.drain(site);
+    }
+
+    pub fn run_for(&mut self, time: Duration) {
+        let until = self.now + time;
+        loop {
+            let due = (0..self.agents.len())
+                .filter_map(|i| Some((self.agents[i].poll_timeout()?, i)))
+                .min();
+            let event = self.queue.first_key_value().map(|(at, _)| *at);
+            match (event, due) {
+                (Some(at), due) if at.0 <= until && due.is_none_or(|(t, _)| at.0 <= t) => {
+                    self.now = self.now.max(at.0);
+                    let happening = self.queue.remove(&at).unwrap();
+                    self.happen(happening);
+                }
+                (_, Some((at, site))) if at <= until => {
+                    self.now = self.now.max(at);
+                    let now = self.clock();
+                    self.agents[site].handle_timeout(now);
+                    self.drain(site);
+                }
+                _ => break,
+            }
+        }
+        self.now = until;
+    }
+
+    /// The payloads an instance received from `source`, in order.
+    pub fn payloads(&self, home: Home, source: IpAddr) -> Vec<Vec<u8>> {
+        let of = |(_, h, s, _): &&(usize, Home, IpAddr, Vec<u8>)| *h == home && *s == source;
+        self.received
+            .iter()
+            .filter(of)
+            .map(|(.., p)| p.clone())
+            .collect()
+    }
+
+    pub fn counter(&self, site: usize, name: &str) -> u64 {
+        let mut counters = self.agents[site].counters().iter();
+        counters.find(|(n, _)| *n == name).map_or(0, |(_, n)| n)
+    }
+
+    pub fn drain(&mut self, site: usize) {
+        while let Some(output) = self.agents[site].poll_output() {
+            match output {
+                Output::Write(frame) => self.route(site, frame.packet),
+                Output::Lookup(home) => self.later(MAP_TIME, Happening::Answer(site, home)),
+                Output::Update { home, expect, new } => {
+                    self.later(MAP_TIME, Happening::Update(site, home, expect, new));
+                }
+                Output::Settled(home, result) => {
+                    self.settled.push((site, home, result.map(|a| a.locator)));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    fn later(&mut self, delay: Duration, happening: Happening) {
+        self.sequence += 1;
+        self.queue
+            .insert((self.now + delay, self.sequence), happening);
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Arrive(site, packet) => self.enter(site, packet),
+            Happening::Answer(site, home) => {
+                let answer = match self.map.get(&home) {
+                    _ if !self.map_up => Answer::Failed("no answer".to_owned()),
+                    Some(binding) => Answer::Found {
+                        binding: binding.clone(),
+                        verified: true,
+                    },
+                    None => Answer::NotFound { verified: true },
+                };
+                let now = self.clock();
+                self.agents[site].handle_lookup(now, home, answer);
+                self.drain(site);
+            }
+            Happening::Update(site, home, expect, new) => {
+                let result = if !self.map_up {
+                    UpdateResult::Unknown("no answer".to_owned())
+                } else if self.map.get(&home) == expect.as_ref() {
+                    match new {
+                        Some(new) => self.map.insert(home, new),
+                        None => self.map.remove(&home),
+                    };
+                    match self.lose_answers {
+                        false => UpdateResult::Committed,
+                        true => UpdateResult::Unknown("answer lost".to_owned()),
+                    }
+                } else {
+                    UpdateResult::Conflict
+                };
+                let now = self.clock();
+                self.agents[site].handle_update(now, home, result);
+                self.drain(site);
+            }
+        }
+    }
+
+    /// What the kernel does with a packet written into the TUN of a site.
+    fn route(&mut self, site: usize, packet: Vec<u8>) {
+        let headers = Packet::parse(&packet).expect("agents write whole packets");
+        let dst = headers.dst();
+        if let Some(home) = Home::new(dst)
+            .ok()
+            .filter(|h| config(0).homes[0].contains(&h.ip()))
+        {
+            if !self.plugged.contains(&(site, home)) {
+                self.misdelivered += 1;
+                return;
+            }
+            let payload = packet[headers.transport_offset() + 8..].to_vec();
+            self.received.push((site, home, headers.src(), payload));
+            return;
+        }
+        let there = (0..self.agents.len()).find(|s| config(*s).pool[0].contains(&dst));
+        self.crossed += 1;
+        if let Some(there) = there
+            && !(self.lose)(self.crossed, &packet)
+        {
+            self.later(DELAY, Happening::Arrive(there, packet));
+        }
+    }
+
+    /// Writes the mapping service's record by hand, as `nsupdate` would.
+    pub fn set_map(&mut self, home: Home, locator: Locator) {
+        let old = self.map.get(&home).map_or(Epoch(0), Binding::epoch);
+        let epoch = old.next(self.clock().unix_seconds());
+        let binding = Binding::single(home, epoch, 30, locator, 6283).unwrap();
+        self.map.insert(home, binding);
+    }
+}
+
+pub fn udp(from: IpAddr, to: IpAddr, payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0; payload.len() + 28];
+    let (from, to) = (SocketAddr::new(from, 5000), SocketAddr::new(to, 6000));
+    let length = build::udp(&mut packet, from, to, payload).unwrap();
+    packet.truncate(length);
+    packet
+}
+
+/// Whether a packet is a control message.
+pub fn is_control(packet: &[u8]) -> bool {
+    packet.windows(4).any(|w| w == b"MAT\n")
+}

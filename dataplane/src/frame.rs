@@ -1,0 +1,60 @@
+//! A packet together with what the virtio-net header said about it.
+
+use crate::rewrite::{ChecksumState, Headers};
+
+/// The 10-octet virtio-net header of a packet, native byte order, as Linux TUN
+/// devices use it (`struct virtio_net_hdr`). All zero: an ordinary packet with
+/// complete checksums. A rewriter carries it along unchanged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offload(pub [u8; Offload::LEN]);
+
+impl Offload {
+    /// Octets of the header.
+    pub const LEN: usize = 10;
+    const NEEDS_CSUM: u8 = 1;
+
+    /// What the packet's transport checksum field holds.
+    pub fn checksum_state(&self, headers: &Headers) -> ChecksumState {
+        let needs_csum = self.0[0] & Self::NEEDS_CSUM != 0;
+        let csum_start = u16::from_ne_bytes([self.0[6], self.0[7]]);
+        ChecksumState::from_virtio(needs_csum, csum_start, headers)
+    }
+}
+
+/// An owned packet, on its way through a queue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Its offload header.
+    pub offload: Offload,
+    /// The IP packet.
+    pub packet: Vec<u8>,
+}
+
+impl Frame {
+    /// A packet with complete checksums.
+    pub fn plain(packet: Vec<u8>) -> Self {
+        Frame {
+            offload: Offload::default(),
+            packet,
+        }
+    }
+
+    /// Memory it stands for in the accounts of a queue.
+    pub fn cost(&self) -> usize {
+        self.packet.len() + size_of::<Frame>()
+    }
+
+    /// Header and packet in one run of octets, as RELAY carries them.
+    pub fn to_octets(&self) -> Vec<u8> {
+        [&self.offload.0[..], &self.packet].concat()
+    }
+
+    /// The reverse of [`Frame::to_octets`].
+    pub fn from_octets(octets: &[u8]) -> Option<Self> {
+        let (offload, packet) = octets.split_first_chunk()?;
+        Some(Frame {
+            offload: Offload(*offload),
+            packet: packet.to_vec(),
+        })
+    }
+}

@@ -1,0 +1,550 @@
+//! Contexts, found by either key.
+//!
+//! A context is the state between one own home and one peer home. Outbound
+//! packets find it by (own home, peer home), inbound packets by (peer locator,
+//! own locator); one look-up each.
+//!
+//! Invariants:
+//! * a pair of homes has at most one context, a pair of locators leads to at
+//!   most one;
+//! * a context sends to exactly one locator, and accepts from the active, the
+//!   standby and, until grace ends, the previous locators of its peer;
+//! * only contexts whose tokens were exchanged are found by locators;
+//! * a locator belongs to at most one peer home: binding it to another evicts
+//!   the older holder everywhere.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::IpAddr;
+
+use mat_proto::auth::{Key, Token};
+use mat_proto::{Binding, Epoch, Home, Locator};
+use serde::{Deserialize, Serialize};
+
+use crate::agent::hold::Hold;
+use crate::clock::Time;
+
+/// Names a context; never reused for another while anything refers to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ContextId(u64);
+
+/// The tokens both sides exchanged, and the key made from them.
+#[derive(Clone, Debug)]
+pub(crate) struct Keys {
+    pub(crate) mine: Token,
+    pub(crate) theirs: Token,
+    pub(crate) key: Key,
+}
+
+impl Keys {
+    pub(crate) fn new(mine: Token, theirs: Token) -> Self {
+        Keys {
+            mine,
+            theirs,
+            key: Key::of_context(mine, theirs),
+        }
+    }
+}
+
+/// An OPEN of ours that waits for its ACCEPT.
+#[derive(Clone, Debug)]
+pub(crate) struct Opening {
+    pub(crate) token: Token,
+    pub(crate) cookie: Token,
+    pub(crate) attempts: u32,
+    pub(crate) next: Time,
+}
+
+/// An ACCEPT of ours that waits for its CONFIRM.
+#[derive(Clone, Debug)]
+pub(crate) struct Offered {
+    pub(crate) keys: Keys,
+    /// The OPEN said that its sender had an open context already.
+    pub(crate) resume: bool,
+    pub(crate) attempts: u32,
+    pub(crate) next: Time,
+}
+
+/// A MOVED of ours that waits for its ACK.
+#[derive(Clone, Debug)]
+pub(crate) struct Announcing {
+    pub(crate) sequence: u64,
+    pub(crate) binding: Binding,
+    pub(crate) attempts: u32,
+    pub(crate) next: Time,
+}
+
+/// A binding taken from an authenticated MOVED that the mapping service has not
+/// confirmed yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Provisional {
+    pub(crate) deadline: Time,
+    pub(crate) next: Time,
+    pub(crate) attempts: u32,
+}
+
+/// Packets and octets in one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Packets; a super-packet counts once.
+    pub packets: u64,
+    /// Octets of IP packets.
+    pub bytes: u64,
+}
+
+impl Traffic {
+    pub(crate) fn add(&mut self, bytes: usize) {
+        self.packets += 1;
+        self.bytes += bytes as u64;
+    }
+}
+
+/// The state between one own home and one peer home.
+#[derive(Debug)]
+pub struct Context {
+    /// The home attached here.
+    pub own: Home,
+    /// The home it talks to.
+    pub peer: Home,
+    /// Where packets of the own home come from.
+    pub(crate) local: Option<Locator>,
+    /// Where they came from before, until the given time.
+    pub(crate) local_previous: Option<(Locator, Time)>,
+    /// The peer's binding as of the highest epoch known.
+    pub(crate) binding: Option<Binding>,
+    /// Where the peer was before, until the given time.
+    pub(crate) previous: Vec<(Locator, Time)>,
+    /// `binding` may be used until then without being renewed.
+    pub(crate) lease_until: Time,
+    pub(crate) keys: Option<Keys>,
+    pub(crate) opening: Option<Opening>,
+    pub(crate) offered: Option<Offered>,
+    pub(crate) announcing: Option<Announcing>,
+    pub(crate) provisional: Option<Provisional>,
+    /// Sequence number of our last MOVED or PROBE.
+    pub(crate) sequence_out: u64,
+    /// Highest sequence number of the peer's MOVED.
+    pub(crate) sequence_in: u64,
+    /// The last PROBE: sequence number and when it was sent.
+    pub(crate) probing: Option<(u64, Time)>,
+    pub(crate) round_trip_us: Option<u64>,
+    pub(crate) created: Time,
+    pub(crate) last_out: Option<Time>,
+    pub(crate) last_in: Option<Time>,
+    /// When a stranger last made us OPEN again.
+    pub(crate) last_reopen: Option<Time>,
+    pub(crate) out: Traffic,
+    pub(crate) into: Traffic,
+    pub(crate) hold: Hold,
+    pub(crate) timer: Option<Time>,
+    /// What `Table::inbound` says because of this context.
+    pairs: Vec<(Locator, Locator)>,
+    /// What `Table::holders` says because of this context.
+    claims: Vec<Locator>,
+}
+
+impl Context {
+    fn new(own: Home, peer: Home, now: Time) -> Self {
+        Context {
+            own,
+            peer,
+            local: None,
+            local_previous: None,
+            binding: None,
+            previous: Vec::new(),
+            lease_until: Time(0),
+            keys: None,
+            opening: None,
+            offered: None,
+            announcing: None,
+            provisional: None,
+            sequence_out: 0,
+            sequence_in: 0,
+            probing: None,
+            round_trip_us: None,
+            created: now,
+            last_out: None,
+            last_in: None,
+            last_reopen: None,
+            out: Traffic::default(),
+            into: Traffic::default(),
+            hold: Hold::default(),
+            timer: None,
+            pairs: Vec::new(),
+            claims: Vec::new(),
+        }
+    }
+
+    /// The one locator packets to the peer go to.
+    pub(crate) fn remote(&self) -> Option<Locator> {
+        Some(self.binding.as_ref()?.active()?.locator)
+    }
+
+    /// The control port there.
+    pub(crate) fn remote_port(&self) -> Option<u16> {
+        Some(self.binding.as_ref()?.active()?.port)
+    }
+
+    /// The epoch of the peer's binding, 0 if none is known.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.binding.as_ref().map_or(Epoch(0), Binding::epoch)
+    }
+
+    /// Whether packets may flow.
+    pub(crate) fn is_open(&self) -> bool {
+        self.keys.is_some() && self.local.is_some() && self.remote().is_some()
+    }
+
+    fn wanted_pairs(&self) -> BTreeSet<(Locator, Locator)> {
+        let mut pairs = BTreeSet::new();
+        if self.keys.is_none() {
+            return pairs;
+        }
+        let named = self
+            .binding
+            .iter()
+            .flat_map(|b| b.entries())
+            .map(|e| e.locator);
+        let locals = self
+            .local
+            .into_iter()
+            .chain(self.local_previous.map(|(l, _)| l));
+        let locals: Vec<Locator> = locals.collect();
+        for remote in named.chain(self.previous.iter().map(|(l, _)| *l)) {
+            pairs.extend(locals.iter().map(|local| (remote, *local)));
+        }
+        pairs
+    }
+}
+
+/// What a change of contexts means for the steering of exclusive locators.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct PairChanges {
+    /// Now accepted: (peer locator, own locator).
+    pub(crate) added: Vec<(Locator, Locator)>,
+    /// No longer accepted.
+    pub(crate) removed: Vec<(Locator, Locator)>,
+}
+
+/// All contexts of a forwarder.
+#[derive(Debug, Default)]
+pub struct Table {
+    contexts: HashMap<ContextId, Context>,
+    outbound: HashMap<(IpAddr, IpAddr), ContextId>,
+    inbound: HashMap<(IpAddr, IpAddr), ContextId>,
+    by_peer: HashMap<Home, BTreeSet<ContextId>>,
+    by_own: HashMap<Home, BTreeSet<ContextId>>,
+    holders: HashMap<Locator, Home>,
+    next: u64,
+}
+
+impl Table {
+    /// The context of an outbound packet, by its addresses.
+    pub fn outbound(&self, own: IpAddr, peer: IpAddr) -> Option<ContextId> {
+        self.outbound.get(&(own, peer)).copied()
+    }
+
+    /// The context of an inbound packet, by its addresses.
+    pub fn inbound(&self, from: IpAddr, to: IpAddr) -> Option<ContextId> {
+        self.inbound.get(&(from, to)).copied()
+    }
+
+    /// A context by its name.
+    pub fn get(&self, id: ContextId) -> Option<&Context> {
+        self.contexts.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: ContextId) -> Option<&mut Context> {
+        self.contexts.get_mut(&id)
+    }
+
+    /// How many contexts there are.
+    pub fn len(&self) -> usize {
+        self.contexts.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.contexts.is_empty()
+    }
+
+    /// The contexts whose peer is `home`, in a stable order.
+    pub fn of_peer(&self, home: Home) -> Vec<ContextId> {
+        listed(&self.by_peer, home)
+    }
+
+    /// The contexts of the own home `home`, in a stable order.
+    pub fn of_own(&self, home: Home) -> Vec<ContextId> {
+        listed(&self.by_own, home)
+    }
+
+    /// The peer home that holds `locator`.
+    pub fn holder(&self, locator: Locator) -> Option<Home> {
+        self.holders.get(&locator).copied()
+    }
+
+    /// The context of a pair of homes, made if it is not there.
+    pub(crate) fn obtain(&mut self, own: Home, peer: Home, now: Time) -> ContextId {
+        if let Some(id) = self.outbound(own.ip(), peer.ip()) {
+            return id;
+        }
+        self.next += 1;
+        let id = ContextId(self.next);
+        self.contexts.insert(id, Context::new(own, peer, now));
+        self.outbound.insert((own.ip(), peer.ip()), id);
+        self.by_peer.entry(peer).or_default().insert(id);
+        self.by_own.entry(own).or_default().insert(id);
+        id
+    }
+
+    /// Forgets a context; it is given back for its queue to be emptied.
+    pub(crate) fn remove(&mut self, id: ContextId) -> Option<(Context, PairChanges)> {
+        let mut context = self.contexts.remove(&id)?;
+        self.outbound.remove(&(context.own.ip(), context.peer.ip()));
+        unlist(&mut self.by_peer, context.peer, id);
+        unlist(&mut self.by_own, context.own, id);
+        let removed = std::mem::take(&mut context.pairs);
+        for (from, to) in &removed {
+            self.inbound.remove(&(from.ip(), to.ip()));
+        }
+        self.release(&std::mem::take(&mut context.claims), context.peer);
+        Some((
+            context,
+            PairChanges {
+                added: Vec::new(),
+                removed,
+            },
+        ))
+    }
+
+    /// Brings the look-up by locators in line with a context that changed, and
+    /// evicts older holders of the locators it now accepts from.
+    pub(crate) fn reindex(&mut self, id: ContextId) -> PairChanges {
+        let mut changes = PairChanges::default();
+        let Some(context) = self.contexts.get_mut(&id) else {
+            return changes;
+        };
+        let peer = context.peer;
+        let named = context.binding.iter().flat_map(|b| b.entries());
+        let claims: Vec<Locator> = named.map(|e| e.locator).collect();
+        let dropped = std::mem::replace(&mut context.claims, claims.clone());
+        self.release(&dropped, peer);
+        for locator in claims {
+            if let Some(older) = self.holders.insert(locator, peer).filter(|h| *h != peer) {
+                self.evict(older, locator, &mut changes);
+            }
+        }
+        let Some(context) = self.contexts.get_mut(&id) else {
+            return changes;
+        };
+        let wanted = context.wanted_pairs();
+        let had: BTreeSet<_> = std::mem::take(&mut context.pairs).into_iter().collect();
+        for pair in had.difference(&wanted) {
+            if self.inbound.get(&key(pair)) == Some(&id) {
+                self.inbound.remove(&key(pair));
+                changes.removed.push(*pair);
+            }
+        }
+        for pair in &wanted {
+            if self.inbound.insert(key(pair), id) != Some(id) {
+                changes.added.push(*pair);
+            }
+        }
+        context.pairs = wanted.into_iter().collect();
+        changes
+    }
+
+    /// Every context, in a stable order.
+    pub fn ids(&self) -> Vec<ContextId> {
+        let mut ids: Vec<_> = self.contexts.keys().copied().collect();
+        ids.sort();
+        ids
+    }
+
+    fn release(&mut self, locators: &[Locator], home: Home) {
+        for locator in locators {
+            if self.holder(*locator) == Some(home) {
+                self.holders.remove(locator);
+            }
+        }
+    }
+
+    /// `locator` is no longer `home`'s: its contexts neither send there nor
+    /// accept from there until they are resolved again.
+    fn evict(&mut self, home: Home, locator: Locator, changes: &mut PairChanges) {
+        for id in self.of_peer(home) {
+            let Some(context) = self.contexts.get_mut(&id) else {
+                continue;
+            };
+            if context
+                .binding
+                .as_ref()
+                .is_some_and(|b| b.entry(locator).is_some())
+            {
+                context.binding = None;
+            }
+            context.previous.retain(|(l, _)| *l != locator);
+            context.pairs.retain(|pair| {
+                let keep = pair.0 != locator;
+                if !keep && self.inbound.get(&key(pair)) == Some(&id) {
+                    self.inbound.remove(&key(pair));
+                    changes.removed.push(*pair);
+                }
+                keep
+            });
+        }
+    }
+}
+
+fn key(pair: &(Locator, Locator)) -> (IpAddr, IpAddr) {
+    (pair.0.ip(), pair.1.ip())
+}
+
+fn listed(index: &HashMap<Home, BTreeSet<ContextId>>, home: Home) -> Vec<ContextId> {
+    index.get(&home).into_iter().flatten().copied().collect()
+}
+
+fn unlist(index: &mut HashMap<Home, BTreeSet<ContextId>>, home: Home, id: ContextId) {
+    if let Some(set) = index.get_mut(&home) {
+        set.remove(&id);
+        if set.is_empty() {
+            index.remove(&home);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Time = Time(0);
+
+    fn binding(home: &str, epoch: u64, locator: &str) -> Binding {
+        let (home, locator) = (home.parse().unwrap(), locator.parse().unwrap());
+        Binding::single(home, Epoch(epoch), 30, locator, 6283).unwrap()
+    }
+
+    fn open(
+        table: &mut Table,
+        own: &str,
+        peer: &str,
+        epoch: u64,
+        local: &str,
+        remote: &str,
+    ) -> ContextId {
+        let id = table.obtain(own.parse().unwrap(), peer.parse().unwrap(), NOW);
+        let context = table.get_mut(id).unwrap();
+        context.local = Some(local.parse().unwrap());
+        context.binding = Some(binding(peer, epoch, remote));
+        context.keys = Some(Keys::new(Token([1; 16]), Token([2; 16])));
+        table.reindex(id);
+        id
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn contexts_are_found_by_both_keys_and_forgotten_wholly() {
+        let mut table = Table::default();
+        let id = open(
+            &mut table,
+            "192.0.2.1",
+            "192.0.2.2",
+            1,
+            "198.51.100.1",
+            "203.0.113.1",
+        );
+        assert_eq!(table.outbound(ip("192.0.2.1"), ip("192.0.2.2")), Some(id));
+        assert_eq!(
+            table.inbound(ip("203.0.113.1"), ip("198.51.100.1")),
+            Some(id)
+        );
+        assert_eq!(table.inbound(ip("203.0.113.2"), ip("198.51.100.1")), None);
+        let (_, changes) = table.remove(id).unwrap();
+        assert_eq!(changes.removed.len(), 1);
+        assert!(table.is_empty() && table.inbound.is_empty() && table.outbound.is_empty());
+        assert!(table.by_own.is_empty() && table.by_peer.is_empty() && table.holders.is_empty());
+    }
+
+    #[test]
+    fn a_context_without_tokens_is_not_found_by_locators() {
+        let mut table = Table::default();
+        let id = open(
+            &mut table,
+            "192.0.2.1",
+            "192.0.2.2",
+            1,
+            "198.51.100.1",
+            "203.0.113.1",
+        );
+        table.get_mut(id).unwrap().keys = None;
+        let changes = table.reindex(id);
+        assert_eq!(changes.removed.len(), 1);
+        assert_eq!(table.inbound(ip("203.0.113.1"), ip("198.51.100.1")), None);
+    }
+
+    #[test]
+    fn a_reused_locator_leaves_its_older_holder() {
+        let mut table = Table::default();
+        let old = open(
+            &mut table,
+            "192.0.2.1",
+            "192.0.2.2",
+            1,
+            "198.51.100.1",
+            "203.0.113.1",
+        );
+        let new = open(
+            &mut table,
+            "192.0.2.1",
+            "192.0.2.3",
+            5,
+            "198.51.100.1",
+            "203.0.113.1",
+        );
+        assert_eq!(
+            table.inbound(ip("203.0.113.1"), ip("198.51.100.1")),
+            Some(new)
+        );
+        assert_eq!(table.get(old).unwrap().remote(), None);
+        assert_eq!(
+            table.holder("203.0.113.1".parse().unwrap()),
+            Some("192.0.2.3".parse().unwrap())
+        );
+        // Forgetting the older one must not take the pair from the newer.
+        table.remove(old);
+        assert_eq!(
+            table.inbound(ip("203.0.113.1"), ip("198.51.100.1")),
+            Some(new)
+        );
+    }
+
+    #[test]
+    fn the_previous_locator_is_accepted_but_not_sent_to() {
+        let mut table = Table::default();
+        let id = open(
+            &mut table,
+            "192.0.2.1",
+            "192.0.2.2",
+            1,
+            "198.51.100.1",
+            "203.0.113.1",
+        );
+        let context = table.get_mut(id).unwrap();
+        context.previous = vec![("203.0.113.1".parse().unwrap(), Time(9))];
+        context.binding = Some(binding("192.0.2.2", 2, "203.0.113.129"));
+        let changes = table.reindex(id);
+        assert_eq!((changes.added.len(), changes.removed.len()), (1, 0));
+        assert_eq!(
+            table.inbound(ip("203.0.113.1"), ip("198.51.100.1")),
+            Some(id)
+        );
+        assert_eq!(
+            table.get(id).unwrap().remote(),
+            Some("203.0.113.129".parse().unwrap())
+        );
+        table.get_mut(id).unwrap().previous.clear();
+        assert_eq!(table.reindex(id).removed.len(), 1);
+    }
+}

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
@@ -25,6 +26,9 @@ use crate::report::{self, Report};
 
 /// Time to reach the server, and for each of its answers before the run.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Threads which open the crowd.
+const OPENERS: u32 = 32;
 
 /// Time for the far side's report beyond its own bounds.
 const RESULT_GRACE: Duration = Duration::from_secs(5);
@@ -222,10 +226,13 @@ fn agree(target: &Target, session: u64) -> anyhow::Result<Agreed> {
 
     let mut channel = Channel::new(control, HANDSHAKE)?;
     let asked_us = unix_us();
-    channel.send(&Request::Hello {
+    let hello = Request::Hello {
         version: VERSION,
         plan: plan.clone(),
-    })?;
+    };
+    channel
+        .send(&hello)
+        .with_context(|| format!("{} does not listen: is it a measure server?", target.server))?;
     let server_us = match expect(&mut channel, target)? {
         Response::Ready { unix_us } => unix_us,
         Response::Refused { reason } => bail!("{} refuses: {reason}", target.server),
@@ -235,9 +242,7 @@ fn agree(target: &Target, session: u64) -> anyhow::Result<Agreed> {
 
     let up = open(target, session, Role::Up)?;
     let incoming = open(target, session, Role::Down)?;
-    let crowd = (0..plan.connections)
-        .map(|index| open(target, session, Role::Member(index)))
-        .collect::<anyhow::Result<_>>()?;
+    let crowd = open_crowd(target, session, plan.connections)?;
     match expect(&mut channel, target)? {
         Response::Attached => {}
         other => bail!("{} answers out of turn: {other:?}", target.server),
@@ -275,6 +280,29 @@ fn open(target: &Target, session: u64, role: Role) -> anyhow::Result<TcpStream> 
             "cannot reach {server}{}: does `matctl measure server` run there?",
             from.unwrap_or_default()
         )
+    })
+}
+
+/// Opens all connections of the crowd, many at a time: one round trip each in a row would take
+/// minutes on a long path.
+fn open_crowd(target: &Target, session: u64, count: u32) -> anyhow::Result<Vec<TcpStream>> {
+    let share = count.div_ceil(OPENERS).max(1);
+    let open_share = |first: u32| {
+        (first..count.min(first + share))
+            .map(|index| open(target, session, Role::Member(index)))
+            .collect::<anyhow::Result<Vec<_>>>()
+    };
+    thread::scope(|scope| {
+        let openers: Vec<_> = (0..count)
+            .step_by(share as usize)
+            .map(|first| scope.spawn(move || open_share(first)))
+            .collect();
+        let mut crowd = Vec::with_capacity(count as usize);
+        for opener in openers {
+            let opened = opener.join();
+            crowd.extend(opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(crowd)
     })
 }
 

@@ -22,6 +22,9 @@ use super::wire::{MAX_CONNECTIONS, Plan, Preamble, Request, Response, Role, VERS
 /// Time for each step of the agreement before a run.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 
+/// Time for each connection of the crowd to come in.
+const PER_CONNECTION: Duration = Duration::from_millis(10);
+
 /// Runs at the same time; each costs some threads.
 const MAX_SESSIONS: usize = 16;
 
@@ -74,7 +77,7 @@ impl Server {
                  server on this port? (--bind, --port)"
             )
         };
-        let listener = TcpListener::bind(address).with_context(|| hint(address))?;
+        let listener = bind_tcp(address).with_context(|| hint(address))?;
         let address = listener.local_addr()?;
         let claim = bind_udp(address).with_context(|| hint(address))?;
         Ok(Self {
@@ -290,7 +293,8 @@ fn attach(
     probe: UdpSocket,
     arrivals: &Receiver<(Role, TcpStream)>,
 ) -> anyhow::Result<Sockets> {
-    let deadline = Instant::now() + HANDSHAKE;
+    let patience = HANDSHAKE + PER_CONNECTION * plan.connections;
+    let deadline = Instant::now() + patience;
     let mut up = None;
     let mut down = None;
     let mut crowd: BTreeMap<u32, TcpStream> = BTreeMap::new();
@@ -319,7 +323,7 @@ fn attach(
                 "{} of {} connections came in {} s",
                 crowd.len() + usize::from(up.is_some()) + usize::from(down.is_some()),
                 plan.connections + 2,
-                HANDSHAKE.as_secs()
+                patience.as_secs()
             ),
         }
     }
@@ -332,6 +336,16 @@ fn session_udp(local: SocketAddr, peer: SocketAddr) -> io::Result<UdpSocket> {
     socket.connect(peer)?;
     probe::configure(&socket)?;
     Ok(socket)
+}
+
+fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    // A crowd that comes faster than it is let in would else wait for lost SYNs.
+    socket.listen(MAX_CONNECTIONS as i32)?;
+    Ok(socket.into())
 }
 
 fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {

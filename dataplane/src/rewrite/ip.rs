@@ -82,8 +82,8 @@ pub(super) struct Ip {
     pub(super) hop_limit: u8,
     /// The protocol behind all headers walked.
     pub(super) protocol: u8,
-    /// Where the transport header starts (the fragment's data, in a later fragment); never behind
-    /// `end`.
+    /// Where the transport header starts (the fragment's data, in a later fragment). In a quote it
+    /// may lie behind `end`.
     pub(super) transport: usize,
     /// Where the bytes of this packet end: its own length, or an earlier cut of the quote.
     pub(super) end: usize,
@@ -239,7 +239,7 @@ fn parse_v4(bytes: &[u8], reading: Reading) -> Result<Ip, Malformed> {
         destination: Ipv4Addr::new(fixed[16], fixed[17], fixed[18], fixed[19]).into(),
         hop_limit: fixed[8],
         protocol,
-        transport: header.min(end),
+        transport: header,
         end,
         fragment: match word(fixed, 6) {
             position if position & 0x1FFF != 0 => Fragment::Later,

@@ -253,12 +253,12 @@ fn quote(packet: &[u8], ip: &Ip, kind: u8) -> Option<Quote> {
     })
 }
 
-/// How much of the message body is the quoted packet, where extensions follow it (RFC 4884).
-/// They want at least 128 bytes of it; less is no length but noise in a field once unused.
+/// How much of the message body is the quoted packet, where extensions follow it (RFC 4884). They
+/// want at least 128 bytes of it; less is no length but noise in a field once unused. Over IPv4 all
+/// that is ever translated lies within those 128, so the length does not matter there.
 fn quote_len(header: &[u8], family: Family, kind: u8) -> usize {
     const MIN_BEFORE_EXTENSIONS: usize = 128;
     let length = match (family, kind) {
-        (Family::V4, 3 | 11 | 12) => usize::from(header[5]) * 4,
         (Family::V6, 1 | 3) => usize::from(header[4]) * 8,
         _ => 0,
     };

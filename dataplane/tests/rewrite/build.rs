@@ -139,6 +139,23 @@ proptest! {
     }
 }
 
+/// A payload equal to the checksum without it makes the checksum compute to 0.
+#[test]
+fn a_datagram_whose_checksum_computes_to_zero() {
+    for (src, dst) in [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")] {
+        let ends = Ends {
+            src: ip(src),
+            dst: ip(dst),
+        };
+        let checksum = |packet: &[u8]| {
+            let at = packet.len() - 4;
+            [packet[at], packet[at + 1]]
+        };
+        let balance = checksum(&built_udp(ends, (1, 2), &[0, 0]));
+        assert_eq!(checksum(&built_udp(ends, (1, 2), &balance)), [0xFF, 0xFF]);
+    }
+}
+
 #[test]
 fn a_long_packet_is_quoted_up_to_the_limit() {
     for (src, dst, limit) in [
@@ -257,6 +274,24 @@ fn some_packets_are_never_answered() {
             Some(BuildError::Source)
         );
     }
+    // Too short to tell whether it is an error.
+    let cut = |family, number| {
+        spec(
+            family,
+            Body::Other {
+                number,
+                payload: vec![8],
+            },
+        )
+    };
+    assert_eq!(
+        refusal(cut(Family::V4, 1), a, b),
+        Some(BuildError::IcmpError)
+    );
+    assert_eq!(
+        refusal(cut(Family::V6, 58), a6, b6),
+        Some(BuildError::IcmpError)
+    );
     let payload = vec![0; 64];
     for (family, src, dst) in [(Family::V4, a, b), (Family::V6, a6, b6)] {
         let body = Body::Udp {

@@ -94,6 +94,10 @@ pub enum Extension {
         units: u8,
     },
     HomeAddress(Ipv6Addr),
+    /// Options that only look like a home address: too short, or cut off by the header's end.
+    NoHomeAddress {
+        cut: bool,
+    },
     Routing {
         kind: u8,
         left: u8,
@@ -325,7 +329,9 @@ impl Extension {
     fn number(&self) -> u8 {
         match self {
             Extension::HopByHop { .. } => 0,
-            Extension::Destination { .. } | Extension::HomeAddress(_) => 60,
+            Extension::Destination { .. }
+            | Extension::HomeAddress(_)
+            | Extension::NoHomeAddress { .. } => 60,
             Extension::Routing { .. } => 43,
             Extension::AtomicFragment(_) => 44,
             Extension::Authentication => 51,
@@ -345,6 +351,12 @@ impl Extension {
                 let mut bytes = vec![next, 2, 0xC9, 1, 7, 0, 0xC9, 16];
                 bytes.extend(home.octets());
                 bytes
+            }
+            Extension::NoHomeAddress { cut: true } => {
+                [&[next, 2, 1, 4, 0, 0, 0, 0, 0xC9, 16], [7; 14].as_slice()].concat()
+            }
+            Extension::NoHomeAddress { cut: false } => {
+                [&[next, 2, 0xC9, 1, 7, 1, 17], [0; 17].as_slice()].concat()
             }
             Extension::Routing {
                 kind,

@@ -273,6 +273,50 @@ fn extensions_behind_the_quote_are_left_alone() {
     assert_eq!(rewritten, error(outer.with(None, Some(new)), &after.bytes));
 }
 
+/// A length below the 128 bytes that RFC 4884 asks for is noise: it hides nothing of the quote.
+#[test]
+fn noise_in_the_length_field_hides_nothing() {
+    let outer = Ends {
+        src: "2001:db8::1".parse().unwrap(),
+        dst: "2001:db8::2".parse().unwrap(),
+    };
+    let inner = Ends {
+        src: "2001:db8::2".parse().unwrap(),
+        dst: "2001:db8::3".parse().unwrap(),
+    };
+    let spec = |body| Spec {
+        network: plain_network(Family::V6),
+        body,
+        fragment: Cut::Whole,
+    };
+    let quoted = spec(Body::Udp {
+        ports: (1, 2),
+        checksum: true,
+        payload: vec![3; 100],
+    });
+    let error = |quote: Built| {
+        let rest = [40 / 8, 0, 0, 0];
+        spec(Body::Error {
+            kind: 1,
+            code: 3,
+            rest,
+            quote: quote.bytes,
+        })
+        .build(outer)
+        .bytes
+    };
+    let new = Some("2001:db8:7::7".parse().unwrap());
+    let map = Translation {
+        quoted: Some(Quoted {
+            new_src: new,
+            new_dst: None,
+        }),
+        ..Translation::default()
+    };
+    let rewritten = translate(&error(quoted.build(inner)), &map, ChecksumState::Full).unwrap();
+    assert_eq!(rewritten, error(quoted.build(inner.with(new, None))));
+}
+
 /// A quote of the other family is nobody's: it is not looked into.
 #[test]
 fn a_quote_of_the_other_family_is_no_quote() {

@@ -103,6 +103,7 @@ fn extension() -> impl Strategy<Value = Extension> {
         (0..4u8).prop_map(|units| Extension::HopByHop { units }),
         (0..4u8).prop_map(|units| Extension::Destination { units }),
         address.clone().prop_map(Extension::HomeAddress),
+        any::<bool>().prop_map(|cut| Extension::NoHomeAddress { cut }),
         any::<u32>().prop_map(Extension::AtomicFragment),
         (
             prop_oneof![Just(0u8), Just(2), Just(4)],

@@ -45,6 +45,17 @@ pub struct Conditions {
     pub clock_offset_us: i64,
     /// How it ended.
     pub ending: Ending,
+    /// What the server's probes last said of the client's: the best there is without its account.
+    pub said: Said,
+}
+
+/// What one end said of the probes sent to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// Distinct probes received.
+    pub received: u64,
+    /// Longest gap in microseconds.
+    pub longest_gap_us: u64,
 }
 
 /// The report of the client's (`near`) and the server's (`far`) account; `Err` says why there is
@@ -143,11 +154,11 @@ struct Probes<'a> {
 impl Probes<'_> {
     fn judge(&self, run: &Conditions) -> UdpDirection {
         let (sent, received) = (self.sent, self.received);
-        let arrived = received.map_or(0, |end| end.received);
+        let arrived = received.map_or(run.said.received, |end| end.received);
         // Without the sender's account the highest number that came is the best there is.
         let known = received.map_or(0, |end| end.sent_at_least);
-        let total = sent.map_or(known, |end| end.sent.max(known));
-        let silence = run.measured_ms as f64;
+        let total = sent.map_or(known, |end| end.sent.max(known)).max(arrived);
+        let longest_us = received.map_or(run.said.longest_gap_us, |end| end.gaps.longest_us);
         UdpDirection {
             outcome: Udp {
                 rate_hz: run.plan.udp_rate_hz,
@@ -156,7 +167,7 @@ impl Probes<'_> {
                 lost: total - arrived,
                 duplicated: received.map_or(0, |end| end.duplicated),
                 reordered: received.map_or(0, |end| end.reordered),
-                longest_gap_ms: received.map_or(silence, |end| ms(end.gaps.longest_us)),
+                longest_gap_ms: ms(longest_us),
             },
             refused: sent.map(|end| end.refused),
             sender_longest_pause_ms: sent.map(|end| ms(end.longest_pause_us)),
@@ -240,7 +251,8 @@ fn meta(run: &Conditions, rtos_exact: bool, missing: Option<String>) -> Meta {
     let mut notes = Vec::new();
     if let Some(why) = missing {
         notes.push(format!(
-            "The server's account is missing ({why}): what it received is not known."
+            "The server's account is missing ({why}): which bytes it received is not known, and of \
+             the client's probes only what it said before."
         ));
     }
     if !rtos_exact {
@@ -349,6 +361,10 @@ mod tests {
             measured_ms: 100,
             clock_offset_us: 0,
             ending: Ending::Complete,
+            said: Said {
+                received: 90,
+                longest_gap_us: 2_000,
+            },
         }
     }
 
@@ -397,7 +413,7 @@ mod tests {
         assert_eq!(report.tcp_down.outcome.retransmits, None);
         assert_eq!(
             (report.udp_up.outcome.lost, report.udp_down.outcome.lost),
-            (100, 1)
+            (10, 1)
         );
         assert_eq!(report.connections.survived, 0);
         assert!(report.meta.notes[0].contains("it went away"));

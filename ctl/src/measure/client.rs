@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 
-use super::assemble::{Conditions, Ending, assemble};
+use super::assemble::{Conditions, Ending, Said, assemble};
 use super::clock::{Clock, unix_us};
 use super::control::{Channel, Heard};
 use super::engine::{Engine, Seeds, Sockets};
@@ -198,6 +198,10 @@ pub fn measure(
             measured_ms: ended_us / 1000,
             clock_offset_us: agreed.offset_us,
             ending,
+            said: Said {
+                received: live.there.received.get(),
+                longest_gap_us: live.there.longest_gap_us.get(),
+            },
         },
     ))
 }

@@ -56,6 +56,7 @@ pub struct Meter {
 impl Meter {
     /// The progress at `now_us` after time zero, `up_bytes` being acknowledged by then.
     pub fn read(&mut self, now_us: u64, zero_unix_us: u64, up_bytes: u64, live: &Live) -> Progress {
+        let first = self.previous_us == 0;
         let down_bytes = live.stream_bytes.get();
         let elapsed_us = now_us.saturating_sub(self.previous_us);
         let mbps = |new: u64, old: u64| match elapsed_us {
@@ -87,7 +88,7 @@ impl Meter {
             udp_down_longest_gap_ms: live.here.longest_gap_us.get() as f64 / 1000.0,
             up_quiet_ms: quiet_ms(self.up_moved_us),
             down_quiet_ms: quiet_ms(live.stream_last_us.get()),
-            stalled: elapsed_us > 0 && !(moved.0 && moved.1),
+            stalled: !(first || moved.0 && moved.1),
             connections_alive: live.crowd_alive.get(),
         }
     }

@@ -11,7 +11,7 @@ use plotters::coord::ranged1d::Ranged;
 use plotters::coord::types::RangedCoordf64;
 use plotters::drawing::{DrawingArea, IntoDrawingArea};
 use plotters::element::{Circle, PathElement, Rectangle, Text};
-use plotters::series::{AreaSeries, LineSeries};
+use plotters::series::LineSeries;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{Color, IntoFont, RGBColor, TextStyle};
 
@@ -24,6 +24,7 @@ const THROUGHPUT_HEIGHT: u32 = 360;
 const GAPS_HEIGHT: u32 = 170;
 const HISTOGRAM_HEIGHT: u32 = 300;
 const LEFT: u32 = 72;
+const EDGE: u32 = 8;
 const RIGHT: u32 = 16;
 const PLOT_PX: f64 = (WIDTH - LEFT - RIGHT) as f64;
 
@@ -86,7 +87,8 @@ fn throughput(report: &Report, area: &Area<'_>) -> Drawn {
     let mut chart = ChartBuilder::on(area)
         .margin_top(38 + above)
         .margin_right(RIGHT)
-        .y_label_area_size(LEFT)
+        .margin_left(EDGE)
+        .y_label_area_size(LEFT - EDGE)
         .x_label_area_size(10)
         .build_cartesian_2d(time_range(report), 0.0..highest.max(1.0) * 1.06)?;
     let (unit, scale) = if highest >= 2_000.0 {
@@ -105,13 +107,12 @@ fn throughput(report: &Report, area: &Area<'_>) -> Drawn {
         .y_desc(unit)
         .y_label_formatter(&|mbps| trimmed(mbps * scale))
         .x_labels(0)
-        .label_style(text(13, MUTED))
-        .axis_desc_style(text(13, MUTED))
+        .label_style(text(15, MUTED))
+        .axis_desc_style(text(15, MUTED))
         .draw()?;
     for (series, colour) in [(up, UP), (down, DOWN)] {
-        let points = || steps(series, report.meta.bin_ms).into_iter();
-        chart.draw_series(AreaSeries::new(points(), 0.0, colour.mix(0.10)))?;
-        chart.draw_series(LineSeries::new(points(), colour.stroke_width(2)))?;
+        let outline = steps(series, report.meta.bin_ms);
+        chart.draw_series(LineSeries::new(outline, colour.stroke_width(2)))?;
     }
     labels(report, area, &time_range(report), 38 + above, &marks, &rows)
 }
@@ -126,7 +127,8 @@ fn gaps(report: &Report, area: &Area<'_>) -> Drawn {
     let mut chart = ChartBuilder::on(area)
         .margin_top(36)
         .margin_right(RIGHT)
-        .y_label_area_size(LEFT)
+        .margin_left(EDGE)
+        .y_label_area_size(LEFT - EDGE)
         .x_label_area_size(38)
         .build_cartesian_2d(time_range(report), (1.0..longest * 2.0).log_scale())?;
     bands(&chart, &report.marks(), 1.0..longest * 2.0)?;
@@ -142,8 +144,8 @@ fn gaps(report: &Report, area: &Area<'_>) -> Drawn {
         .x_labels(12)
         .x_desc("seconds")
         .x_label_formatter(&|s| trimmed(*s))
-        .label_style(text(13, MUTED))
-        .axis_desc_style(text(13, MUTED))
+        .label_style(text(15, MUTED))
+        .axis_desc_style(text(15, MUTED))
         .draw()?;
     for (udp, colour) in directions {
         chart.draw_series(udp.gaps.iter().map(|gap| {
@@ -176,7 +178,8 @@ fn gap_histogram(report: &Report, area: &Area<'_>) -> Drawn {
     let mut chart = ChartBuilder::on(area)
         .margin_top(42)
         .margin_right(RIGHT)
-        .y_label_area_size(LEFT)
+        .margin_left(EDGE)
+        .y_label_area_size(LEFT - EDGE)
         .x_label_area_size(42)
         .build_cartesian_2d(
             0.0..used.len().max(1) as f64,
@@ -193,8 +196,8 @@ fn gap_histogram(report: &Report, area: &Area<'_>) -> Drawn {
         .y_label_formatter(&|count| trimmed(*count))
         .x_labels(0)
         .x_desc("length in ms")
-        .label_style(text(13, MUTED))
-        .axis_desc_style(text(13, MUTED))
+        .label_style(text(15, MUTED))
+        .axis_desc_style(text(15, MUTED))
         .draw()?;
     for (slot, index) in used.enumerate() {
         let left = slot as f64;
@@ -210,7 +213,7 @@ fn gap_histogram(report: &Report, area: &Area<'_>) -> Drawn {
                 area,
                 (x, y - 4),
                 &count.to_string(),
-                text(11, MUTED),
+                text(13, MUTED),
                 HPos::Center,
             )?;
         }
@@ -220,7 +223,7 @@ fn gap_histogram(report: &Report, area: &Area<'_>) -> Drawn {
                 area,
                 (x, y + 17),
                 &bucket_label(bucket),
-                text(13, MUTED),
+                text(15, MUTED),
                 HPos::Center,
             )?;
         }
@@ -315,7 +318,7 @@ fn labels(
                 top - 7 - *row as i32 * LABEL_ROW,
             );
             let label = format!("{} \u{2192} {}", one.from, one.to);
-            put(area, at, &label, text(14, MOVE), HPos::Center)?;
+            put(area, at, &label, text(16, MOVE), HPos::Center)?;
         }
     }
     Ok(())
@@ -337,17 +340,17 @@ fn label_rows(marks: &[MoveMark], time: &Range<f64>) -> Vec<usize> {
 }
 
 fn heading(area: &Area<'_>, words: &str) -> Drawn {
-    put(area, (LEFT as i32, 20), words, text(15, INK), HPos::Left)
+    put(area, (LEFT as i32, 20), words, text(18, INK), HPos::Left)
 }
 
 fn legend(area: &Area<'_>) -> Drawn {
     let right = (WIDTH - RIGHT) as i32;
     for (x, colour, words) in [
-        (right - 282, UP, "client \u{2192} server"),
-        (right - 128, DOWN, "server \u{2192} client"),
+        (right - 290, UP, "client \u{2192} server"),
+        (right - 134, DOWN, "server \u{2192} client"),
     ] {
         area.draw(&Rectangle::new([(x, 10), (x + 14, 20)], colour.filled()))?;
-        put(area, (x + 20, 20), words, text(13, INK), HPos::Left)?;
+        put(area, (x + 20, 20), words, text(15, INK), HPos::Left)?;
     }
     Ok(())
 }

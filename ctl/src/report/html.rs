@@ -39,7 +39,7 @@ pub fn page(report: &Report) -> String {
 </body>
 </html>
 "#,
-        title = "What the move did to the connections",
+        title = title(report),
         colours = palette::css(),
         style = STYLE,
         verdict = escaped(&table::verdict(report)),
@@ -51,6 +51,14 @@ pub fn page(report: &Report) -> String {
         remarks = remarks(report),
         footer = escaped(&footer(report)),
     )
+}
+
+fn title(report: &Report) -> &'static str {
+    match report.moves.len() {
+        0 => "What became of the connections",
+        1 => "What the move did to the connections",
+        _ => "What the moves did to the connections",
+    }
 }
 
 const STYLE: &str = "\

@@ -1,6 +1,6 @@
 //! The readable end of a measurement, for a terminal and for the page (pure).
 
-use super::schema::{Connections, Report, TcpDirection, Throughput, UdpDirection};
+use super::schema::{Connections, Report, Throughput, UdpDirection};
 
 /// One line: what is measured, upward, downward, and the worse of both.
 pub(super) struct Row {
@@ -185,35 +185,42 @@ fn tcp_rows(report: &Report) -> Vec<Row> {
 
 fn throughput_rows(report: &Report) -> Vec<Row> {
     let (up, down) = (&report.throughput_up, &report.throughput_down);
-    let row = |name, cell: &dyn Fn(&Throughput) -> String| Row {
+    let mut rows = vec![rate_row(
+        "mean",
+        [report.tcp_up.mean_mbps, report.tcp_down.mean_mbps],
+    )];
+    if !report.moves.is_empty() {
+        let back = |t: &Throughput| match t.recovery_ms {
+            Some(ms) => with_unit(ms, "ms"),
+            None => "not back".to_owned(),
+        };
+        rows.push(rate_row(
+            "before the first move",
+            [up.before_mbps, down.before_mbps],
+        ));
+        rows.push(rate_row(
+            "after the last move",
+            [up.after_mbps, down.after_mbps],
+        ));
+        rows.push(Row {
+            name: "back to 90 % after",
+            up: back(up),
+            down: back(down),
+            worst: back(&report.throughput),
+        });
+    }
+    rows
+}
+
+/// Rates, of which the smaller is the worse.
+fn rate_row(name: &'static str, [up, down]: [Option<f64>; 2]) -> Row {
+    let cell = |value: Option<f64>| value.map_or_else(unknown, rate);
+    Row {
         name,
         up: cell(up),
         down: cell(down),
-        worst: cell(&report.throughput),
-    };
-    let mean = |tcp: &TcpDirection| tcp.mean_mbps.map_or_else(unknown, rate);
-    let mut rows = vec![Row {
-        name: "mean",
-        up: mean(&report.tcp_up),
-        down: mean(&report.tcp_down),
-        worst: [&report.tcp_up, &report.tcp_down]
-            .into_iter()
-            .filter_map(|tcp| tcp.mean_mbps)
-            .reduce(f64::min)
-            .map_or_else(unknown, rate),
-    }];
-    if !report.moves.is_empty() {
-        let optional_rate = |value: Option<f64>| value.map_or_else(unknown, rate);
-        rows.push(row("before the first move", &|t| {
-            optional_rate(t.before_mbps)
-        }));
-        rows.push(row("after the last move", &|t| optional_rate(t.after_mbps)));
-        rows.push(row("back to 90 % after", &|t| match t.recovery_ms {
-            Some(ms) => with_unit(ms, "ms"),
-            None => "not back".to_owned(),
-        }));
+        worst: cell([up, down].into_iter().flatten().reduce(f64::min)),
     }
-    rows
 }
 
 fn udp_rows(report: &Report) -> Vec<Row> {

@@ -34,23 +34,16 @@ pub fn udp(a: &Udp, b: &Udp) -> Udp {
 }
 
 /// The direction whose throughput the moves hurt more: not back at all, then back later, then
-/// back to a smaller share; without moves the slower one.
+/// slower afterwards; without moves the slower one.
 pub fn throughput(a: &Throughput, b: &Throughput) -> Throughput {
-    let hurt = |t: &Throughput| {
-        let never = !t.moves.is_empty() && t.recovery_ms.is_none();
-        let share = match (t.before_mbps, t.after_mbps) {
-            (Some(before), Some(after)) if before > 0.0 => after / before,
-            (before, _) => before.unwrap_or(0.0),
-        };
-        (never, t.recovery_ms.unwrap_or(0.0), -share)
-    };
-    let (of_a, of_b) = (hurt(a), hurt(b));
-    let order = of_b
-        .0
-        .cmp(&of_a.0)
-        .then(of_b.1.total_cmp(&of_a.1))
-        .then(of_b.2.total_cmp(&of_a.2));
-    if order.is_gt() { b.clone() } else { a.clone() }
+    let never = |t: &Throughput| !t.moves.is_empty() && t.recovery_ms.is_none();
+    let recovery = |t: &Throughput| t.recovery_ms.unwrap_or(0.0);
+    let rate = |t: &Throughput| t.after_mbps.or(t.before_mbps).unwrap_or(0.0);
+    let b_against_a = never(b)
+        .cmp(&never(a))
+        .then(recovery(b).total_cmp(&recovery(a)))
+        .then(rate(a).total_cmp(&rate(b)));
+    if b_against_a.is_gt() { b } else { a }.clone()
 }
 
 fn larger(a: Option<f64>, b: Option<f64>) -> Option<f64> {

@@ -84,6 +84,12 @@ causes! {
     RelayBroken = "relay_broken",
     /// A packet relayed too often.
     RelayHops = "relay_hops",
+    /// A kind of super-packet that was not asked for.
+    UnknownGso = "unknown_gso",
+    /// A super-packet or partial checksum for a TUN without offloads.
+    OffloadMissing = "offload_missing",
+    /// The kernel refused to take a packet.
+    WriteRefused = "write_refused",
     /// Not mobile and not reachable from an exclusive locator.
     PassImpossible = "pass_impossible",
 }

@@ -20,6 +20,7 @@ pub mod agent;
 pub mod clock;
 pub mod config;
 pub mod counters;
+pub mod daemon;
 pub mod frame;
 pub mod io;
 pub mod rewrite;

@@ -49,6 +49,8 @@ pub struct Limits {
     pub opens: usize,
     /// Bindings of peers kept at a time.
     pub cached_bindings: usize,
+    /// A released locator stays out of use for the lease and this time.
+    pub quarantine: Duration,
     /// A context without traffic is forgotten after this time.
     pub idle: Duration,
 }
@@ -67,6 +69,7 @@ impl Default for Limits {
             strangers: 1024,
             opens: 1024,
             cached_bindings: 65_536,
+            quarantine: Duration::from_secs(60),
             // Longer than NAT boxes keep TCP; reopening costs one round trip.
             idle: Duration::from_secs(3 * 3600),
         }

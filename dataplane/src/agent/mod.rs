@@ -145,10 +145,13 @@ pub enum UpdateResult {
     Unknown(String),
 }
 
+/// Fills a buffer with unpredictable octets.
+type Entropy = Box<dyn FnMut(&mut [u8]) + Send>;
+
 /// The pure core of a forwarder.
 pub struct Agent {
     config: AgentConfig,
-    entropy: Box<dyn FnMut(&mut [u8]) + Send>,
+    entropy: Entropy,
     table: Table,
     /// Homes attached here, or recently detached.
     own: BTreeMap<Home, own::Own>,
@@ -259,6 +262,11 @@ impl Agent {
     /// The counts by cause.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Counts what happened to a packet outside the agent.
+    pub fn count(&mut self, cause: Cause) {
+        self.counters.count(cause);
     }
 
     /// A control message that a socket received: exclusive locators share

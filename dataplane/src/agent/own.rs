@@ -213,8 +213,6 @@ pub enum OpError {
 
 /// A prepared move that is not activated within this time is withdrawn.
 const PREPARED_FOR: Duration = Duration::from_secs(30);
-/// Beyond the lease, a released locator stays out of use this long.
-const QUARANTINE: Duration = Duration::from_secs(60);
 /// An update whose outcome is unknown is read back after this time.
 const READ_BACK: Duration = Duration::from_millis(200);
 
@@ -375,6 +373,14 @@ impl Agent {
             own.ready = ready;
         }
         self.flush(home);
+    }
+
+    /// Homes at the interface `name` that are here or about to come.
+    pub fn links(&self, name: &str) -> Vec<(Home, Link)> {
+        let here = self.own.iter().filter(|(_, own)| !own.departed());
+        here.filter_map(|(home, own)| Some((*home, own.link.clone()?)))
+            .filter(|(_, link)| link.interface == name)
+            .collect()
     }
 
     /// The addresses of the uplink are now these: what exclusive homes can use.
@@ -702,7 +708,7 @@ impl Agent {
         for locator in own.reserved {
             self.own_locators.remove(&locator);
             if !self.config.exclusive {
-                let until = self.now.time + lease + QUARANTINE;
+                let until = self.now.time + lease + self.config.limits.quarantine;
                 self.quarantine.insert(locator, (home, until));
                 self.outputs.push_back(Output::RemoveLocator(locator));
             }

@@ -212,7 +212,7 @@ impl Agent {
             }
         }
         if self.in_homes(dst) {
-            return self.to_peer(own, headers, offload, packet);
+            return self.mobile(own, headers, offload, packet);
         }
         if self.in_locators(dst) {
             self.refuse(packet, headers, Unreachable::Prohibited);
@@ -233,7 +233,7 @@ impl Agent {
         finish(packet, headers, offload, &map)
     }
 
-    fn to_peer(
+    fn mobile(
         &mut self,
         own: Home,
         headers: &Headers,

@@ -4,6 +4,7 @@
 //! packet waits for it or one of its timers runs out; [`Agent::pursue`] is the
 //! single place that decides what is missing.
 
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use mat_proto::{Binding, Home};
@@ -126,8 +127,8 @@ impl Agent {
 
     /// Asks the mapping service about `home`, unless it is being asked.
     pub(super) fn lookup(&mut self, home: Home) {
-        if !self.lookups.contains_key(&home) {
-            self.lookups.insert(home, Lookup { retry: None });
+        if let Entry::Vacant(slot) = self.lookups.entry(home) {
+            slot.insert(Lookup { retry: None });
             self.outputs.push_back(Output::Lookup(home));
         }
     }

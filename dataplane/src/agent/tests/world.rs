@@ -28,6 +28,8 @@ enum Happening {
     Update(usize, Home, Option<Binding>, Option<Binding>),
 }
 
+type Lose = Box<dyn FnMut(u64, &[u8]) -> bool>;
+
 pub struct World {
     pub now: Time,
     pub agents: Vec<Agent>,
@@ -44,7 +46,7 @@ pub struct World {
     /// Packets for homes that are not plugged in where they were delivered.
     pub misdelivered: usize,
     /// Decides, by the running number of a packet between sites, what is lost.
-    pub lose: Box<dyn FnMut(u64, &[u8]) -> bool>,
+    pub lose: Lose,
     pub crossed: u64,
     queue: BTreeMap<(Time, u64), Happening>,
     sequence: u64,

@@ -1,0 +1,310 @@
+//! `matd`: puts the parts together, in the order in which nothing is lost.
+//!
+//! State is loaded and homes are served again *before* kernel state is brought
+//! in line with it, so that a restart neither opens a gap nor leaks a packet.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+use mat_mapping::client::{Algorithm, MapClient, TsigKey};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::agent::{Agent, AgentConfig, Attach, Limits, Link, Output, Snapshot};
+use crate::config::{Config, KeyAlgorithm, Placement, Trust};
+use crate::io::control::{Control, Parts};
+use crate::io::engine::{self, Clock};
+use crate::io::steering::{Attachment, Claims, Steering};
+use crate::io::tun::Tun;
+use crate::io::{api, netlink, state};
+
+const STATE_FILE: &str = "state.json";
+
+/// Runs the forwarder until SIGTERM or SIGINT. SIGHUP reloads the configuration.
+///
+/// Homes that are attached stay attached: their kernel state and the state file
+/// are kept, so that a restart loses no connection. With no home attached
+/// everything is removed.
+pub async fn run(path: &Path) -> anyhow::Result<()> {
+    let config = Config::load(path)?;
+    let state_dir = state::StateDir::open(&config.state_dir)?;
+    let state_file = state_dir.file(STATE_FILE);
+    let snapshot = state::load::<Snapshot>(&state_file)?.unwrap_or_default();
+    let tun = Tun::open(&config.tun)?;
+    let described = tun.describe();
+    tracing::info!("{described}");
+    let map = map_client(&config)?;
+
+    let clock = Clock::start();
+    let mut agent = Agent::new(agent_config(&config), clock.now(), entropy);
+    let attached: Vec<_> = snapshot
+        .homes
+        .iter()
+        .map(|h| (h.home, h.link.clone()))
+        .collect();
+    agent.restore(clock.now(), snapshot);
+    let (claims, pending) = claims(&mut agent, &config, &attached)?;
+    let mut steering = Steering::up(&config, &config.tun.name).await?;
+    steering.reconcile(&claims).await?;
+
+    let (engine, wants, thread) = engine::start(tun, agent, clock)?;
+    let parts = Parts {
+        engine: engine.clone(),
+        map,
+        steering,
+        state_file: state_file.clone(),
+    };
+    let control = Control::new(parts, &config);
+    let runner = tokio::spawn(Arc::clone(&control).run(wants));
+    for output in pending {
+        control.again(output);
+    }
+    let events = netlink::watch().await?;
+    tokio::spawn(Arc::clone(&control).follow(events));
+    let keeper = tokio::spawn(Arc::clone(&control).keep_state());
+    for (home, link) in &attached {
+        match control.connect(*home, link.as_ref()).await {
+            Ok(ready) => control.ready(*home, ready).await,
+            Err(error) => tracing::error!("{home}: {error}"),
+        }
+    }
+    attach_static(&control, &config).await;
+
+    let identity = api::Identity {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        site: config.site.clone(),
+        placement: match config.placement {
+            Placement::Gateway => "gateway".to_owned(),
+            Placement::Guest => "guest".to_owned(),
+        },
+        path: described,
+        trust: match config.mapping.trust {
+            Trust::Tsig => "tsig".to_owned(),
+            Trust::Network => "network".to_owned(),
+        },
+        pid: std::process::id(),
+    };
+    let served = api::serve(&config.control_socket, Arc::clone(&control), identity);
+    let served = served.await.map_err(|e| anyhow!(e))?;
+    let server = tokio::spawn(served);
+    tracing::info!(
+        "site {} ready, control socket {}",
+        config.site,
+        config.control_socket.display()
+    );
+    // Without systemd there is nobody to tell.
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+
+    let ended = wait_for_end(path, &control, thread).await;
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+    server.abort();
+    keeper.abort();
+    let last = engine.call(|agent, _| agent.snapshot()).await.ok();
+    engine.stop();
+    // The data thread's end closes its channel, which ends the runner.
+    let _ = tokio::time::timeout(Duration::from_secs(2), runner).await;
+    // Unlinked before anything can fail: a dead socket misleads people.
+    let _ = std::fs::remove_file(&config.control_socket);
+    let last = last.unwrap_or_default();
+    let keep = kept(&control, &last).await;
+    let kept = last.homes.len();
+    if kept == 0 {
+        state::remove(&state_file)?;
+    } else {
+        control.store(&last);
+        tracing::info!(
+            "stopped; routes, rules and TUN stay for {kept} attached home(s): start matd again, \
+             or remove them with \"matd cleanup\""
+        );
+    }
+    control.steering.lock().await.down(&keep).await?;
+    ended
+}
+
+/// Removes everything a forwarder with this configuration left: for when it
+/// will not be started again.
+pub async fn cleanup(path: &Path) -> anyhow::Result<()> {
+    let config = Config::load(path)?;
+    let state_dir = state::StateDir::open(&config.state_dir)?;
+    let tun = Tun::open(&config.tun)?;
+    let mut steering = Steering::up(&config, &config.tun.name).await?;
+    drop(tun);
+    steering.down(&Claims::default()).await?;
+    state::remove(&state_dir.file(STATE_FILE))?;
+    println!(
+        "removed TUN {}, its routes and rules, and the state",
+        config.tun.name
+    );
+    Ok(())
+}
+
+async fn wait_for_end(
+    path: &Path,
+    control: &Arc<Control>,
+    thread: std::thread::JoinHandle<std::io::Result<()>>,
+) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (sender, mut data_thread) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || sender.send(thread.join()));
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            _ = hangup.recv() => match reload(path, control).await {
+                Ok(()) => tracing::info!("configuration reloaded"),
+                Err(error) => tracing::error!("configuration not reloaded: {error:#}"),
+            },
+            ended = &mut data_thread => match ended {
+                Ok(Ok(result)) => return result.context("the TUN cannot be read"),
+                _ => bail!("the data thread panicked"),
+            },
+        }
+    }
+}
+
+async fn reload(path: &Path, control: &Arc<Control>) -> anyhow::Result<()> {
+    let config = Config::load(path)?;
+    let map = map_client(&config)?;
+    control.reconfigure(&config).await?;
+    control.set_map(map);
+    let agent_config = agent_config(&config);
+    let engine = control.engine();
+    engine
+        .call(move |agent, now| agent.reconfigure(now, agent_config))
+        .await?;
+    attach_static(control, &config).await;
+    Ok(())
+}
+
+/// Attaches what the configuration names and is not attached yet.
+async fn attach_static(control: &Arc<Control>, config: &Config) {
+    for instance in &config.instances {
+        let home = instance.home;
+        let link = instance.interface.clone().map(|interface| Link {
+            interface,
+            mac: instance.mac.map(|mac| mac.to_string()),
+        });
+        let request = Attach {
+            home,
+            claim: true,
+            link: link.clone(),
+            ready: false,
+            contexts: Vec::new(),
+        };
+        let engine = control.engine();
+        let attached = engine.call(move |agent, now| match agent.own_status(home) {
+            Some(_) => Ok(false),
+            None => agent.attach(now, request).map(|()| true),
+        });
+        match attached.await {
+            Ok(Ok(true)) => match control.connect(home, link.as_ref()).await {
+                Ok(ready) => control.ready(home, ready).await,
+                Err(error) => tracing::error!("[[instance]] {home}: {error}"),
+            },
+            Ok(Ok(false)) | Err(_) => {}
+            Ok(Err(error)) => tracing::error!("[[instance]] {home}: {error}"),
+        }
+    }
+}
+
+/// What the restored agent needs from the kernel, and what it wants besides.
+fn claims(
+    agent: &mut Agent,
+    config: &Config,
+    attached: &[(mat_proto::Home, Option<Link>)],
+) -> anyhow::Result<(Claims, Vec<Output>)> {
+    let mut claims = Claims::default();
+    for (home, link) in attached {
+        match (config.placement, link) {
+            (Placement::Guest, _) => {
+                claims.homes.insert(*home);
+            }
+            (Placement::Gateway, Some(link)) => {
+                let mac = link.mac.as_deref().map(str::parse).transpose();
+                claims.attachments.insert(Attachment {
+                    home: *home,
+                    interface: link.interface.clone(),
+                    mac: mac.with_context(|| format!("state of {home}"))?,
+                });
+            }
+            (Placement::Gateway, None) => {}
+        }
+    }
+    let mut pending = Vec::new();
+    while let Some(output) = agent.poll_output() {
+        match output {
+            Output::AddLocator(locator) => {
+                claims.locators.insert(locator);
+            }
+            Output::Steer(peer, own) => {
+                claims.pairs.insert((peer, own));
+            }
+            other => pending.push(other),
+        }
+    }
+    Ok((claims, pending))
+}
+
+/// The claims that outlive this process: those of settled homes.
+async fn kept(control: &Control, last: &Snapshot) -> Claims {
+    let mut keep = control.steering.lock().await.claims().clone();
+    let homes: Vec<_> = last.homes.iter().map(|h| h.home).collect();
+    let locators: Vec<_> = last.homes.iter().flat_map(|h| h.reserved.clone()).collect();
+    keep.locators.retain(|l| locators.contains(l));
+    keep.attachments.retain(|a| homes.contains(&a.home));
+    keep.homes.retain(|h| homes.contains(h));
+    if homes.is_empty() {
+        keep.pairs.clear();
+    }
+    keep
+}
+
+fn agent_config(config: &Config) -> AgentConfig {
+    let limits = &config.limits;
+    AgentConfig {
+        homes: config.homes.prefixes.clone(),
+        locators: config.locators.prefixes.clone(),
+        pool: config.locators.pool.clone(),
+        exclusive: config.locators.exclusive,
+        control_port: config.control_port,
+        lease_seconds: config.mapping.lease_s,
+        poll: Duration::from_millis(config.mapping.poll_ms),
+        trust_network: config.mapping.trust == Trust::Network,
+        grace: Duration::from_millis(limits.grace_ms),
+        limits: Limits {
+            contexts: limits.contexts,
+            hold_bytes_per_home: limits.hold_bytes_per_home,
+            hold_bytes_total: limits.hold_bytes_total,
+            hold_age: Duration::from_millis(limits.hold_ms),
+            quarantine: Duration::from_secs(limits.quarantine_extra_s),
+            ..Limits::default()
+        },
+    }
+}
+
+fn map_client(config: &Config) -> anyhow::Result<MapClient> {
+    let mapping = &config.mapping;
+    let zone = mapping.zone.parse().context("mapping.zone")?;
+    let key = mapping.key.as_ref().map(|key| {
+        let algorithm = match key.algorithm {
+            KeyAlgorithm::HmacSha256 => Algorithm::HmacSha256,
+            KeyAlgorithm::HmacSha384 => Algorithm::HmacSha384,
+            KeyAlgorithm::HmacSha512 => Algorithm::HmacSha512,
+        };
+        let name = key.name.parse().context("mapping.key.name")?;
+        TsigKey::new(name, algorithm, key.secret.clone()).context("mapping.key")
+    });
+    Ok(MapClient::new(
+        zone,
+        mapping.servers.clone(),
+        key.transpose()?,
+    ))
+}
+
+/// Tokens are made of the system's randomness; without it nothing is safe.
+fn entropy(buffer: &mut [u8]) {
+    getrandom::fill(buffer).expect("the kernel's random number generator works");
+}

@@ -1,0 +1,477 @@
+//! The local control API: HTTP with JSON bodies over a Unix socket.
+//!
+//! | request | body | answer |
+//! |---|---|---|
+//! | `GET /v1/status` | | [`Report`] |
+//! | `GET /v1/metrics` | | Prometheus text |
+//! | `GET /v1/explain?src=&dst=` | | what would become of such a packet |
+//! | `GET /v1/homes/ADDRESS` | | one home attached here |
+//! | `POST /v1/attach` | [`AttachBody`] | [`Activated`] |
+//! | `POST /v1/detach` | [`DetachBody`] | [`Handover`] |
+//! | `POST /v1/prepare` | [`PrepareBody`] | [`Prepared`] |
+//! | `POST /v1/activate` | [`ActivateBody`] | [`Activated`] |
+//!
+//! Errors are `{"error": "..."}` with status 400 (the request is wrong), 404,
+//! 409 (it does not fit the state), 502 (the mapping service) or 500. The socket
+//! belongs to root and its group, mode 0660: whoever may open it rules the
+//! instances, and hand-overs contain keys.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{Path as UrlPath, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use mat_proto::Home;
+use mat_proto::auth::MoveKey;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::net::UnixListener;
+
+use super::control::Control;
+use super::engine::Ended;
+use crate::agent::{
+    Activated, Attach, ContextRecord, Explanation, Handover, Link, OpError, OwnStatus, Prepared,
+    RelayTo, Status,
+};
+
+/// An operation that has not ended by then is reported as still running.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Who this forwarder is: the part of the status that never changes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Identity {
+    /// Version of the program.
+    pub version: String,
+    /// Name of the site.
+    pub site: String,
+    /// `gateway` or `guest`.
+    pub placement: String,
+    /// Which packet path is active.
+    pub path: String,
+    /// What makes an answer of the mapping service count: `tsig`, or `network`,
+    /// which means that anybody on the path can move instances.
+    pub trust: String,
+    /// Process id.
+    pub pid: u32,
+}
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// Who this is.
+    #[serde(flatten)]
+    pub identity: Identity,
+    /// What it is doing.
+    #[serde(flatten)]
+    pub status: Status,
+}
+
+/// `POST /v1/attach`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AttachBody {
+    /// Home address of the instance.
+    pub home: Home,
+    /// Gateway: host end of the instance's veth, or its TAP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Its MAC address; found out if missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// Register the binding (the default), or only serve if it names us.
+    #[serde(default = "yes")]
+    pub claim: bool,
+    /// Contexts of a detach that is taken back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub contexts: Vec<ContextRecord>,
+}
+
+/// `POST /v1/detach`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DetachBody {
+    /// Home address of the instance.
+    pub home: Home,
+    /// Where it goes; without it the binding is withdrawn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<RelayTo>,
+}
+
+/// `POST /v1/prepare`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PrepareBody {
+    /// Home address of the instance that will come.
+    pub home: Home,
+    /// The key of this move.
+    pub key: MoveKey,
+    /// The interface it will have here; may not exist yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interface: Option<String>,
+    /// Its MAC address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+}
+
+/// `POST /v1/activate`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ActivateBody {
+    /// What the old site answered to detach.
+    pub handover: Handover,
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Serves the API at `socket` until the process ends.
+///
+/// # Errors
+/// The socket cannot be made; the text says why and what to do.
+pub async fn serve(
+    socket: &Path,
+    control: Arc<Control>,
+    identity: Identity,
+) -> Result<impl Future<Output = std::io::Result<()>> + use<>, String> {
+    let listener = listen(socket).await?;
+    let api = Api { control, identity };
+    let router = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/metrics", get(metrics))
+        .route("/v1/explain", get(explain))
+        .route("/v1/homes/{home}", get(home))
+        .route("/v1/attach", post(attach))
+        .route("/v1/detach", post(detach))
+        .route("/v1/prepare", post(prepare))
+        .route("/v1/activate", post(activate))
+        .with_state(api);
+    Ok(async move { axum::serve(listener, router).await })
+}
+
+async fn listen(socket: &Path) -> Result<UnixListener, String> {
+    let fault = |doing: &str, error: std::io::Error| {
+        format!(
+            "control socket {}: cannot {doing}: {error}",
+            socket.display()
+        )
+    };
+    if let Some(folder) = socket.parent() {
+        std::fs::create_dir_all(folder).map_err(|e| fault("make its folder", e))?;
+    }
+    if socket.exists() {
+        // A socket nobody answers at is left over from a process that was killed.
+        if tokio::net::UnixStream::connect(socket).await.is_ok() {
+            return Err(format!(
+                "control socket {}: another matd answers there; stop it, or set another \
+                 control_socket",
+                socket.display()
+            ));
+        }
+        std::fs::remove_file(socket).map_err(|e| fault("remove the old one", e))?;
+    }
+    let listener = UnixListener::bind(socket).map_err(|e| fault("listen", e))?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o660))
+        .map_err(|e| fault("restrict it", e))?;
+    Ok(listener)
+}
+
+#[derive(Clone)]
+struct Api {
+    control: Arc<Control>,
+    identity: Identity,
+}
+
+/// What a request can end with instead of an answer.
+enum Fault {
+    Request(String),
+    NotFound(String),
+    Operation(OpError),
+    Steering(String),
+    Slow(Home),
+    Ended,
+}
+
+impl From<OpError> for Fault {
+    fn from(error: OpError) -> Self {
+        Fault::Operation(error)
+    }
+}
+
+impl From<Ended> for Fault {
+    fn from(_: Ended) -> Self {
+        Fault::Ended
+    }
+}
+
+impl From<JsonRejection> for Fault {
+    fn from(rejection: JsonRejection) -> Self {
+        Fault::Request(rejection.body_text())
+    }
+}
+
+impl IntoResponse for Fault {
+    fn into_response(self) -> Response {
+        let (status, text) = match self {
+            Fault::Request(text) => (StatusCode::BAD_REQUEST, text),
+            Fault::NotFound(text) => (StatusCode::NOT_FOUND, text),
+            Fault::Operation(error) => {
+                let status = match &error {
+                    OpError::NotAHome(_) => StatusCode::BAD_REQUEST,
+                    OpError::NotAttached(_) => StatusCode::NOT_FOUND,
+                    OpError::Refused(..) | OpError::Mapping(..) => StatusCode::BAD_GATEWAY,
+                    _ => StatusCode::CONFLICT,
+                };
+                (status, error.to_string())
+            }
+            Fault::Steering(text) => (StatusCode::INTERNAL_SERVER_ERROR, text),
+            Fault::Slow(home) => (
+                StatusCode::GATEWAY_TIMEOUT,
+                format!("{home}: still going on after {PATIENCE:?}; see the status"),
+            ),
+            Fault::Ended => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the forwarder is stopping".to_owned(),
+            ),
+        };
+        (status, Json(json!({ "error": text }))).into_response()
+    }
+}
+
+type Answer<T> = Result<Json<T>, Fault>;
+type Body<T> = Result<Json<T>, JsonRejection>;
+
+async fn status(State(api): State<Api>) -> Answer<Report> {
+    let status = api
+        .control
+        .engine()
+        .call(|agent, now| agent.status(now))
+        .await?;
+    Ok(Json(Report {
+        identity: api.identity,
+        status,
+    }))
+}
+
+async fn metrics(State(api): State<Api>) -> Result<String, Fault> {
+    let status = api
+        .control
+        .engine()
+        .call(|agent, now| agent.status(now))
+        .await?;
+    Ok(prometheus(&status))
+}
+
+#[derive(Deserialize)]
+struct Pair {
+    src: IpAddr,
+    dst: IpAddr,
+}
+
+async fn explain(State(api): State<Api>, Query(pair): Query<Pair>) -> Answer<Explanation> {
+    let ask = move |agent: &mut crate::agent::Agent, now| agent.explain(now, pair.src, pair.dst);
+    Ok(Json(api.control.engine().call(ask).await?))
+}
+
+async fn home(State(api): State<Api>, UrlPath(home): UrlPath<Home>) -> Answer<OwnStatus> {
+    let found = api
+        .control
+        .engine()
+        .call(move |agent, _| agent.own_status(home))
+        .await?;
+    found
+        .map(Json)
+        .ok_or_else(|| Fault::NotFound(format!("{home} is not attached here")))
+}
+
+async fn attach(State(api): State<Api>, body: Body<AttachBody>) -> Answer<Activated> {
+    let Json(body) = body?;
+    let home = body.home;
+    let link = link(body.interface, body.mac);
+    let settled = api.control.settled(home);
+    let request = Attach {
+        home,
+        claim: body.claim,
+        link: link.clone(),
+        ready: false,
+        contexts: body.contexts,
+    };
+    let engine = api.control.engine();
+    engine
+        .call(move |agent, now| agent.attach(now, request))
+        .await??;
+    match api.control.connect(home, link.as_ref()).await {
+        Ok(ready) => api.control.ready(home, ready).await,
+        Err(error) => {
+            let _ = engine
+                .call(move |agent, now| agent.detach(now, home, None))
+                .await?;
+            return Err(Fault::Steering(error));
+        }
+    }
+    wait(home, settled).await
+}
+
+async fn detach(State(api): State<Api>, body: Body<DetachBody>) -> Answer<Handover> {
+    let Json(body) = body?;
+    let (home, to) = (body.home, body.to);
+    let engine = api.control.engine();
+    let settled = api.control.settled(home);
+    let before = engine.call(move |agent, _| agent.own_status(home)).await?;
+    let handover = engine
+        .call(move |agent, now| agent.detach(now, home, to))
+        .await??;
+    let link = before.and_then(|status| status.link);
+    let disconnected = api.control.disconnect(home, link.as_ref()).await;
+    disconnected.map_err(Fault::Steering)?;
+    if to.is_none() {
+        let Json(_withdrawn) = wait(home, settled).await?;
+    }
+    Ok(Json(handover))
+}
+
+async fn prepare(State(api): State<Api>, body: Body<PrepareBody>) -> Answer<Prepared> {
+    let Json(body) = body?;
+    let (home, key) = (body.home, body.key);
+    let link = link(body.interface, body.mac);
+    let engine = api.control.engine();
+    let plugged = link.clone();
+    let prepared = engine
+        .call(move |agent, now| agent.prepare(now, home, key, plugged))
+        .await??;
+    // Rules and sysctls now, so that nothing but the interface is missing later.
+    let connected = api.control.connect(home, link.as_ref()).await;
+    connected.map_err(Fault::Steering)?;
+    Ok(Json(prepared))
+}
+
+async fn activate(State(api): State<Api>, body: Body<ActivateBody>) -> Answer<Activated> {
+    let Json(body) = body?;
+    let home = body.handover.home;
+    let engine = api.control.engine();
+    let settled = api.control.settled(home);
+    let status = engine.call(move |agent, _| agent.own_status(home)).await?;
+    let status = status.ok_or(OpError::NotAttached(home))?;
+    let ready = api.control.connect(home, status.link.as_ref()).await;
+    let ready = ready.map_err(Fault::Steering)?;
+    engine
+        .call(move |agent, now| {
+            agent.link_ready(now, home, ready);
+            agent.activate(now, body.handover)
+        })
+        .await??;
+    wait(home, settled).await
+}
+
+async fn wait(
+    home: Home,
+    settled: tokio::sync::oneshot::Receiver<Result<Activated, OpError>>,
+) -> Answer<Activated> {
+    match tokio::time::timeout(PATIENCE, settled).await {
+        Ok(Ok(result)) => Ok(Json(result?)),
+        Ok(Err(_)) => Err(Fault::Ended),
+        Err(_) => Err(Fault::Slow(home)),
+    }
+}
+
+fn link(interface: Option<String>, mac: Option<String>) -> Option<Link> {
+    interface.map(|interface| Link { interface, mac })
+}
+
+/// The status as Prometheus text (exposition format 0.0.4).
+fn prometheus(status: &Status) -> String {
+    let mut text = String::new();
+    let mut metric = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (labels, value) in samples {
+            let _ = writeln!(text, "{name}{labels} {value}");
+        }
+    };
+    let plain = |value: u64| vec![(String::new(), value)];
+    let serving = status.homes.iter().filter(|h| h.state == "serving").count();
+    metric(
+        "mat_homes",
+        "gauge",
+        "Homes attached here.",
+        &plain(status.homes.len() as u64),
+    );
+    metric(
+        "mat_homes_serving",
+        "gauge",
+        "Homes served here.",
+        &plain(serving as u64),
+    );
+    let contexts = status.contexts.len() as u64;
+    metric(
+        "mat_contexts",
+        "gauge",
+        "Contexts with peers.",
+        &plain(contexts),
+    );
+    metric(
+        "mat_held_bytes",
+        "gauge",
+        "Bytes of packets that wait.",
+        &plain(status.held_bytes as u64),
+    );
+    let reachable = u64::from(status.mapping.reachable);
+    metric(
+        "mat_mapping_reachable",
+        "gauge",
+        "Whether the mapping service answers.",
+        &plain(reachable),
+    );
+    let dropped: Vec<_> = status
+        .counters
+        .iter()
+        .map(|(cause, n)| (format!("{{cause=\"{cause}\"}}"), *n))
+        .collect();
+    metric(
+        "mat_not_forwarded_total",
+        "counter",
+        "Packets and messages not simply forwarded, by cause.",
+        &dropped,
+    );
+    let traffic = |pick: fn(&crate::agent::ContextStatus) -> u64| -> Vec<(String, u64)> {
+        let label =
+            |c: &crate::agent::ContextStatus| format!("{{own=\"{}\",peer=\"{}\"}}", c.own, c.peer);
+        status
+            .contexts
+            .iter()
+            .map(|c| (label(c), pick(c)))
+            .collect()
+    };
+    metric(
+        "mat_sent_packets_total",
+        "counter",
+        "Packets to a peer.",
+        &traffic(|c| c.sent.packets),
+    );
+    metric(
+        "mat_sent_bytes_total",
+        "counter",
+        "Bytes to a peer.",
+        &traffic(|c| c.sent.bytes),
+    );
+    metric(
+        "mat_received_packets_total",
+        "counter",
+        "Packets from a peer.",
+        &traffic(|c| c.received.packets),
+    );
+    metric(
+        "mat_received_bytes_total",
+        "counter",
+        "Bytes from a peer.",
+        &traffic(|c| c.received.bytes),
+    );
+    text
+}

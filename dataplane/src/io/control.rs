@@ -1,0 +1,380 @@
+//! The control plane: does for the agent what takes time.
+//!
+//! Look-ups and updates run side by side; kernel state is changed by one task,
+//! strictly in the order the agent asked for it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex as SyncMutex, RwLock};
+use std::time::Duration;
+
+use mat_mapping::client::{MapClient, MapError, Swap};
+use mat_proto::{Binding, Home, Locator};
+use tokio::net::UdpSocket;
+use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+use tokio::task::JoinHandle;
+
+use super::engine::EngineHandle;
+use super::netlink::NetEvent;
+use super::state;
+use super::steering::{Attached, Attachment, Steering, SteeringError};
+use crate::agent::{Activated, Answer, Link, OpError, Output, Snapshot, UpdateResult};
+use crate::config::Placement;
+
+/// State is written at most this often: a burst of new contexts makes one file.
+const STATE_INTERVAL: Duration = Duration::from_millis(50);
+
+type Waiter = oneshot::Sender<Result<Activated, OpError>>;
+
+/// Everything but the data thread.
+pub struct Control {
+    engine: EngineHandle,
+    map: RwLock<Arc<MapClient>>,
+    /// All kernel state.
+    pub steering: Mutex<Steering>,
+    placement: Placement,
+    uplink: String,
+    control_port: u16,
+    exclusive: bool,
+    waiters: SyncMutex<HashMap<Home, Vec<Waiter>>>,
+    dirty: Notify,
+    state_file: PathBuf,
+}
+
+/// What [`Control`] is made of.
+pub struct Parts {
+    /// The data thread.
+    pub engine: EngineHandle,
+    /// The mapping service.
+    pub map: MapClient,
+    /// Kernel state.
+    pub steering: Steering,
+    /// Where the state is written.
+    pub state_file: PathBuf,
+}
+
+impl Control {
+    /// Puts the parts together.
+    pub fn new(parts: Parts, config: &crate::config::Config) -> Arc<Self> {
+        Arc::new(Control {
+            engine: parts.engine,
+            map: RwLock::new(Arc::new(parts.map)),
+            steering: Mutex::new(parts.steering),
+            placement: config.placement,
+            uplink: config.uplink.clone(),
+            control_port: config.control_port,
+            exclusive: config.locators.exclusive,
+            waiters: SyncMutex::default(),
+            dirty: Notify::new(),
+            state_file: parts.state_file,
+        })
+    }
+
+    /// The data thread.
+    pub fn engine(&self) -> &EngineHandle {
+        &self.engine
+    }
+
+    /// Uses another mapping service, or another key, from now on.
+    pub fn set_map(&self, map: MapClient) {
+        *self.map.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(map);
+    }
+
+    /// Resolves when the running operation on `home` has come to its end. To be
+    /// called before the operation is started.
+    pub fn settled(&self, home: Home) -> oneshot::Receiver<Result<Activated, OpError>> {
+        let (sender, receiver) = oneshot::channel();
+        let mut waiters = self.waiters.lock().unwrap_or_else(|e| e.into_inner());
+        waiters.entry(home).or_default().push(sender);
+        receiver
+    }
+
+    /// Does what the agent asks for, until the data thread ends.
+    pub async fn run(self: Arc<Self>, mut wants: mpsc::UnboundedReceiver<Output>) {
+        while let Some(output) = wants.recv().await {
+            self.serve(output).await;
+        }
+    }
+
+    /// Does something the agent asked for before the data thread ran.
+    pub fn again(self: &Arc<Self>, output: Output) {
+        let this = Arc::clone(self);
+        tokio::spawn(async move { this.serve(output).await });
+    }
+
+    /// Takes up what can change while running: prefixes, limits, mapping.
+    pub async fn reconfigure(&self, config: &crate::config::Config) -> Result<(), SteeringError> {
+        self.steering.lock().await.reconfigure(config).await
+    }
+
+    /// Writes the state file whenever something changed.
+    pub async fn keep_state(self: Arc<Self>) {
+        loop {
+            self.dirty.notified().await;
+            tokio::time::sleep(STATE_INTERVAL).await;
+            match self.engine.call(|agent, _| agent.snapshot()).await {
+                Ok(snapshot) => self.store(&snapshot),
+                Err(_) => return,
+            }
+        }
+    }
+
+    /// Writes the state file.
+    pub fn store(&self, snapshot: &Snapshot) {
+        if let Err(error) = state::store(&self.state_file, snapshot) {
+            tracing::error!("{error}; a restart will not know its connections");
+        }
+    }
+
+    /// Follows links and addresses.
+    pub async fn follow(self: Arc<Self>, mut events: mpsc::Receiver<NetEvent>) {
+        let mut addresses: Vec<Locator> = Vec::new();
+        let mut sockets = BTreeMap::new();
+        while let Some(event) = events.recv().await {
+            match event {
+                NetEvent::LinkAppeared { name, .. } => self.link_appeared(&name).await,
+                NetEvent::LinkGone { name } => self.link_gone(&name).await,
+                NetEvent::LinkUp { name } if name == self.uplink => {
+                    if let Err(error) = self.steering.lock().await.refresh().await {
+                        tracing::warn!("uplink {name} is back: {error}");
+                    }
+                }
+                NetEvent::AddressAdded { interface, ip } if interface == self.uplink => {
+                    if let Ok(locator) = Locator::new(ip)
+                        && !addresses.contains(&locator)
+                    {
+                        addresses.push(locator);
+                        self.uplink_changed(&addresses, &mut sockets).await;
+                    }
+                }
+                NetEvent::AddressRemoved { interface, ip } if interface == self.uplink => {
+                    addresses.retain(|l| l.ip() != ip);
+                    self.uplink_changed(&addresses, &mut sockets).await;
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Has the kernel connect an instance; says whether packets can be given to
+    /// it.
+    pub async fn connect(&self, home: Home, link: Option<&Link>) -> Result<bool, String> {
+        let mut steering = self.steering.lock().await;
+        match (self.placement, link) {
+            (Placement::Guest, None) => {
+                let added = steering.add_guest_home(home).await;
+                added.map(|()| true).map_err(|e| e.to_string())
+            }
+            (Placement::Gateway, Some(link)) => {
+                let attachment = attachment(home, link)?;
+                let attached = steering.attach(&attachment).await;
+                let attached = attached.map_err(|e| e.to_string())?;
+                Ok(attached == Attached::Ready)
+            }
+            (Placement::Guest, Some(_)) => Err("a guest has its home address itself: \
+                 leave out \"interface\" and \"mac\""
+                .to_owned()),
+            (Placement::Gateway, None) => Err("a gateway needs to know where the instance is: \
+                 give \"interface\", the host end of its veth or its TAP"
+                .to_owned()),
+        }
+    }
+
+    /// Undoes [`Control::connect`].
+    pub async fn disconnect(&self, home: Home, link: Option<&Link>) -> Result<(), String> {
+        let mut steering = self.steering.lock().await;
+        let result = match (self.placement, link) {
+            (Placement::Guest, _) => steering.remove_guest_home(home).await,
+            (Placement::Gateway, Some(link)) => steering.detach(&attachment(home, link)?).await,
+            (Placement::Gateway, None) => Ok(()),
+        };
+        result.map_err(|e| e.to_string())
+    }
+
+    async fn serve(self: &Arc<Self>, output: Output) {
+        match output {
+            // The data thread writes packets itself.
+            Output::Write(_) => {}
+            Output::Lookup(home) => {
+                let this = Arc::clone(self);
+                tokio::spawn(async move {
+                    let map = this.map();
+                    let answer = answer(map.get(home).await);
+                    this.engine.lookup(home, answer);
+                });
+            }
+            Output::Update { home, expect, new } => {
+                let this = Arc::clone(self);
+                tokio::spawn(async move {
+                    let result = this.swap(home, expect.as_ref(), new.as_ref()).await;
+                    this.engine.update(home, result);
+                });
+            }
+            Output::AddLocator(locator) => {
+                let added = self.steering.lock().await.add_locator(locator).await;
+                report(added, "routing a locator to us");
+            }
+            Output::RemoveLocator(locator) => {
+                let removed = self.steering.lock().await.remove_locator(locator).await;
+                report(removed, "giving a locator up");
+            }
+            Output::Announce(locator) => {
+                let announced = self.steering.lock().await.announce(locator).await;
+                report(announced, "announcing a locator");
+            }
+            Output::Steer(peer, own) => {
+                let steered = self.steering.lock().await.steer_pair(peer, own).await;
+                report(steered, "steering a peer's packets");
+            }
+            Output::Unsteer(peer, own) => {
+                let unsteered = self.steering.lock().await.unsteer_pair(peer, own).await;
+                report(unsteered, "no longer steering a peer's packets");
+            }
+            Output::Settled(home, result) => {
+                self.dirty.notify_one();
+                let mut waiters = self.waiters.lock().unwrap_or_else(|e| e.into_inner());
+                for waiter in waiters.remove(&home).unwrap_or_default() {
+                    // Whoever waited may have given up.
+                    let _ = waiter.send(result.clone());
+                }
+            }
+            Output::Note(event) => {
+                self.dirty.notify_one();
+                match event.peer {
+                    Some(peer) => tracing::info!("{} <-> {peer}: {}", event.home, event.what),
+                    None => tracing::info!("{}: {}", event.home, event.what),
+                }
+            }
+        }
+    }
+
+    fn map(&self) -> Arc<MapClient> {
+        Arc::clone(&self.map.read().unwrap_or_else(|e| e.into_inner()))
+    }
+
+    async fn swap(
+        &self,
+        home: Home,
+        expect: Option<&Binding>,
+        new: Option<&Binding>,
+    ) -> UpdateResult {
+        match self.map().compare_and_swap(home, expect, new).await {
+            Ok(Swap::Committed) => UpdateResult::Committed,
+            Ok(Swap::Conflict) => UpdateResult::Conflict,
+            Err(error @ (MapError::Refused { .. } | MapError::NotAuth { .. })) => {
+                UpdateResult::Refused(error.to_string())
+            }
+            Err(error) => UpdateResult::Unknown(error.to_string()),
+        }
+    }
+
+    async fn link_appeared(&self, name: &str) {
+        for (home, link) in self.links(name).await {
+            match self.connect(home, Some(&link)).await {
+                Ok(ready) => self.ready(home, ready).await,
+                Err(error) => tracing::warn!("{home} at {name}: {error}"),
+            }
+        }
+    }
+
+    async fn link_gone(&self, name: &str) {
+        for (home, _) in self.links(name).await {
+            self.ready(home, false).await;
+        }
+    }
+
+    /// Tells the agent whether packets can be given to the instance.
+    pub async fn ready(&self, home: Home, ready: bool) {
+        // The data thread has ended only if the whole process is ending.
+        let _ = self
+            .engine
+            .call(move |agent, now| agent.link_ready(now, home, ready))
+            .await;
+    }
+
+    /// Homes attached at an interface that we are to set up.
+    async fn links(&self, name: &str) -> Vec<(Home, Link)> {
+        let name = name.to_owned();
+        let homes = self.engine.call(move |agent, _| agent.links(&name)).await;
+        homes.unwrap_or_default()
+    }
+
+    async fn uplink_changed(
+        self: &Arc<Self>,
+        addresses: &[Locator],
+        sockets: &mut BTreeMap<Locator, JoinHandle<()>>,
+    ) {
+        if self.exclusive {
+            sockets.retain(|locator, task| {
+                let keep = addresses.contains(locator);
+                if !keep {
+                    task.abort();
+                }
+                keep
+            });
+            for locator in addresses {
+                if !sockets.contains_key(locator)
+                    && let Some(task) = self.listen(locator.ip()).await
+                {
+                    sockets.insert(*locator, task);
+                }
+            }
+        }
+        self.engine.uplink(addresses.to_vec());
+    }
+
+    /// Receives control messages at an address of the host itself.
+    async fn listen(self: &Arc<Self>, ip: IpAddr) -> Option<JoinHandle<()>> {
+        let address = SocketAddr::new(ip, self.control_port);
+        let socket = match UdpSocket::bind(address).await {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::error!("cannot listen on {address}: {error}; peers will not reach us");
+                return None;
+            }
+        };
+        let engine = self.engine.clone();
+        Some(tokio::spawn(async move {
+            // Longer than any message but RELAY, which a shared address never gets.
+            let mut buffer = [0; 2048];
+            loop {
+                match socket.recv_from(&mut buffer).await {
+                    Ok((length, from)) => engine.control(from, ip, buffer[..length].to_vec()),
+                    // ICMP errors of earlier messages; nothing is lost by them.
+                    Err(error) => tracing::debug!("control socket {address}: {error}"),
+                }
+            }
+        }))
+    }
+}
+
+fn answer(lookup: Result<mat_mapping::client::Lookup, MapError>) -> Answer {
+    match lookup {
+        Ok(lookup) => match lookup.binding {
+            Some(binding) => Answer::Found {
+                binding,
+                verified: lookup.verified,
+            },
+            None => Answer::NotFound {
+                verified: lookup.verified,
+            },
+        },
+        Err(error) => Answer::Failed(error.to_string()),
+    }
+}
+
+fn attachment(home: Home, link: &Link) -> Result<Attachment, String> {
+    let mac = link.mac.as_deref().map(str::parse).transpose();
+    Ok(Attachment {
+        home,
+        interface: link.interface.clone(),
+        mac: mac.map_err(|e: super::mac::MacError| e.to_string())?,
+    })
+}
+
+fn report(result: Result<(), SteeringError>, doing: &str) {
+    if let Err(error) = result {
+        tracing::error!("{doing}: {error}");
+    }
+}

@@ -40,13 +40,12 @@ pub struct Finding {
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: ", self.file, self.line)?;
-        if !self.key.is_empty() {
-            f.write_str(&self.key)?;
+        match (self.key.as_str(), self.value.as_str()) {
+            ("", "") => {}
+            ("", text) | (text, "") => write!(f, "{text}: ")?,
+            (key, value) => write!(f, "{key} = {value}: ")?,
         }
-        if !self.value.is_empty() {
-            write!(f, " = {}", self.value)?;
-        }
-        write!(f, ": {}; {}", self.problem, self.mend)
+        write!(f, "{}; {}", self.problem, self.mend)
     }
 }
 
@@ -90,13 +89,17 @@ impl<'a> Source<'a> {
         let key = match (path.is_empty(), about_a_field) {
             (true, true) => quoted.to_owned(),
             (false, true) if !path.ends_with(quoted) => format!("{path}.{quoted}"),
+            (true, false) => self.key_on_line(span.start).to_owned(),
             _ => path.to_owned(),
         };
         let mend = if problem.starts_with("missing field") {
             "add it (matd.example.toml shows every key)"
         } else if problem.starts_with("unknown field") {
             "correct or remove it"
-        } else if problem.starts_with("unknown variant") || problem.starts_with("invalid") {
+        } else if ["unknown variant", "invalid type", "invalid value"]
+            .iter()
+            .any(|start| problem.starts_with(start))
+        {
             "write what is expected"
         } else {
             "correct the TOML here (strings need quotes, each key stands once)"
@@ -116,10 +119,17 @@ impl<'a> Source<'a> {
             .count()
     }
 
+    /// What stands before the first `=` of the line around `offset`.
+    fn key_on_line(&self, offset: usize) -> &str {
+        let line = self.text.lines().nth(self.line(offset) - 1);
+        let key = line.and_then(|line| line.split_once('='));
+        key.map(|(key, _)| key.trim()).unwrap_or_default()
+    }
+
     /// The text at `span` in one short line, never a secret.
     fn shown(&self, key: &str, span: Range<usize>) -> String {
         const LONGEST: usize = 60;
-        if key.contains("secret") || key.ends_with(".key") {
+        if key.contains("secret") || key == "key" || key.ends_with(".key") {
             return String::new();
         }
         let text = self.text.get(span).unwrap_or_default();

@@ -16,11 +16,14 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use crate::io::MacAddr;
 
 /// When it is said again, counted from the first time: soon, in case the frame
-/// was lost, and later, in case the switch or the router was not ready.
-pub const REPEATS: [Duration; 3] = [
+/// was lost, and later, in case the switch or the router was not ready. Linux
+/// believes no second change of an entry within a second (`locktime`), hence the
+/// last.
+pub const REPEATS: [Duration; 4] = [
     Duration::from_millis(20),
     Duration::from_millis(100),
     Duration::from_millis(500),
+    Duration::from_millis(1500),
 ];
 
 const ETHERTYPE_ARP: u16 = 0x0806;

@@ -4,14 +4,16 @@
 //! An nftables set holds the pairs. What comes from a peer of the set to the
 //! locator paired with it is marked in prerouting, and so are ICMP errors that
 //! quote a packet of such a pair: without them path-MTU discovery through the
-//! TUN would be blind. The control exchange is left to the host's socket.
+//! TUN would be blind. The control exchange is left to the host's socket, and
+//! neighbour discovery to its kernel.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::io;
+use std::net::IpAddr;
 use std::process::Stdio;
 
-use mat_proto::{Family, Locator};
+use mat_proto::Locator;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
@@ -71,7 +73,7 @@ impl PairTable {
     /// Makes the table with exactly these pairs, in one step.
     pub async fn replace(&self, pairs: &BTreeSet<Pair>) -> Result<(), NftError> {
         let mut script = self.skeleton();
-        for set in ["pairs4", "pairs6"] {
+        for set in ["pairs4", "pairs6", "quoted4", "quoted6"] {
             writeln!(script, "flush set inet {} {set}", self.name).expect("a string grows");
         }
         for pair in pairs {
@@ -111,35 +113,49 @@ impl PairTable {
         } = self;
         let errors4 = "icmp type { destination-unreachable, time-exceeded, parameter-problem }";
         let errors6 = "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem }";
+        let discovery = "icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect }";
         let mark = format!("meta mark set {STEERED:#x}");
-        // The quoted header begins 8 bytes into the error; it went from our
-        // locator to the peer, so its addresses are looked up the other way round.
+        // The quoted header begins 8 bytes into the error.
+        let quoted4 = "@th,160,32 . @th,192,32";
+        let quoted6 = "@th,128,128 . @th,256,128";
         format!(
             "add table inet {name}
 add set inet {name} pairs4 {{ typeof ip saddr . ip daddr; }}
 add set inet {name} pairs6 {{ typeof ip6 saddr . ip6 daddr; }}
+add set inet {name} quoted4 {{ typeof {quoted4}; }}
+add set inet {name} quoted6 {{ typeof {quoted6}; }}
 add chain inet {name} steer {{ type filter hook prerouting priority mangle; policy accept; }}
 flush chain inet {name} steer
 add rule inet {name} steer iifname \"{tun}\" return
 add rule inet {name} steer udp dport {control_port} return
+add rule inet {name} steer {discovery} return
 add rule inet {name} steer ip saddr . ip daddr @pairs4 {mark}
 add rule inet {name} steer ip6 saddr . ip6 daddr @pairs6 {mark}
-add rule inet {name} steer {errors4} @th,192,32 . @th,160,32 @pairs4 {mark}
-add rule inet {name} steer {errors6} @th,256,128 . @th,128,128 @pairs6 {mark}
+add rule inet {name} steer {errors4} {quoted4} @quoted4 {mark}
+add rule inet {name} steer {errors6} {quoted6} @quoted6 {mark}
 "
         )
     }
 
-    /// A pair of two families matches nothing and is not worth an error.
+    /// The pair as packets carry it, and as ICMP errors quote our packets to the
+    /// peer. A pair of two families matches nothing and is not worth an error.
     fn element(&self, verb: &str, (peer, own): Pair) -> String {
-        let set = match (peer.family(), own.family()) {
-            (Family::V4, Family::V4) => "pairs4",
-            (Family::V6, Family::V6) => "pairs6",
+        let name = &self.name;
+        let (version, quoted) = match (peer.ip(), own.ip()) {
+            (IpAddr::V4(peer), IpAddr::V4(own)) => {
+                let quoted = format!("{:#x} . {:#x}", own.to_bits(), peer.to_bits());
+                (4, quoted)
+            }
+            (IpAddr::V6(peer), IpAddr::V6(own)) => {
+                let quoted = format!("{:#x} . {:#x}", own.to_bits(), peer.to_bits());
+                (6, quoted)
+            }
             _ => return String::new(),
         };
         format!(
-            "{verb} element inet {} {set} {{ {peer} . {own} }}\n",
-            self.name
+            "{verb} element inet {name} pairs{version} {{ {peer} . {own} }}
+{verb} element inet {name} quoted{version} {{ {quoted} }}
+"
         )
     }
 

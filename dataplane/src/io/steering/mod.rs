@@ -202,9 +202,19 @@ impl Steering {
     /// Makes everything again that the present claims need: after an interface
     /// came back, which loses its routes, addresses and settings.
     pub async fn refresh(&mut self) -> Result<(), SteeringError> {
-        self.sysctls.set(&settings::base(&self.config, &self.tun))?;
+        let before = self.rt.ours(&self.tun).await?;
+        self.base(&before).await?;
         let claims = self.claims.clone();
         self.reconcile(&claims).await
+    }
+
+    /// Goes over to another configuration with the present claims. The name of
+    /// the TUN is not looked at: it stays.
+    pub async fn reconfigure(&mut self, config: &Config) -> Result<(), SteeringError> {
+        rt::index(&config.uplink)?;
+        self.config = config.clone();
+        self.pairs = PairTable::new(&self.tun, config.control_port);
+        self.refresh().await
     }
 
     /// Removes all kernel state of ours that `keep` does not need. With nothing
@@ -248,8 +258,8 @@ impl Steering {
         self.release(with, without).await
     }
 
-    /// Tells the neighbours on the uplink that `locator` is here: now, and some
-    /// times within the next half second unless it is removed.
+    /// Tells the neighbours on the uplink that `locator` is here: now, and at
+    /// [`REPEATS`] unless it is removed.
     pub async fn announce(&mut self, locator: Locator) -> Result<(), SteeringError> {
         let uplink = self.config.uplink.clone();
         let index = rt::index(&uplink)?;

@@ -1,0 +1,447 @@
+//! Every mistake in a configuration is named by file, line, key and value, and
+//! says how to mend it.
+
+use std::fs;
+use std::path::Path;
+
+use mat_dataplane::config::{self, Config, Placement, Trust};
+use mat_proto::Family;
+
+const EXAMPLE: &str = include_str!("../matd.example.toml");
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse("matd.toml", text, Path::new("/nowhere")).map_err(|error| error.to_string())
+}
+
+/// The example with `from` replaced by `to`, which must occur exactly once.
+fn with(from: &str, to: &str) -> String {
+    assert_eq!(EXAMPLE.matches(from).count(), 1, "{from}");
+    EXAMPLE.replace(from, to)
+}
+
+fn guest() -> String {
+    with("placement = \"gateway\"", "placement = \"guest\"")
+        .lines()
+        .filter(|line| !line.starts_with("interface ="))
+        .map(|line| format!("{line}\n"))
+        .collect()
+}
+
+#[test]
+fn the_example_is_good_and_its_optional_keys_show_the_defaults() {
+    let config = parse(EXAMPLE).unwrap();
+    assert_eq!(config.placement, Placement::Gateway);
+    assert_eq!(config.mapping.trust, Trust::Tsig);
+    assert_eq!(config.families(), [Family::V4, Family::V6]);
+    assert_eq!(config.instances.len(), 2);
+    assert_eq!(config.mapping.key.as_ref().unwrap().secret.len(), 32);
+
+    let optional = [
+        "control_port",
+        "name = \"mat0\"",
+        "mtu",
+        "offload",
+        "exclusive",
+        "lease_s",
+        "poll_ms",
+        "hold_",
+        "contexts",
+        "grace_ms",
+        "quarantine_extra_s",
+    ];
+    let short: String = EXAMPLE
+        .lines()
+        .filter(|line| !optional.iter().any(|key| line.starts_with(key)))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert_eq!(parse(&short).unwrap(), config);
+}
+
+#[test]
+fn a_guest_with_an_exclusive_locator_needs_no_pool() {
+    let text = guest()
+        .replace("pool = [", "#")
+        .replace("exclusive = false", "exclusive = true");
+    let config = parse(&text).unwrap();
+    assert!(config.locators.exclusive);
+    assert!(config.locators.pool.is_empty());
+}
+
+#[test]
+fn every_mistake_names_its_line_key_and_mend() {
+    let table: &[(&str, &str, &str, &str)] = &[
+        // replaced, by, key, part of the complaint
+        ("site = \"a\"", "site = \"a b\"", "site", "letters, digits"),
+        ("site = \"a\"", "", "site", "add it"),
+        ("site = \"a\"", "site = 7", "site", "expected a string"),
+        ("site = \"a\"", "site = \"a", "", "correct the TOML"),
+        (
+            "site = \"a\"",
+            "site = \"a\"\nsite = \"b\"",
+            "",
+            "correct the TOML",
+        ),
+        (
+            "site = \"a\"",
+            "site = \"a\"\nsight = \"b\"",
+            "sight",
+            "correct or remove it",
+        ),
+        (
+            "placement = \"gateway\"",
+            "placement = \"cloud\"",
+            "placement",
+            "expected `gateway` or `guest`",
+        ),
+        (
+            "uplink = \"eth0\"",
+            "uplink = \"an-interface-too-long\"",
+            "uplink",
+            "at most 15",
+        ),
+        (
+            "uplink = \"eth0\"",
+            "uplink = \"eth 0\"",
+            "uplink",
+            "is not an interface name",
+        ),
+        (
+            "uplink = \"eth0\"",
+            "uplink = \"mat0\"",
+            "tun.name",
+            "this is the uplink",
+        ),
+        (
+            "\"/run/mat/matd.sock\"",
+            "\"matd.sock\"",
+            "control_socket",
+            "begin it with '/'",
+        ),
+        (
+            "\"/var/lib/mat\"",
+            "\"lib\"",
+            "state_dir",
+            "begin it with '/'",
+        ),
+        (
+            "control_port = 6283",
+            "control_port = 65536",
+            "control_port",
+            "from 1 to 65535",
+        ),
+        (
+            "mtu = 1500 ",
+            "mtu = 1000 ",
+            "tun.mtu",
+            "from 1280 to 65535",
+        ),
+        ("mtu = 1500 ", "mtu = \"big\" ", "tun.mtu", "expected i64"),
+        (
+            "offload = true",
+            "offlode = true",
+            "tun.offlode",
+            "unknown field",
+        ),
+        (
+            "\"192.0.2.0/24\"",
+            "\"192.0.2.1/24\"",
+            "homes.prefixes",
+            "write \"192.0.2.0/24\"",
+        ),
+        (
+            "\"192.0.2.0/24\"",
+            "\"192.0.2.0\"",
+            "homes.prefixes",
+            "is not a prefix",
+        ),
+        (
+            "\"192.0.2.0/24\"",
+            "\"0.0.0.0/0\"",
+            "homes.prefixes",
+            "routable unicast",
+        ),
+        (
+            "\"192.0.2.0/24\"",
+            "\"224.0.0.0/8\"",
+            "homes.prefixes",
+            "routable unicast",
+        ),
+        (
+            "\"192.0.2.0/24\"",
+            "\"192.0.2.0/24\", \"192.0.2.0/25\"",
+            "homes.prefixes",
+            "overlaps 192.0.2.0/24",
+        ),
+        (
+            "[\"192.0.2.0/24\", \"2001:db8:1::/48\"]",
+            "[]",
+            "homes.prefixes",
+            "name at least one",
+        ),
+        (
+            "\"203.0.113.0/24\", ",
+            "\"192.0.2.128/25\", ",
+            "locators.prefixes",
+            "overlaps the home prefix 192.0.2.0/24",
+        ),
+        (
+            "pool = [\"198.51.100.128/28\"",
+            "pool = [\"198.18.0.0/28\"",
+            "locators.pool",
+            "inside none of `locators.prefixes`",
+        ),
+        (
+            "pool = [\"198.51.100.128/28\", \"2001:db8:2::8000/124\"]",
+            "pool = []",
+            "locators.pool",
+            "no locator to give",
+        ),
+        (
+            "pool = [\"198.51.100.128/28\", ",
+            "pool = [",
+            "instance.home",
+            "no IPv4 locator",
+        ),
+        (
+            "exclusive = false",
+            "exclusive = true",
+            "locators.exclusive",
+            "one locator for each",
+        ),
+        (
+            "\"203.0.113.53:53\"",
+            "\"203.0.113.53\"",
+            "mapping.servers",
+            "with a port",
+        ),
+        (
+            "[\"203.0.113.53:53\"]",
+            "[]",
+            "mapping.servers",
+            "name at least one",
+        ),
+        (
+            "zone = \"map.example.\"",
+            "zone = \"map.example\"",
+            "mapping.zone",
+            "write \"map.example.\"",
+        ),
+        (
+            "zone = \"map.example.\"",
+            "zone = \"map..example.\"",
+            "mapping.zone",
+            "not a domain name",
+        ),
+        (
+            "trust = \"tsig\"",
+            "trust = \"blind\"",
+            "mapping.trust",
+            "expected `tsig` or `network`",
+        ),
+        ("key = {", "# key = {", "mapping.trust", "need a key"),
+        (
+            "secret = \"ZXhh",
+            "secret = \"?Xhh",
+            "mapping.key.secret",
+            "is not base64",
+        ),
+        (
+            "secret = \"ZXhhbXBsZSBzZWNyZXQsIHJlcGxhY2UgaXQgbm93ISE=\"",
+            "secret = \"c2hvcnQ=\"",
+            "mapping.key.secret",
+            "5 bytes are too few",
+        ),
+        (
+            "secret = \"ZXhhbXBsZSBzZWNyZXQsIHJlcGxhY2UgaXQgbm93ISE=\"",
+            "secret_file = \"k\"",
+            "mapping.key.secret_file",
+            "/nowhere/k cannot be read",
+        ),
+        (
+            ", secret = \"ZXhhbXBsZSBzZWNyZXQsIHJlcGxhY2UgaXQgbm93ISE=\"",
+            "",
+            "mapping.key",
+            "either `secret` or `secret_file`",
+        ),
+        (
+            "name = \"site-a.\"",
+            "name = \"site-a\"",
+            "mapping.key.name",
+            "final dot",
+        ),
+        (
+            "algorithm = \"hmac-sha256\"",
+            "algorithm = \"hmac-md5\"",
+            "mapping.key.algorithm",
+            "unknown variant",
+        ),
+        (
+            "lease_s = 30",
+            "lease_s = 0",
+            "mapping.lease_s",
+            "from 1 to 86400",
+        ),
+        (
+            "lease_s = 30",
+            "lease_s = 86401",
+            "mapping.lease_s",
+            "from 1 to 86400",
+        ),
+        (
+            "poll_ms = 1000",
+            "poll_ms = 1",
+            "mapping.poll_ms",
+            "from 100 to 60000",
+        ),
+        (
+            "hold_bytes_total = 268435456",
+            "hold_bytes_total = 65536",
+            "limits.hold_bytes_per_home",
+            "raise `limits.hold_bytes_total`",
+        ),
+        (
+            "contexts = 64000",
+            "contexts = -1",
+            "limits.contexts",
+            "from 1 to 10000000",
+        ),
+        (
+            "home = \"192.0.2.10\"",
+            "home = \"192.0.2.10/32\"",
+            "instance.home",
+            "without a prefix length",
+        ),
+        (
+            "home = \"192.0.2.10\"",
+            "home = \"203.0.113.9\"",
+            "instance.home",
+            "inside none of `homes.prefixes`",
+        ),
+        (
+            "home = \"2001:db8:1::10\"",
+            "home = \"192.0.2.10\"",
+            "instance.home",
+            "listed twice",
+        ),
+        (
+            "interface = \"v1\"                  # our",
+            "# our",
+            "instance.interface",
+            "host end of its veth",
+        ),
+        (
+            "\"02:00:5e:00:53:01\"",
+            "\"01:00:5e:00:53:01\"",
+            "instance.mac",
+            "MAC address of one interface",
+        ),
+    ];
+    for (from, to, key, part) in table {
+        let text = with(from, to);
+        let error = parse(&text).expect_err(to);
+        let place = EXAMPLE.find(from).unwrap();
+        let line = 1 + EXAMPLE[..place].matches('\n').count();
+        assert!(error.contains(part), "{to}: {error}");
+        assert!(error.contains("; "), "no mend: {error}");
+        let first = error.lines().next().unwrap();
+        let rest = first.strip_prefix("matd.toml:").expect(first);
+        let (number, rest) = rest.split_once(": ").expect(first);
+        assert!(rest.starts_with(key), "{to}: {error}");
+        // What is missing can only be noticed where its table is, and what
+        // clashes with something else where that stands.
+        let elsewhere = part.contains("add it")
+            || matches!(
+                *key,
+                "tun.name" | "mapping.trust" | "instance.home" | "instance.interface"
+            )
+            || key.starts_with("limits.hold");
+        let number: usize = number.parse().expect(first);
+        // A second key of the same name, or an unknown one, stands on the next line.
+        let near = line..=line + to.matches('\n').count();
+        assert!(
+            elsewhere || near.contains(&number),
+            "{to}: line {line}: {error}"
+        );
+    }
+}
+
+#[test]
+fn mistakes_of_meaning_are_all_reported_in_order() {
+    let text = with("lease_s = 30", "lease_s = 0").replace("mtu = 1500 ", "mtu = 1 ");
+    let error = parse(&text).unwrap_err();
+    let keys: Vec<_> = error
+        .lines()
+        .map(|line| {
+            line.split(": ")
+                .nth(1)
+                .unwrap()
+                .split(" = ")
+                .next()
+                .unwrap()
+        })
+        .collect();
+    assert_eq!(keys, ["tun.mtu", "mapping.lease_s"]);
+}
+
+#[test]
+fn a_guest_has_no_interface_and_one_home_of_a_family_if_exclusive() {
+    let text = with("placement = \"gateway\"", "placement = \"guest\"");
+    let error = parse(&text).unwrap_err();
+    assert_eq!(error.matches("remove this key").count(), 2, "{error}");
+
+    let text = guest()
+        .replace("pool = [", "#")
+        .replace("exclusive = false", "exclusive = true")
+        .replace("home = \"2001:db8:1::10\"", "home = \"192.0.2.11\"");
+    let error = parse(&text).unwrap_err();
+    assert!(error.contains("already serves 192.0.2.10"), "{error}");
+}
+
+#[test]
+fn a_secret_never_appears_in_an_error_or_in_debug_output() {
+    let secret = "ZXhhbXBsZSBzZWNyZXQsIHJlcGxhY2UgaXQgbm93ISE=";
+    let debug = format!("{:?}", parse(EXAMPLE).unwrap());
+    assert!(debug.contains("Key(site-a."), "{debug}");
+    assert!(
+        !debug.contains(secret) && !debug.contains("101, 120"),
+        "{debug}"
+    );
+    for broken in [
+        with("secret = \"ZXhh", "secret = \"?Xhh"),
+        with("secret = \"ZXhh", "secret_file = \"x\", secret = \"ZXhh"),
+        with("algorithm = \"hmac-sha256\"", "algorithm = \"hmac-md5\""),
+        with(
+            "algorithm = \"hmac-sha256\"",
+            "algorithms = \"hmac-sha256\"",
+        ),
+    ] {
+        let error = parse(&broken).unwrap_err();
+        assert!(!error.contains("bXBsZSBzZWNyZXQs"), "{error}");
+    }
+}
+
+#[test]
+fn check_says_what_the_file_means() {
+    let temp = tempfile::tempdir().unwrap();
+    let path = temp.path().join("matd.toml");
+    fs::write(&path, EXAMPLE).unwrap();
+    let summary = config::check(&path).unwrap();
+    assert!(summary.contains("IPv4 and IPv6"), "{summary}");
+    assert!(summary.contains("198.51.100.128/28"), "{summary}");
+
+    let missing = temp.path().join("none.toml");
+    let error = config::check(&missing).unwrap_err().to_string();
+    assert!(error.contains("none.toml: cannot be read"), "{error}");
+
+    fs::write(
+        temp.path().join("k"),
+        "ZXhhbXBsZSBzZWNyZXQsIHJlcGxhY2UgaXQgbm93ISE=\n",
+    )
+    .unwrap();
+    let text = with(
+        "secret = \"ZXhhbXBsZSBzZWNyZXQsIHJlcGxhY2UgaXQgbm93ISE=\"",
+        "secret_file = \"k\"",
+    );
+    fs::write(&path, text).unwrap();
+    assert_eq!(Config::load(&path).unwrap(), parse(EXAMPLE).unwrap());
+}

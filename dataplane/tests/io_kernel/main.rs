@@ -1,0 +1,9 @@
+//! The parts that touch the kernel, against the kernel: each test in network
+//! namespaces of its own. Needs root (or `unshare -rn` with an accessible
+//! /dev/net/tun) and iproute2; without them the tests fail.
+
+mod forwarding;
+mod netlink;
+mod netns;
+mod steering;
+mod tun;

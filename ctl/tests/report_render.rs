@@ -282,6 +282,7 @@ fn direction(scale: f64, salt: u64) -> (TcpDirection, UdpDirection) {
             longest_gap_ms: 61.3 * scale,
         },
         refused: Some(0),
+        receiver_overflowed: Some(0),
         sender_longest_pause_ms: Some(4.2),
         transit_spread_ms: Some(63.0),
         gap_histogram: (0..counts.len()).map(bucket).collect(),

@@ -116,6 +116,8 @@ pub struct ProbeReceived {
     pub reordered: u64,
     /// Datagrams that were not of this run.
     pub foreign: u64,
+    /// Datagrams dropped because this receiver did not keep up. They count as lost.
+    pub overflowed: u64,
     /// Slowest minus fastest transit, in microseconds (clock offsets cancel).
     pub transit_spread_us: u64,
     /// Times without a probe, by the kernel's time stamps.

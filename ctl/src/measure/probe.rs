@@ -19,6 +19,12 @@ use super::wire::Probe;
 /// How long late probes are waited for when the run is over.
 const LINGER_US: u64 = 500_000;
 
+/// How long a receiver may work on what had arrived by then.
+const BACKLOG_US: u64 = 5_000_000;
+
+/// A probe takes below 1 KiB of it: room for seconds in which the receiver gets no CPU.
+const BUFFER: usize = 4 * 1024 * 1024;
+
 /// A sender that was held up sends at once what fell due in this time, and drops older slots:
 /// a burst of seconds would measure queues, not the path.
 const CATCH_UP_US: u64 = 10_000;
@@ -76,8 +82,13 @@ pub fn receive(
     let mut foreign = 0;
     let mut transit = Transit::default();
     let mut inbox = Inbox::new(socket);
-    while clock.now_us() < clock.ends_us() + LINGER_US {
-        let Some((arrived_unix_us, bytes)) = inbox.next() else {
+    loop {
+        let late_us = clock.now_us().saturating_sub(clock.ends_us());
+        // What waits in the buffer came in time, even if this thread got no CPU to read it.
+        let Some((arrived_unix_us, bytes)) = inbox.next().filter(|_| late_us < BACKLOG_US) else {
+            if late_us >= LINGER_US {
+                break;
+            }
             continue;
         };
         let probe = Probe::decode(bytes).filter(|probe| probe.session == session);
@@ -108,15 +119,20 @@ pub fn receive(
         duplicated: sequence.duplicated(),
         reordered: sequence.reordered(),
         foreign,
+        overflowed: u64::from(inbox.overflowed),
         transit_spread_us: transit.spread_us(),
         gaps: gaps.finish(clock.ends_us()),
     }
 }
 
-/// Prepares a socket for [`receive`]: kernel time stamps, and a time limit on waiting.
+/// Prepares a socket for [`receive`]: a large buffer, a count of what overflows it, kernel time
+/// stamps, and a time limit on waiting.
 pub fn configure(socket: &UdpSocket) -> io::Result<()> {
     socket.set_read_timeout(Some(POLL))?;
     socket.set_write_timeout(Some(POLL))?;
+    // The kernel silently takes less if its limit is lower.
+    socket2::SockRef::from(socket).set_recv_buffer_size(BUFFER)?;
+    setsockopt(socket, sockopt::RxqOvfl, &1)?;
     setsockopt(socket, sockopt::ReceiveTimestampns, &true)?;
     Ok(())
 }
@@ -162,6 +178,8 @@ struct Inbox<'a> {
     socket: &'a UdpSocket,
     bytes: [u8; 2 * Probe::LEN],
     ancillary: Vec<u8>,
+    /// Datagrams the kernel has dropped because this socket's buffer was full.
+    overflowed: u32,
 }
 
 impl<'a> Inbox<'a> {
@@ -169,7 +187,8 @@ impl<'a> Inbox<'a> {
         Self {
             socket,
             bytes: [0; 2 * Probe::LEN],
-            ancillary: nix::cmsg_space!(TimeSpec),
+            ancillary: nix::cmsg_space!(TimeSpec, u32),
+            overflowed: 0,
         }
     }
 
@@ -193,14 +212,16 @@ impl<'a> Inbox<'a> {
                     return None;
                 }
             };
-            let stamp = message.cmsgs().ok().and_then(|mut parts| {
-                parts.find_map(|part| match part {
-                    ControlMessageOwned::ScmTimestampns(at) => Some(at),
-                    _ => None,
-                })
-            });
-            let arrived =
-                stamp.map(|at| at.tv_sec() as u64 * 1_000_000 + at.tv_nsec() as u64 / 1000);
+            let mut arrived = None;
+            for part in message.cmsgs().into_iter().flatten() {
+                match part {
+                    ControlMessageOwned::ScmTimestampns(at) => {
+                        arrived = Some(at.tv_sec() as u64 * 1_000_000 + at.tv_nsec() as u64 / 1000);
+                    }
+                    ControlMessageOwned::RxqOvfl(total) => self.overflowed = total,
+                    _ => {}
+                }
+            }
             (message.bytes, arrived)
         };
         Some((arrived.unwrap_or_else(unix_us), &self.bytes[..len]))

@@ -101,6 +101,9 @@ pub struct UdpDirection {
     pub outcome: Udp,
     /// Probes the sender's kernel refused, for want of a route for instance; they count as lost.
     pub refused: Option<u64>,
+    /// Probes that reached the receiver's kernel and were dropped there because the program did
+    /// not keep up; they count as lost.
+    pub receiver_overflowed: Option<u64>,
     /// Longest time the sender itself paused: gaps up to this length may be the machine's.
     pub sender_longest_pause_ms: Option<f64>,
     /// Slowest minus fastest transit.

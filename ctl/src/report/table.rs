@@ -155,6 +155,21 @@ pub(super) fn remarks(report: &Report) -> Vec<String> {
             "and {unnamed} more connections that did not survive"
         ));
     }
+    for (name, udp) in [
+        ("client -> server", &report.udp_up),
+        ("server -> client", &report.udp_down),
+    ] {
+        let refused = (udp.refused, "refused by the sender's own kernel");
+        let overflowed = (
+            udp.receiver_overflowed,
+            "dropped by a receiver that did not keep up",
+        );
+        for (count, how) in [refused, overflowed] {
+            if let Some(count @ 1..) = count {
+                lines.push(format!("UDP {name}: {count} of the lost probes were {how}"));
+            }
+        }
+    }
     if report.meta.ending != "complete" {
         lines.push(format!(
             "The run ended after {} of {} ms: {}.",

@@ -9,10 +9,10 @@ use tracing_subscriber::EnvFilter;
 
 /// The forwarder: keeps the connections of instances that move.
 #[derive(Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+#[command(version)]
 struct Args {
     /// Configuration file.
-    #[arg(long, default_value = "/etc/mat/matd.toml")]
+    #[arg(long, global = true, default_value = "/etc/mat/matd.toml")]
     config: PathBuf,
     #[command(subcommand)]
     command: Option<Command>,
@@ -21,18 +21,10 @@ struct Args {
 #[derive(Subcommand)]
 enum Command {
     /// Read a configuration, say what it means or what is wrong with it.
-    CheckConfig {
-        /// Configuration file.
-        #[arg(long, default_value = "/etc/mat/matd.toml")]
-        config: PathBuf,
-    },
+    CheckConfig,
     /// Remove the TUN, routes, rules and state a stopped forwarder left for the
     /// homes attached to it.
-    Cleanup {
-        /// Configuration file.
-        #[arg(long, default_value = "/etc/mat/matd.toml")]
-        config: PathBuf,
-    },
+    Cleanup,
 }
 
 #[tokio::main]
@@ -46,8 +38,8 @@ async fn main() -> ExitCode {
         .init();
     let result = match args.command {
         None => daemon::run(&args.config).await,
-        Some(Command::Cleanup { config }) => daemon::cleanup(&config).await,
-        Some(Command::CheckConfig { config }) => config::check(&config)
+        Some(Command::Cleanup) => daemon::cleanup(&args.config).await,
+        Some(Command::CheckConfig) => config::check(&args.config)
             .map(|text| println!("{text}"))
             .map_err(Into::into),
     };

@@ -33,8 +33,8 @@
 //! # }
 //! ```
 //!
-//! **Not in here**: anything about mobility. The crate knows no forwarder and no binding; it
-//! starts whatever programs it is told to.
+//! [`testbed`] is the deployment that the demo, the tests and the benchmarks share; the rest of the
+//! crate knows nothing of mobility and starts whatever programs it is told to.
 //!
 //! **Invariant**: a [`Lab`] leaves nothing. Its drop, on success, error or panic, ends every
 //! process and removes every namespace and file; Ctrl-C makes waits fail and so comes to the same
@@ -60,6 +60,7 @@ pub mod privileges;
 mod process;
 mod registry;
 mod spawner;
+pub mod testbed;
 mod wait;
 pub mod wan;
 

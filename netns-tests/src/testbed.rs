@@ -1,0 +1,483 @@
+//! The deployment that the demo, the tests and the benchmarks run: three sites
+//! with a forwarder each, a mapping service, and instances.
+//!
+//! ```text
+//!   [user]                                             [web] (moves between a and b)
+//!     │ v-user                                           │ v-web
+//!   site c ── eth0 ═══ c                       a ═══ eth0 ── site a
+//!   198.51.100.128/26     \                   /     198.51.100.0/26
+//!                          ────── router ──────
+//!   plain, not mobile     /                   \     198.51.100.64/26
+//!   203.0.113.80 ── eth0 ═ p                   b ═══ eth0 ── site b
+//!   map 203.0.113.53 ── eth0 ═ m
+//! ```
+//!
+//! Every site's pool of locators is the upper half of its prefix (IPv6:
+//! `2001:db8:a::100/120` and so on); home addresses are in 192.0.2.0/24 and
+//! 2001:db8:1::/64. Double lines are wide-area links when a round trip is asked
+//! for: a quarter of it per link and direction, so that any two sites, and a
+//! site and the mapping service, are one round trip apart.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{Cmd, Host, Lab, LinkOptions, Process, Wan, WanConfig};
+
+/// How long a program may take until it is ready.
+const START: Duration = Duration::from_secs(10);
+
+/// Prefixes of home addresses, as in every configuration.
+pub const HOMES: [&str; 2] = ["192.0.2.0/24", "2001:db8:1::/64"];
+
+/// A place with a forwarder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SiteSpec {
+    /// Its name, and the letter in its IPv6 prefix.
+    pub name: &'static str,
+    /// First address of its /26, last octet.
+    base: u8,
+}
+
+/// The three sites; the instance that moves starts at the first.
+pub const SITES: [SiteSpec; 3] = [
+    SiteSpec { name: "a", base: 0 },
+    SiteSpec { name: "b", base: 64 },
+    SiteSpec { name: "c", base: 128 },
+];
+
+impl SiteSpec {
+    /// Address of its gateway.
+    pub fn gateway(&self) -> String {
+        format!("198.51.100.{}", self.base + 2)
+    }
+
+    /// IPv6 address of its gateway.
+    pub fn gateway6(&self) -> String {
+        format!("2001:db8:{}::2", self.name)
+    }
+
+    /// Its pools of locators.
+    pub fn pool(&self) -> [String; 2] {
+        [
+            format!("198.51.100.{}/27", self.base + 32),
+            format!("2001:db8:{}::100/120", self.name),
+        ]
+    }
+
+    /// The n-th IPv4 locator of its pool, from 1.
+    pub fn locator(&self, n: u8) -> String {
+        format!("198.51.100.{}", self.base + 32 + n)
+    }
+
+    /// Secret of its key, in base64: 32 octets that anybody may know, since they
+    /// never leave the lab.
+    pub fn secret(&self) -> String {
+        let letter = self.name.as_bytes()[0] as char;
+        // 43 characters and padding: 32 octets.
+        format!("{}{}=", String::from(letter).repeat(42), 'A')
+    }
+}
+
+/// The key that may do everything.
+pub const OPERATOR_SECRET: &str = "b3BlcmF0b3JvcGVyYXRvcm9wZXJhdG9yb3BlcmF0b3I=";
+
+/// How to build a [`Testbed`].
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Where `matd`, `mat-mapd` and `matctl` are.
+    pub binaries: PathBuf,
+    /// Round trip between any two sites, in milliseconds; 0: plain links.
+    pub rtt_ms: f64,
+    /// Checksums and segmentation are done in software on the wide-area links,
+    /// so that receivers really check what they get.
+    pub offloads: bool,
+    /// Extra lines for the configuration of every forwarder.
+    pub extra: String,
+}
+
+impl Options {
+    /// The programs built along with the running one.
+    pub fn new() -> Result<Self> {
+        Ok(Options {
+            binaries: binaries()?,
+            rtt_ms: 0.0,
+            offloads: true,
+            extra: String::new(),
+        })
+    }
+}
+
+/// The folder of the programs built along with the running one.
+pub fn binaries() -> Result<PathBuf> {
+    let exe = std::env::current_exe().context("where am I?")?;
+    let folder = exe.parent().context("a program is in a folder")?;
+    let folder = if folder.ends_with("deps") {
+        folder.parent().context("deps is in a folder")?
+    } else {
+        folder
+    };
+    for name in ["matd", "mat-mapd", "matctl"] {
+        ensure!(
+            folder.join(name).is_file(),
+            "{} is missing: run `cargo build --workspace` first",
+            folder.join(name).display()
+        );
+    }
+    Ok(folder.to_owned())
+}
+
+/// A site of a running testbed.
+#[derive(Debug)]
+pub struct Site {
+    /// What it is.
+    pub spec: SiteSpec,
+    /// Its gateway.
+    pub host: Host,
+    /// Its forwarder.
+    pub matd: Process,
+    /// Configuration of the forwarder.
+    pub config: PathBuf,
+    /// Control socket of the forwarder.
+    pub socket: PathBuf,
+    /// Its link to the router, if it is a wide-area link.
+    pub wan: Option<Wan>,
+}
+
+/// An instance: a namespace with home addresses.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// Its name.
+    pub name: String,
+    /// Where its processes run.
+    pub host: Host,
+    /// Its home address.
+    pub home: String,
+    /// Its IPv6 home address.
+    pub home6: String,
+    /// Host end of its link, at whichever site it is.
+    pub interface: String,
+}
+
+/// A running deployment.
+#[derive(Debug)]
+pub struct Testbed {
+    /// Everything in it.
+    pub lab: Lab,
+    /// Sites a, b and c.
+    pub sites: Vec<Site>,
+    /// In the middle.
+    pub router: Host,
+    /// Where the mapping service runs.
+    pub map: Host,
+    /// The mapping service.
+    pub mapd: Process,
+    /// Configuration of the mapping service.
+    pub mapd_config: PathBuf,
+    /// A host that is not mobile, at 203.0.113.80 and 2001:db8:80::80.
+    pub plain: Host,
+    options: Options,
+}
+
+impl Testbed {
+    /// Builds the network and starts the programs.
+    pub fn new(options: Options) -> Result<Self> {
+        let lab = Lab::new()?;
+        let router = lab.host("router")?;
+        router.forwarding()?;
+        let map = lab.host("map")?;
+        connect(&lab, &options, &map, &router, "m", "203.0.113.53/28", "203.0.113.49/28")?;
+        address6(&map, &router, "m", "2001:db8:53::53", "2001:db8:53::1")?;
+        let plain = lab.host("plain")?;
+        connect(&lab, &options, &plain, &router, "p", "203.0.113.80/28", "203.0.113.81/28")?;
+        address6(&plain, &router, "p", "2001:db8:80::80", "2001:db8:80::1")?;
+        let mapd_config = lab.write("mat-mapd.toml", mapd_config(lab.dir()))?;
+        let mapd = start_mapd(&map, &options, &mapd_config)?;
+        let mut sites = Vec::new();
+        for spec in SITES {
+            sites.push(start_site(&lab, &options, &router, spec)?);
+        }
+        Ok(Testbed {
+            lab,
+            sites,
+            router,
+            map,
+            mapd,
+            mapd_config,
+            plain,
+            options,
+        })
+    }
+
+    /// A site by its name.
+    pub fn site(&self, name: &str) -> &Site {
+        let found = self.sites.iter().find(|s| s.spec.name == name);
+        found.expect("only the names in SITES are asked for")
+    }
+
+    /// Makes an instance, plugs it in at a site, and attaches it there.
+    pub fn instance(&self, name: &str, number: u8, site: &str) -> Result<Instance> {
+        let instance = self.unattached(name, number, site)?;
+        self.attach(&instance, site, &[])?;
+        Ok(instance)
+    }
+
+    /// Makes an instance and plugs it in, without telling the forwarder.
+    pub fn unattached(&self, name: &str, number: u8, site: &str) -> Result<Instance> {
+        let host = self.lab.host(name)?;
+        let instance = Instance {
+            name: name.to_owned(),
+            host,
+            home: format!("192.0.2.{number}"),
+            home6: format!("2001:db8:1::{number}"),
+            interface: format!("v-{name}"),
+        };
+        let gateway = &self.site(site).host;
+        self.lab.link(&instance.host, "eth0", gateway, &instance.interface)?;
+        let (home, home6) = (&instance.home, &instance.home6);
+        instance.host.ip(&format!(
+            "addr add {home}/32 dev eth0
+             addr add {home6}/128 dev eth0 nodad
+             route add 169.254.1.1 dev eth0 scope link
+             route add default via 169.254.1.1
+             route add default via fe80::1 dev eth0"
+        ))?;
+        Ok(instance)
+    }
+
+    /// Attaches both home addresses of an instance; `more` are further
+    /// arguments of `matctl attach`.
+    pub fn attach(&self, instance: &Instance, site: &str, more: &[&str]) -> Result<()> {
+        for home in [&instance.home, &instance.home6] {
+            let words = ["attach", home, "--interface", &instance.interface];
+            self.matctl(site, &[&words[..], more].concat())?;
+        }
+        Ok(())
+    }
+
+    /// Runs `matctl ARGS --socket ...` at a site and gives back what it prints.
+    pub fn matctl(&self, site: &str, args: &[&str]) -> Result<String> {
+        let site = self.site(site);
+        let matctl = Cmd::new(self.options.binaries.join("matctl"));
+        site.host.run(matctl.args(args).arg("--socket").arg(&site.socket))
+    }
+
+    /// The status of a site's forwarder.
+    pub fn status(&self, site: &str) -> Result<serde_json::Value> {
+        let text = self.matctl(site, &["status", "--json"])?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// A configuration for `matctl` that knows all sites and these instances.
+    pub fn matctl_config(&self, instances: &[&Instance]) -> Result<PathBuf> {
+        let mut text = format!(
+            "[mapping]\nservers = [\"203.0.113.53:53\"]\nzone = \"map.example.\"\n\
+             key = {{ name = \"operator.\", algorithm = \"hmac-sha256\", \
+             secret = \"{OPERATOR_SECRET}\" }}\n"
+        );
+        for site in &self.sites {
+            text += &format!(
+                "[[site]]\nname = \"{}\"\nsocket = \"{}\"\nnetns = \"{}\"\n",
+                site.spec.name,
+                site.socket.display(),
+                site.host.namespace_name()
+            );
+        }
+        for i in instances {
+            text += &format!(
+                "[[instance]]\nname = \"{}\"\nhomes = [\"{}\", \"{}\"]\ninterface = \"{}\"\n",
+                i.name, i.home, i.home6, i.interface
+            );
+        }
+        self.lab.write("matctl.toml", text)
+    }
+
+    /// Moves an instance with `matctl move` and gives back what it prints.
+    pub fn move_instance(&self, instance: &Instance, to: &str) -> Result<String> {
+        let config = self.matctl_config(&[instance])?;
+        let matctl = Cmd::new(self.options.binaries.join("matctl"))
+            .args(["move", &instance.name, "--to", to, "--driver", "netns", "--config"])
+            .arg(config);
+        self.map.run(matctl)
+    }
+
+    /// Starts the forwarder of a site again, after it has ended.
+    pub fn restart_matd(&mut self, name: &str) -> Result<()> {
+        let options = self.options.clone();
+        let site = self.sites.iter_mut().find(|s| s.spec.name == name);
+        let site = site.context("no such site")?;
+        site.matd = start_matd(&site.host, &options, &site.config, &site.socket)?;
+        Ok(())
+    }
+
+    /// Starts the mapping service again, after it has ended.
+    pub fn restart_mapd(&mut self) -> Result<()> {
+        self.mapd = start_mapd(&self.map, &self.options, &self.mapd_config)?;
+        Ok(())
+    }
+
+    /// How the testbed was built.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+}
+
+fn connect(
+    lab: &Lab,
+    options: &Options,
+    host: &Host,
+    router: &Host,
+    port: &str,
+    address: &str,
+    gateway: &str,
+) -> Result<Option<Wan>> {
+    let wan = if options.rtt_ms > 0.0 {
+        let config = WanConfig {
+            delay_ms: options.rtt_ms / 4.0,
+            ..WanConfig::default()
+        };
+        Some(lab.wan(host, "eth0", router, port, config)?)
+    } else {
+        lab.link_with(
+            host,
+            "eth0",
+            router,
+            port,
+            LinkOptions {
+                offloads: options.offloads,
+                ..LinkOptions::default()
+            },
+        )?;
+        None
+    };
+    if wan.is_some() && !options.offloads {
+        host.offloads_off("eth0")?;
+        router.offloads_off(port)?;
+    }
+    let via = gateway.split('/').next().unwrap_or(gateway);
+    router.ip(&format!("addr add {gateway} dev {port}"))?;
+    host.ip(&format!(
+        "addr add {address} dev eth0
+         route add default via {via}"
+    ))?;
+    Ok(wan)
+}
+
+fn address6(host: &Host, router: &Host, port: &str, address: &str, gateway: &str) -> Result<()> {
+    router.ip(&format!("addr add {gateway}/64 dev {port} nodad"))?;
+    host.ip(&format!(
+        "addr add {address}/64 dev eth0 nodad
+         route add default via {gateway}"
+    ))?;
+    Ok(())
+}
+
+fn start_site(lab: &Lab, options: &Options, router: &Host, spec: SiteSpec) -> Result<Site> {
+    let name = spec.name;
+    let host = lab.host(&format!("site-{name}"))?;
+    let router_side = format!("198.51.100.{}/26", spec.base + 1);
+    let wan = connect(
+        lab,
+        options,
+        &host,
+        router,
+        name,
+        &format!("{}/26", spec.gateway()),
+        &router_side,
+    )?;
+    address6(&host, router, name, &spec.gateway6(), &format!("2001:db8:{name}::1"))?;
+    let socket = lab.dir().join(format!("matd-{name}.sock"));
+    let state = lab.dir().join(format!("state-{name}"));
+    let config = lab.write(
+        &format!("matd-{name}.toml"),
+        matd_config(options, spec, &socket, &state),
+    )?;
+    let matd = start_matd(&host, options, &config, &socket)?;
+    Ok(Site {
+        spec,
+        host,
+        matd,
+        config,
+        socket,
+        wan,
+    })
+}
+
+fn start_matd(host: &Host, options: &Options, config: &Path, socket: &Path) -> Result<Process> {
+    let matd = Cmd::new(options.binaries.join("matd"))
+        .arg("--config")
+        .arg(config)
+        .name(format!("matd-{}", host.name()));
+    let process = host.spawn(matd)?;
+    process.wait_for_log("ready, control socket", START)?;
+    ensure!(socket.exists(), "{} is missing", socket.display());
+    Ok(process)
+}
+
+fn start_mapd(host: &Host, options: &Options, config: &Path) -> Result<Process> {
+    let mapd = Cmd::new(options.binaries.join("mat-mapd"))
+        .arg("--config")
+        .arg(config)
+        .name("mat-mapd");
+    let process = host.spawn(mapd)?;
+    process.wait_for_log("ready", START)?;
+    Ok(process)
+}
+
+/// The prefixes of all pools: where locators can be.
+pub fn locator_prefixes() -> Vec<String> {
+    SITES.iter().flat_map(SiteSpec::pool).collect()
+}
+
+/// `["a", "b"]` in TOML.
+pub fn toml_list<S: AsRef<str>>(items: &[S]) -> String {
+    let quoted: Vec<_> = items.iter().map(|i| format!("\"{}\"", i.as_ref())).collect();
+    format!("[{}]", quoted.join(", "))
+}
+
+fn matd_config(options: &Options, spec: SiteSpec, socket: &Path, state: &Path) -> String {
+    format!(
+        "site = \"{name}\"\n\
+         placement = \"gateway\"\n\
+         uplink = \"eth0\"\n\
+         control_socket = \"{socket}\"\n\
+         state_dir = \"{state}\"\n\
+         [homes]\nprefixes = {homes}\n\
+         [locators]\nprefixes = {locators}\npool = {pool}\n\
+         [mapping]\nservers = [\"203.0.113.53:53\"]\nzone = \"map.example.\"\ntrust = \"tsig\"\n\
+         key = {{ name = \"site-{name}.\", algorithm = \"hmac-sha256\", secret = \"{secret}\" }}\n\
+         {extra}\n",
+        name = spec.name,
+        socket = socket.display(),
+        state = state.display(),
+        homes = toml_list(&HOMES),
+        locators = toml_list(&locator_prefixes()),
+        pool = toml_list(&spec.pool()),
+        secret = spec.secret(),
+        extra = options.extra,
+    )
+}
+
+fn mapd_config(dir: &Path) -> String {
+    let mut text = format!(
+        "zone = \"map.example.\"\n\
+         listen = [\"203.0.113.53:53\", \"[2001:db8:53::53]:53\"]\n\
+         data_dir = \"{}\"\n",
+        dir.join("mapd").display()
+    );
+    for site in SITES {
+        text += &format!(
+            "[[key]]\nname = \"site-{}\"\nsecret = \"{}\"\nhomes = {}\nlocators = {}\n",
+            site.name,
+            site.secret(),
+            toml_list(&HOMES),
+            toml_list(&site.pool()),
+        );
+    }
+    text + &format!(
+        "[[key]]\nname = \"operator\"\nsecret = \"{OPERATOR_SECRET}\"\nhomes = [\"all\"]\n\
+         locators = [\"all\"]\ntypes = [\"SVCB\", \"A\", \"AAAA\", \"TXT\"]\nother_names = true\n\
+         transfer = true\n"
+    )
+}

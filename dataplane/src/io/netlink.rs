@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{FutureExt, Stream, StreamExt, TryStreamExt};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
@@ -91,15 +91,16 @@ pub async fn watch() -> Result<mpsc::Receiver<NetEvent>, RtError> {
             let Some((message, _)) = message else {
                 return;
             };
-            events = match next(&picture, message) {
-                Some(seen) => picture.become_(seen),
-                None => match take(&handle).await {
-                    Ok(seen) => picture.become_(seen),
-                    Err(error) => {
-                        tracing::warn!("links and addresses are no longer followed: {error}");
-                        return;
-                    }
-                },
+            let seen = match next(&picture, message) {
+                Some(seen) => Ok(seen),
+                None => take_settled(&handle, &mut messages).await,
+            };
+            events = match seen {
+                Ok(seen) => picture.become_(seen),
+                Err(error) => {
+                    tracing::warn!("links and addresses are no longer followed: {error}");
+                    return;
+                }
             };
         }
     });
@@ -230,6 +231,24 @@ fn next(picture: &Picture, message: NetlinkMessage<RouteNetlinkMessage>) -> Opti
         _ => {}
     }
     Some(seen)
+}
+
+/// A picture that no message older than it can spoil: among messages some of
+/// which were lost, an old "added" may be left without its "removed".
+async fn take_settled(
+    handle: &Handle,
+    messages: &mut (impl Stream + Unpin),
+) -> Result<Picture, RtError> {
+    loop {
+        let seen = take(handle).await?;
+        let mut late = 0;
+        while messages.next().now_or_never().flatten().is_some() {
+            late += 1;
+        }
+        if late == 0 {
+            return Ok(seen);
+        }
+    }
 }
 
 async fn take(handle: &Handle) -> Result<Picture, RtError> {

@@ -63,6 +63,9 @@ pub enum RtError {
 fn hint(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM) => "; run matd as root or with CAP_NET_ADMIN",
+        Some(libc::EACCES) => {
+            "; IPv6 seems to be disabled there: sysctl -w net.ipv6.conf.all.disable_ipv6=0"
+        }
         Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT) => {
             "; the kernel lacks this feature or the address family is disabled"
         }
@@ -108,8 +111,13 @@ impl Rt {
             Item::Proxy { dev, ip } => self.ensure_neighbour(dev, *ip, None).await?,
             Item::Neighbour { dev, ip, mac } => self.ensure_neighbour(dev, *ip, Some(*mac)).await?,
         };
-        // A rule has no "replace": the kernel says whether the same one exists.
-        tolerate(result, &[libc::EEXIST], || format!("add {item}"))
+        // A rule has no "replace": the kernel says whether the same one exists. A
+        // family the kernel lacks needs no rule.
+        let harmless: &[i32] = match item {
+            Item::Rule(_) => &[libc::EEXIST, libc::EAFNOSUPPORT],
+            _ => &[],
+        };
+        tolerate(result, harmless, || format!("add {item}"))
     }
 
     async fn ensure_neighbour(

@@ -318,9 +318,9 @@ mod sys {
         }
 
         pub fn bind(&self, file: &File) -> io::Result<()> {
-            // SAFETY: `file` is open, and TUNSETIFF reads one whole `ifreq`; it
-            // writes the name back, so it gets a copy of its own.
             let mut copy = self.0;
+            // SAFETY: `file` is open, and TUNSETIFF reads one whole `ifreq`; it
+            // writes the name back, hence the copy of its own.
             unsafe { tun_set_iff(file.as_raw_fd(), &raw mut copy) }?;
             Ok(())
         }

@@ -337,6 +337,51 @@ fn a_guest_starts_connections_into_home_prefixes_from_its_home() {
 }
 
 #[test]
+fn another_configuration_is_taken_up_while_running() {
+    in_namespace(async || {
+        let temp = tempfile::tempdir().unwrap();
+        let outside = Neighbour::new();
+        links(&outside);
+        ip(&format!("link set v1 address {GATEWAY_MAC}"));
+        let before = snapshot();
+        let old = config(temp.path(), "gateway", POOL);
+        let mut new = old.clone();
+        new.homes.prefixes = vec!["192.0.2.0/25".parse().unwrap()];
+        let tun = Tun::open(&old.tun).unwrap();
+        let mut steering = Steering::up(&old, tun.name()).await.unwrap();
+        let v1 = attachment("192.0.2.10", "v1");
+        steering.attach(&v1).await.unwrap();
+        steering.reconfigure(&new).await.unwrap();
+        let routes = ip("route show") + &ip("-6 route show");
+        assert!(routes.contains("192.0.2.0/25 dev mat0"), "{routes}");
+        assert!(routes.contains("192.0.2.10 dev v1"), "{routes}");
+        assert!(!routes.contains("192.0.2.0/24"), "{routes}");
+        assert!(!routes.contains("2001:db8:1::/48"), "{routes}");
+        steering.down(&Claims::default()).await.unwrap();
+        assert_same(&before, &snapshot());
+    });
+}
+
+#[test]
+fn a_second_forwarder_finds_the_namespace_taken() {
+    in_namespace(async || {
+        let temp = tempfile::tempdir().unwrap();
+        let outside = Neighbour::new();
+        links(&outside);
+        let config = config(temp.path(), "gateway", POOL);
+        let tun = Tun::open(&config.tun).unwrap();
+        let first = Steering::up(&config, tun.name()).await.unwrap();
+        let made = snapshot();
+        let error = Steering::up(&config, tun.name()).await.unwrap_err();
+        assert!(matches!(error, SteeringError::Taken), "{error}");
+        assert_same(&made, &snapshot());
+        drop(first);
+        let mut next = Steering::up(&config, tun.name()).await.unwrap();
+        next.down(&Claims::default()).await.unwrap();
+    });
+}
+
+#[test]
 fn a_missing_uplink_is_named_and_nothing_is_left() {
     in_namespace(async || {
         let temp = tempfile::tempdir().unwrap();

@@ -22,6 +22,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
 use mat_proto::{Home, Locator};
 use serde::{Deserialize, Serialize};
@@ -57,6 +60,11 @@ const JOURNAL: &str = "sysctl.json";
 /// Why steering failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SteeringError {
+    /// One forwarder is at work here already.
+    #[error(
+        "another matd serves this network namespace; stop it, or start this one in a namespace of its own"
+    )]
+    Taken,
     /// Routes, rules, addresses or links.
     #[error(transparent)]
     Rt(#[from] RtError),
@@ -129,6 +137,8 @@ pub struct Steering {
     pairs: PairTable,
     claims: Claims,
     announcements: BTreeMap<Locator, JoinHandle<()>>,
+    /// Held as long as this namespace is ours.
+    _only: UnixDatagram,
 }
 
 impl Steering {
@@ -140,6 +150,7 @@ impl Steering {
     pub async fn up(config: &Config, tun: &str) -> Result<Self, SteeringError> {
         rt::index(tun)?;
         rt::index(&config.uplink)?;
+        let only = take_namespace().await?;
         let rt = Rt::connect()?;
         let before = rt.ours(tun).await?;
         let mut steering = Self {
@@ -150,6 +161,7 @@ impl Steering {
             pairs: PairTable::new(tun, config.control_port),
             claims: Claims::default(),
             announcements: BTreeMap::new(),
+            _only: only,
         };
         let result = steering.base(&before).await;
         if result.is_err() && before.is_empty() {
@@ -442,6 +454,24 @@ impl Steering {
             !stop && !repeats.is_finished()
         });
     }
+}
+
+/// Two forwarders in one namespace would take each other's state for leftovers.
+/// Abstract socket names belong to the network namespace and vanish with their
+/// owner, so one of them serves as the lock.
+///
+/// A name just let go can live on for an instant in a child of the former owner.
+async fn take_namespace() -> Result<UnixDatagram, SteeringError> {
+    const TRIES: usize = 50;
+    const PAUSE: Duration = Duration::from_millis(5);
+    for _ in 0..TRIES {
+        let name = SocketAddr::from_abstract_name("mat-forwarder");
+        if let Ok(socket) = name.and_then(|name| UnixDatagram::bind_addr(&name)) {
+            return Ok(socket);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Err(SteeringError::Taken)
 }
 
 impl Drop for Steering {

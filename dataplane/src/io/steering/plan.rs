@@ -65,7 +65,7 @@ struct Plan<'a> {
 impl Plan<'_> {
     fn base(&mut self, claims: &Claims) {
         for family in self.config.families() {
-            self.to_tun(everything(family), TUN_TABLE, METRIC_DIRECT, None);
+            self.lead_to_tun(everything(family), TUN_TABLE, METRIC_DIRECT, None);
             self.floor(everything(family), TUN_TABLE);
             if self.config.locators.exclusive {
                 self.steered(family);
@@ -74,7 +74,7 @@ impl Plan<'_> {
         for prefix in &self.config.homes.prefixes {
             let family = Family::of(prefix.addr());
             let own = claims.homes.iter().find(|home| home.family() == family);
-            self.to_tun(*prefix, MAIN_TABLE, METRIC_HOMES, own.map(|home| home.ip()));
+            self.lead_to_tun(*prefix, MAIN_TABLE, METRIC_HOMES, own.map(|home| home.ip()));
             self.floor(*prefix, MAIN_TABLE);
         }
         // A free or quarantined locator must not wander between the router and us.
@@ -90,7 +90,7 @@ impl Plan<'_> {
     }
 
     fn locator(&mut self, ip: IpAddr) {
-        self.to_tun(ip.into(), MAIN_TABLE, METRIC_DIRECT, None);
+        self.lead_to_tun(ip.into(), MAIN_TABLE, METRIC_DIRECT, None);
         self.floor(ip.into(), MAIN_TABLE);
         self.items.insert(Item::Proxy {
             dev: self.config.uplink.clone(),
@@ -193,7 +193,7 @@ impl Plan<'_> {
         }));
     }
 
-    fn to_tun(&mut self, dst: IpNet, table: u32, metric: u32, src: Option<IpAddr>) {
+    fn lead_to_tun(&mut self, dst: IpNet, table: u32, metric: u32, src: Option<IpAddr>) {
         let dev = self.tun.to_owned();
         self.items.insert(Item::Route(Route {
             to: Target::Device { dev, src },

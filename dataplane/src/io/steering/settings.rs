@@ -46,6 +46,7 @@ pub fn base(config: &Config, tun: &str) -> Vec<Setting> {
             // Must precede forwarding, which drops a default route learned by RA.
             v6(uplink, "accept_ra", "2").only_if("1"),
             v6("all", "forwarding", "1"),
+            v6(tun, "disable_ipv6", "0"),
         ]);
         if dedicated {
             settings.extend([
@@ -58,8 +59,9 @@ pub fn base(config: &Config, tun: &str) -> Vec<Setting> {
 }
 
 /// Settings of the interface an instance is behind, before it is brought up.
-pub fn link(dev: &str) -> [Setting; 2] {
+pub fn link(dev: &str) -> [Setting; 3] {
     [
+        v4(dev, "forwarding", "1"),
         v4(dev, "send_redirects", "0"),
         v6(dev, "addr_gen_mode", "1").optional(),
     ]

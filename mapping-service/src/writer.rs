@@ -235,7 +235,7 @@ fn log_refused(job: &Job, why: &Failure) {
     let names: Vec<String> = names.into_iter().collect();
     tracing::warn!(
         key = %job.receipt.key, from = %job.from, names = %names.join(" "),
-        code = %why.code(), %why, "update refused"
+        code = ?why.code(), %why, "update refused"
     );
 }
 

@@ -421,7 +421,6 @@ impl Agent {
         let Some(id) = self.context(pair.to, pair.from) else {
             return self.counters.count(Cause::ContextsFull);
         };
-        self.verified(id, binding, time + binding.lease());
         let Some(context) = self.table.get_mut(id) else {
             return;
         };
@@ -439,6 +438,7 @@ impl Agent {
             attempts: 0,
             next: time,
         });
+        self.verified(id, binding, time + binding.lease());
         self.exchange_due(id);
     }
 

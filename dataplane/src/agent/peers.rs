@@ -197,7 +197,10 @@ impl Agent {
             // A binding without active locator: it is being prepared somewhere.
             self.context_at(id, time + RETRY);
         } else if context.keys.is_none() {
-            self.open(id);
+            // Whoever has answered an OPEN need not send one.
+            if context.offered.is_none() {
+                self.open(id);
+            }
         } else {
             self.flow(id);
         }

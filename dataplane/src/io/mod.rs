@@ -10,6 +10,9 @@
 //! by a process that remembers nothing.
 
 pub mod announce;
+pub mod api;
+pub mod control;
+pub mod engine;
 pub mod item;
 pub mod mac;
 pub mod netlink;

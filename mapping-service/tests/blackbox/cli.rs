@@ -1,0 +1,80 @@
+//! The command line and the configuration: each mistake named, exit status not 0.
+
+use std::process::Command;
+
+use crate::harness::*;
+
+fn run(arguments: &[&str], config: Option<&str>) -> (bool, String) {
+    let dir = directory();
+    let path = dir.path().join("mapd.toml");
+    if let Some(config) = config {
+        std::fs::write(&path, config).unwrap();
+    }
+    let output = Command::new(env!("CARGO_BIN_EXE_mat-mapd"))
+        .arg("--config")
+        .arg(&path)
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
+}
+
+#[test]
+fn check_config_finds_mistakes_and_starts_nothing() {
+    let (ok, said) = run(&["check-config"], Some(&config("53")));
+    assert!(ok && said.contains("2 key(s): no mistakes found"), "{said}");
+    let wrong = config("53").replace("192.0.2.0/25", "192.0.2.0/33");
+    for arguments in [&["check-config"][..], &[]] {
+        let (ok, said) = run(arguments, Some(&wrong));
+        assert!(!ok);
+        assert!(
+            said.contains("mapd.toml:16: key.homes = \"192.0.2.0/33\""),
+            "{said}"
+        );
+    }
+    let (ok, said) = run(&[], None);
+    assert!(
+        !ok && said.contains("name the configuration with --config FILE"),
+        "{said}"
+    );
+    let (ok, said) = run(&["chekc-config"], Some(&config("53")));
+    assert!(!ok && said.contains("check-config"), "{said}");
+}
+
+#[test]
+fn secrets_are_never_shown() {
+    let short = config("53").replace(SECRET_A, "c2VjcmV0");
+    let (ok, said) = run(&["check-config"], Some(&short));
+    assert!(!ok && said.contains("6 octets"), "{said}");
+    assert!(!said.contains("c2VjcmV0"), "{said}");
+    let broken = config("53").replace(&format!("\"{SECRET_A}\""), "c2VjcmV0!");
+    let (ok, said) = run(&["check-config"], Some(&broken));
+    assert!(!ok && !said.contains("c2VjcmV0"), "{said}");
+}
+
+#[test]
+fn ready_is_told_to_the_service_manager() {
+    let dir = directory();
+    let path = dir.path().join("notify");
+    let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let data = dir.path().join("data").display().to_string();
+    let file = dir.path().join("mapd.toml");
+    std::fs::write(&file, config("0").replace("DATA", &data)).unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mat-mapd"))
+        .arg("--config")
+        .arg(&file)
+        .env("NOTIFY_SOCKET", &path)
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut buffer = [0; 256];
+    let told = socket.recv(&mut buffer).map(|len| buffer[..len].to_vec());
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(told.unwrap(), b"READY=1\n");
+}

@@ -1,0 +1,11 @@
+//! mat-mapd as its users meet it: the real binary on loopback, spoken to by real
+//! `dig` and `nsupdate`, by the project's own client, and by nobody's friend.
+
+mod cli;
+mod client;
+mod durability;
+mod harness;
+mod hostile;
+mod race;
+mod signatures;
+mod tools;

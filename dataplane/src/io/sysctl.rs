@@ -10,7 +10,6 @@
 //! Switching `forwarding` for `all` sets it for every interface; interfaces that
 //! differed from `all` before do not get their own value back.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -178,15 +177,6 @@ impl Sysctls {
             state::store_until_reboot(&self.path, &self.journal)?;
         }
         fault.map_or(Ok(()), Err)
-    }
-
-    /// What is different from before: key, with what it was.
-    pub fn changed(&self) -> BTreeMap<&str, &str> {
-        self.journal
-            .changes
-            .iter()
-            .map(|change| (change.key.as_str(), change.before.as_str()))
-            .collect()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The TUN device itself.
 
+use std::net::UdpSocket;
 use std::os::fd::AsFd;
 
 use mat_dataplane::config::TunConfig;
@@ -8,6 +9,7 @@ use mat_dataplane::io::vnet::{Gso, MAX_FRAME, VNET_HEADER};
 use nix::mount::{MsFlags, mount};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
+use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::netns::{in_namespace, in_namespaces, ip};
 
@@ -89,14 +91,40 @@ fn a_device_outlives_its_owner_until_destroyed() {
 }
 
 #[test]
-fn the_fullest_offload_of_this_kernel_is_active() {
+fn with_offload_checksums_and_segmentation_are_left_to_us() {
     in_namespace(async || {
         let tun = Tun::open(&config(true)).unwrap();
-        assert!(
-            matches!(tun.offload(), Offload::TcpUdp | Offload::Tcp),
-            "{}",
-            tun.describe()
-        );
+        ip("address add 192.0.2.1/24 dev mat0");
+        ip("link set mat0 up");
+        let socket = UdpSocket::bind("192.0.2.1:0").unwrap();
+        let mut buffer = vec![0; MAX_FRAME];
+        // The kernel's own messages on a new link may come first.
+        let mut next_udp = || loop {
+            wait(&tun);
+            let received = tun.recv(&mut buffer).unwrap().unwrap();
+            let packet = &buffer[received.frame.packet.clone()];
+            if packet[0] >> 4 == 4 && packet[9] == 17 {
+                break received.frame;
+            }
+        };
+        socket.send_to(&[7; 100], "192.0.2.2:9").unwrap();
+        let frame = next_udp();
+        assert!(frame.needs_csum);
+        assert_eq!((frame.csum_start, frame.csum_offset), (20, 6));
+        assert_eq!(frame.gso, Gso::None);
+
+        // Before Linux 6.2 the kernel cuts such datagrams itself.
+        assert!(matches!(tun.offload(), Offload::TcpUdp | Offload::Tcp));
+        setsockopt(&socket, sockopt::UdpGsoSegment, &500).unwrap();
+        socket.send_to(&[7; 5000], "192.0.2.2:9").unwrap();
+        let frame = next_udp();
+        match tun.offload() {
+            Offload::TcpUdp => {
+                assert_eq!(frame.gso, Gso::Udp { size: 500 });
+                assert_eq!(frame.packet.len(), 20 + 8 + 5000);
+            }
+            _ => assert_eq!(frame.packet.len(), 20 + 8 + 500),
+        }
     });
 }
 

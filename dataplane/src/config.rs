@@ -208,9 +208,9 @@ impl Config {
     /// Reads and checks the file at `path`, and the secret file it may name
     /// (relative to the directory of `path`).
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Read {
             file: path.display().to_string(),
-            source,
+            cause,
         })?;
         let folder = path.parent().unwrap_or(Path::new("."));
         Self::parse(&path.display().to_string(), &text, folder)

@@ -384,6 +384,17 @@ fn mistakes_of_meaning_are_all_reported_in_order() {
 }
 
 #[test]
+fn one_faulty_prefix_is_one_finding() {
+    for text in [
+        with("\"192.0.2.0/24\"", "\"192.0.2.1/24\""),
+        with("\"198.51.100.0/24\"", "\"198.51.100.1/24\""),
+    ] {
+        let error = parse(&text).unwrap_err();
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+}
+
+#[test]
 fn a_guest_has_no_interface_and_one_home_of_a_family_if_exclusive() {
     let text = with("placement = \"gateway\"", "placement = \"guest\"");
     let error = parse(&text).unwrap_err();

@@ -59,7 +59,7 @@ impl<'a> Checker<'a> {
             tun: self.tun(&raw.tun, raw.uplink.get_ref()),
             mapping: self.mapping(&raw.mapping),
             limits: self.limits(&raw.limits),
-            instances: self.instances(&raw.instance, placement, &homes, &locators),
+            instances: self.instances(raw, &homes, &locators),
             homes,
             locators,
         };
@@ -130,8 +130,11 @@ impl<'a> Checker<'a> {
                 }
             }
         }
+        // With a faulty prefix left out, what lies in it would be faulty too.
+        let complete = prefixes.len() == raw.prefixes.get_ref().len();
         let pool = match &raw.pool {
-            Some(list) => self.pool(list, &prefixes),
+            Some(list) if complete => self.pool(list, &prefixes),
+            Some(list) => self.prefixes("locators.pool", list),
             None => Vec::new(),
         };
         let exclusive = raw.exclusive.as_ref().is_some_and(|flag| *flag.get_ref());
@@ -332,16 +335,14 @@ impl<'a> Checker<'a> {
         limits
     }
 
-    fn instances(
-        &mut self,
-        raw: &[RawInstance],
-        placement: Placement,
-        homes: &Homes,
-        locators: &Locators,
-    ) -> Vec<Instance> {
+    fn instances(&mut self, raw: &Raw, homes: &Homes, locators: &Locators) -> Vec<Instance> {
         let mut instances: Vec<Instance> = Vec::new();
-        for entry in raw {
-            let Some(home) = self.instance_home(entry, homes, locators) else {
+        // With a faulty prefix left out, what lies in it would be faulty too.
+        let complete = homes.prefixes.len() == raw.homes.prefixes.get_ref().len();
+        let within =
+            |home: Home| !complete || homes.prefixes.iter().any(|p| p.contains(&home.ip()));
+        for entry in &raw.instance {
+            let Some(home) = self.instance_home(entry, within, locators) else {
                 continue;
             };
             let family = home.family();
@@ -362,7 +363,7 @@ impl<'a> Checker<'a> {
                 };
                 self.fault("instance.home", entry.home.span(), &problem, mend);
             }
-            match (placement, &entry.interface) {
+            match (raw.placement.get_ref(), &entry.interface) {
                 (Placement::Gateway, None) => self.fault(
                     "instance.interface",
                     entry.home.span(),
@@ -401,7 +402,7 @@ impl<'a> Checker<'a> {
     fn instance_home(
         &mut self,
         entry: &RawInstance,
-        homes: &Homes,
+        within: impl Fn(Home) -> bool,
         locators: &Locators,
     ) -> Option<Home> {
         let home: Home = self.parsed(
@@ -411,7 +412,7 @@ impl<'a> Checker<'a> {
             "write the instance's home address, without a prefix length",
         )?;
         let family = home.family();
-        if !homes.prefixes.iter().any(|p| p.contains(&home.ip())) {
+        if !within(home) {
             self.fault(
                 "instance.home",
                 entry.home.span(),

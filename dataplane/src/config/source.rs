@@ -8,12 +8,12 @@ use std::ops::Range;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file itself cannot be read.
-    #[error("{file}: cannot be read: {source}; give the path of a readable file")]
+    #[error("{file}: cannot be read: {cause}; give the path of a readable file")]
     Read {
         /// Path as given.
         file: String,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Its content is wrong; one line for each finding.
     #[error("{}", .0.iter().map(Finding::to_string).collect::<Vec<_>>().join("\n"))]

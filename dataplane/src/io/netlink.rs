@@ -254,7 +254,7 @@ async fn take_settled(
 async fn take(handle: &Handle) -> Result<Picture, RtError> {
     let failed = |error: rtnetlink::Error| RtError::Request {
         doing: "list links and addresses".to_owned(),
-        source: std::io::Error::other(error),
+        cause: std::io::Error::other(error),
     };
     let mut picture = Picture::default();
     let mut links = handle.link().get().execute();

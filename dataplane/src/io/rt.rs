@@ -51,12 +51,12 @@ pub enum RtError {
     #[error("there is no interface {0}; create it, or correct the name in the configuration")]
     NoInterface(String),
     /// A request failed.
-    #[error("cannot {doing}: {source}{}", hint(.source))]
+    #[error("cannot {doing}: {cause}{}", hint(.cause))]
     Request {
         /// What was asked.
         doing: String,
         /// What the kernel said.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -290,11 +290,11 @@ fn name(index: u32) -> Option<String> {
 }
 
 fn failed(error: rtnetlink::Error, doing: String) -> RtError {
-    let source = match error {
+    let cause = match error {
         rtnetlink::Error::NetlinkError(message) => message.to_io(),
         other => io::Error::other(other),
     };
-    RtError::Request { doing, source }
+    RtError::Request { doing, cause }
 }
 
 fn tolerate(

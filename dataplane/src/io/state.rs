@@ -29,22 +29,22 @@ pub enum StateError {
     )]
     Locked(PathBuf),
     /// The system refused.
-    #[error("{}: cannot {doing}: {source}; `state_dir` must be a directory matd can write", .path.display())]
+    #[error("{}: cannot {doing}: {cause}; `state_dir` must be a directory matd can write", .path.display())]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What was tried.
         doing: &'static str,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The value cannot be written as JSON.
-    #[error("{}: cannot be written as JSON: {source}", .path.display())]
+    #[error("{}: cannot be written as JSON: {cause}", .path.display())]
     Encode {
         /// The file.
         path: PathBuf,
         /// What the encoder said.
-        source: serde_json::Error,
+        cause: serde_json::Error,
     },
 }
 
@@ -130,9 +130,9 @@ pub fn store_until_reboot<T: Serialize>(path: &Path, state: &T) -> Result<(), St
 }
 
 fn write_beside<T: Serialize>(path: &Path, state: &T) -> Result<(PathBuf, File), StateError> {
-    let mut bytes = serde_json::to_vec_pretty(state).map_err(|source| StateError::Encode {
+    let mut bytes = serde_json::to_vec_pretty(state).map_err(|cause| StateError::Encode {
         path: path.to_owned(),
-        source,
+        cause,
     })?;
     bytes.push(b'\n');
     let fresh = beside(path, "new");
@@ -174,11 +174,7 @@ fn beside(path: &Path, extension: &str) -> PathBuf {
 
 fn fault(path: &Path, doing: &'static str) -> impl FnOnce(io::Error) -> StateError {
     let path = path.to_owned();
-    move |source| StateError::Io {
-        path,
-        doing,
-        source,
-    }
+    move |cause| StateError::Io { path, doing, cause }
 }
 
 #[cfg(test)]

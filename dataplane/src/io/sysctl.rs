@@ -23,7 +23,7 @@ use crate::io::state::{self, StateError};
 pub enum SysctlError {
     /// Reading or writing failed.
     #[error(
-        "cannot set {} = {value}: {source}; run matd as root with a writable /proc/sys, or set it before (sysctl -w {}={value})",
+        "cannot set {} = {value}: {cause}; run matd as root with a writable /proc/sys, or set it before (sysctl -w {}={value})",
         dotted(.key), dotted(.key)
     )]
     Set {
@@ -32,7 +32,7 @@ pub enum SysctlError {
         /// Wanted value.
         value: String,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The journal cannot be kept.
     #[error(transparent)]
@@ -128,7 +128,7 @@ impl Sysctls {
                 Ok(now) if now == setting.value => {}
                 Ok(now) => due.push((setting, now)),
                 Err(error) if setting.optional && error.kind() == io::ErrorKind::NotFound => {}
-                Err(source) => return Err(set_error(&setting.key, setting.value, source)),
+                Err(cause) => return Err(set_error(&setting.key, setting.value, cause)),
             }
         }
         if due.is_empty() {
@@ -146,7 +146,7 @@ impl Sysctls {
         state::store_until_reboot(&self.path, &self.journal)?;
         for (setting, _) in due {
             write(&setting.key, setting.value)
-                .map_err(|source| set_error(&setting.key, setting.value, source))?;
+                .map_err(|cause| set_error(&setting.key, setting.value, cause))?;
         }
         Ok(())
     }
@@ -163,9 +163,9 @@ impl Sysctls {
                 continue;
             }
             if read(&change.key).is_ok_and(|now| now == change.after)
-                && let Err(source) = write(&change.key, &change.before)
+                && let Err(cause) = write(&change.key, &change.before)
             {
-                fault = Some(set_error(&change.key, &change.before, source));
+                fault = Some(set_error(&change.key, &change.before, cause));
                 kept.push(change);
             }
         }
@@ -205,11 +205,11 @@ fn write(key: &str, value: &str) -> io::Result<()> {
     fs::write(file(key), value)
 }
 
-fn set_error(key: &str, value: &str, source: io::Error) -> SysctlError {
+fn set_error(key: &str, value: &str, cause: io::Error) -> SysctlError {
     SysctlError::Set {
         key: key.to_owned(),
         value: value.to_owned(),
-        source,
+        cause,
     }
 }
 

@@ -56,13 +56,13 @@ pub enum TunError {
     Forbidden(io::Error),
     /// Creating network devices is not allowed.
     #[error(
-        "creating the TUN device {name} is not permitted: {source}; run matd as root or with CAP_NET_ADMIN"
+        "creating the TUN device {name} is not permitted: {cause}; run matd as root or with CAP_NET_ADMIN"
     )]
     NotPermitted {
         /// The device.
         name: String,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Another process has the device.
     #[error(
@@ -78,14 +78,14 @@ pub enum TunError {
     #[error("{0:?} is not an interface name; use 1 to 15 bytes for `tun.name`")]
     Name(String),
     /// Anything else.
-    #[error("the TUN device {name}: {doing}: {source}")]
+    #[error("the TUN device {name}: {doing}: {cause}")]
     Io {
         /// The device.
         name: String,
         /// What was tried.
         doing: &'static str,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -253,7 +253,7 @@ fn claim(name: &str, flags: libc::c_int) -> Result<File, TunError> {
             Some(libc::EPERM) => {
                 return Err(TunError::NotPermitted {
                     name: name.to_owned(),
-                    source: error,
+                    cause: error,
                 });
             }
             _ => return Err(fault(name, "attaching to it")(error)),
@@ -274,11 +274,7 @@ fn negotiate(file: &File) -> io::Result<Offload> {
 /// `doing` failed on the device `name`.
 fn fault(name: &str, doing: &'static str) -> impl FnOnce(io::Error) -> TunError {
     let name = name.to_owned();
-    move |source| TunError::Io {
-        name,
-        doing,
-        source,
-    }
+    move |cause| TunError::Io { name, doing, cause }
 }
 
 /// The `ioctl(2)` calls of linux/if_tun.h. The only unsafe code here.

@@ -75,14 +75,14 @@ pub enum SteeringError {
     #[error(transparent)]
     Nft(#[from] NftError),
     /// A locator could not be announced.
-    #[error("cannot announce {locator} on {uplink}: {source}; matd needs CAP_NET_RAW")]
+    #[error("cannot announce {locator} on {uplink}: {cause}; matd needs CAP_NET_RAW")]
     Announce {
         /// The locator.
         locator: Locator,
         /// The uplink.
         uplink: String,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -280,10 +280,10 @@ impl Steering {
             return Ok(());
         };
         self.stop_announcing(|other| *other == locator);
-        announce::announce(locator, index, mac).map_err(|source| SteeringError::Announce {
+        announce::announce(locator, index, mac).map_err(|cause| SteeringError::Announce {
             locator,
             uplink,
-            source,
+            cause,
         })?;
         let repeats = tokio::spawn(async move {
             let start = tokio::time::Instant::now();

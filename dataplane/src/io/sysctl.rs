@@ -119,6 +119,12 @@ impl Sysctls {
         })
     }
 
+    /// What `key` was before we changed it, or is now if we did not.
+    pub fn before(&self, key: &str) -> Option<String> {
+        let changed = self.journal.changes.iter().find(|c| c.key == key);
+        changed.map_or_else(|| read(key).ok(), |c| Some(c.before.clone()))
+    }
+
     /// Makes `settings` in their order.
     pub fn set(&mut self, settings: &[Setting]) -> Result<(), SysctlError> {
         let mut due = Vec::new();

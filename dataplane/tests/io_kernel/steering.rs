@@ -363,6 +363,33 @@ fn another_configuration_is_taken_up_while_running() {
 }
 
 #[test]
+fn an_uplink_goes_on_listening_to_routers_if_it_did() {
+    for (forwarded, expected) in [("0", "2"), ("1", "1")] {
+        in_namespace(async move || {
+            let temp = tempfile::tempdir().unwrap();
+            let outside = Neighbour::new();
+            links(&outside);
+            run(&format!(
+                "sysctl -qw net.ipv6.conf.all.forwarding={forwarded}"
+            ));
+            run("sysctl -qw net.ipv6.conf.u0.accept_ra=1");
+            let before = snapshot();
+            let config = config(temp.path(), "gateway", POOL);
+            let accepts = || run("sysctl -n net.ipv6.conf.u0.accept_ra");
+            for _ in 0..2 {
+                let tun = Tun::open(&config.tun).unwrap();
+                let _crashes = Steering::up(&config, tun.name()).await.unwrap();
+                assert_eq!(accepts().trim(), expected);
+            }
+            let tun = Tun::open(&config.tun).unwrap();
+            let mut steering = Steering::up(&config, tun.name()).await.unwrap();
+            steering.down(&Claims::default()).await.unwrap();
+            assert_same(&before, &snapshot());
+        });
+    }
+}
+
+#[test]
 fn a_second_forwarder_finds_the_namespace_taken() {
     in_namespace(async || {
         let temp = tempfile::tempdir().unwrap();

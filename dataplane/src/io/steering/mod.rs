@@ -172,7 +172,10 @@ impl Steering {
     }
 
     async fn base(&mut self, before: &BTreeSet<Item>) -> Result<(), SteeringError> {
-        self.sysctls.set(&settings::base(&self.config, &self.tun))?;
+        let forwarded = self.sysctls.before(settings::FORWARDING_V6);
+        let router = forwarded.is_some_and(|value| value != "0");
+        let settings = settings::base(&self.config, &self.tun, router);
+        self.sysctls.set(&settings)?;
         let mtu = self.config.tun.mtu;
         self.rt.link_up(&self.tun, mtu, TX_QUEUE).await?;
         for item in self.plan(&Claims::default()) {

@@ -5,8 +5,12 @@ use mat_proto::Family;
 use crate::config::{Config, Placement};
 use crate::io::sysctl::Setting;
 
-/// Settings for any claim, in the order in which they must be made.
-pub fn base(config: &Config, tun: &str) -> Vec<Setting> {
+/// Whether this host forwards IPv6.
+pub const FORWARDING_V6: &str = "net/ipv6/conf/all/forwarding";
+
+/// Settings for any claim, in the order in which they must be made. A `router`
+/// forwarded IPv6 before us.
+pub fn base(config: &Config, tun: &str, router: bool) -> Vec<Setting> {
     let uplink = &config.uplink;
     let families = config.families();
     let dedicated = !config.locators.exclusive;
@@ -42,10 +46,13 @@ pub fn base(config: &Config, tun: &str) -> Vec<Setting> {
     // No link-local address of its own: nobody is on that link.
     settings.push(v6(tun, "addr_gen_mode", "1").optional());
     if families.contains(&Family::V6) {
+        if !router {
+            // A host that accepts RAs goes on doing so as a router. Must precede
+            // forwarding, which drops a default route learned from them.
+            settings.push(v6(uplink, "accept_ra", "2").only_if("1"));
+        }
         settings.extend([
-            // Must precede forwarding, which drops a default route learned by RA.
-            v6(uplink, "accept_ra", "2").only_if("1"),
-            v6("all", "forwarding", "1"),
+            Setting::new(FORWARDING_V6, "1"),
             v6(tun, "disable_ipv6", "0"),
         ]);
         if dedicated {

@@ -67,7 +67,7 @@ pub mod wan;
 pub use cmd::Cmd;
 pub use host::Host;
 pub use lab::Lab;
-pub use link::LinkOptions;
+pub use link::{LinkOptions, move_device};
 pub use nix::sys::signal::Signal;
 pub use process::Process;
 pub use wait::wait_until;

@@ -1,11 +1,13 @@
 //! Wires between hosts, and moving the end of one.
 
+use std::fs::File;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use crate::host::Host;
-use crate::netlink;
+use crate::{namespace, netlink};
 
 /// What may differ from a plain wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +25,27 @@ impl Default for LinkOptions {
             offloads: true,
         }
     }
+}
+
+/// Moves a device between two named network namespaces of this machine (`ip netns list`), whoever
+/// made them, and sets it up at its new place; returns how long the kernel took.
+pub fn move_device(device: &str, from: &str, to: &str) -> Result<Duration> {
+    let open = |name: &str| {
+        let path = namespace::path(name);
+        File::open(&path).with_context(|| format!("no network namespace {}", path.display()))
+    };
+    let (source, target) = (open(from)?, open(to)?);
+    let work = || -> Result<Duration> {
+        namespace::join(&source)?;
+        let start = Instant::now();
+        netlink::move_and_set_up(device, &target)?;
+        Ok(start.elapsed())
+    };
+    thread::scope(|scope| {
+        let thread = scope.spawn(work);
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+    .with_context(|| format!("moving {device} from namespace {from} to {to}"))
 }
 
 /// Makes a veth pair, each end straight in its namespace, and sets both ends up.

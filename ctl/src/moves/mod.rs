@@ -1,0 +1,178 @@
+//! Moving an instance from one site to another, or leaving it where it is.
+//!
+//! [`move_instance`] goes through the steps of [`crate::plan`]: it reserves locators at the new
+//! site, takes the instance's state from the old one, has a [`Driver`] move the instance itself,
+//! and tells the new site to take over. Connections to both forwarders are open before the first
+//! step, and the home addresses of an instance go through each step side by side, because what
+//! happens between detach and activate is the gap its peers see.
+//!
+//! Invariant: it ends with the instance served at exactly one of the two sites, or says which
+//! part of the roll-back failed and why. It must be polled to its end: a future that is dropped
+//! leaves the move where it stands. (What was only prepared is withdrawn by the new site itself.)
+//!
+//! # Limitations
+//! - A forwarder keeps a reservation for 30 s: a driver that needs longer than that ends in a
+//!   roll-back.
+//! - If the mapping service cannot be reached during a roll-back either, the old site serves the
+//!   instance again as soon as it answers, not before.
+//! - When `matctl` itself is killed between detach and activate nobody finishes the move.
+
+pub mod driver;
+mod homes;
+mod outcome;
+mod undo;
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::future::join_all;
+use mat_proto::Home;
+use mat_proto::auth::MoveKey;
+
+pub use driver::{Driver, ExecDriver, NetnsDriver, NoDriver};
+pub use outcome::{HomeMove, MoveError, MoveOutcome, Undone};
+
+use crate::plan::{self, Step};
+use crate::site::Site;
+use homes::MovingHome;
+
+/// How long peers are waited for once the binding has changed.
+const PEERS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What to move, from where to where.
+pub struct MoveRequest<'a> {
+    /// Name of the instance, for people.
+    pub instance: &'a str,
+    /// Its home addresses.
+    pub homes: &'a [Home],
+    /// Its interface at the new site, if that is a gateway; as at the old site if `None`.
+    pub interface: Option<&'a str>,
+    /// Its MAC address; as at the old site if `None`.
+    pub mac: Option<&'a str>,
+    /// The site that serves it now.
+    pub from: &'a Site,
+    /// The site that is to serve it.
+    pub to: &'a Site,
+    /// What moves the instance itself.
+    pub driver: &'a mut dyn Driver,
+}
+
+/// Moves an instance. Returns when the new site serves all its homes and all its peers have
+/// acknowledged that, or two seconds have passed; late peers are no failure.
+///
+/// # Errors
+/// The step that failed, and what was undone of the steps before it.
+pub async fn move_instance(request: MoveRequest<'_>) -> Result<MoveOutcome, MoveError> {
+    let clock = Clock::start();
+    let names = outcome::Names {
+        instance: request.instance.to_owned(),
+        from: request.from.name.clone(),
+        to: request.to.name.clone(),
+    };
+    let mut homes = match check(&request).await {
+        Ok(homes) => homes,
+        Err(cause) => return Err(MoveError::new(&names, Step::Check, cause, Vec::new())),
+    };
+    let driver = request.driver;
+    let mut relocated = false;
+    match forward(&mut homes, driver, &mut relocated, &names, &clock).await {
+        Ok(times) => Ok(MoveOutcome::new(
+            driver.name(),
+            &names,
+            times,
+            homes.iter().filter_map(MovingHome::summary).collect(),
+        )),
+        Err((step, cause)) => {
+            let stages: Vec<_> = homes.iter().map(|h| (h.home, h.stage)).collect();
+            let plan = plan::roll_back(relocated, &stages);
+            let undone = undo::roll_back(&plan, &mut homes, driver, &names).await;
+            Err(MoveError::new(&names, step, cause, undone))
+        }
+    }
+}
+
+/// Opens all connections and looks whether the instance is where it is said to be.
+async fn check(request: &MoveRequest<'_>) -> Result<Vec<MovingHome>, String> {
+    if request.homes.is_empty() {
+        return Err("the instance has no home address".to_owned());
+    }
+    if request.from.name == request.to.name {
+        return Err("the old and the new site are the same".to_owned());
+    }
+    let key = MoveKey(random()?);
+    let opened = request
+        .homes
+        .iter()
+        .map(|home| MovingHome::open(*home, key, request));
+    join_all(opened).await.into_iter().collect()
+}
+
+type Failure = (Step, String);
+
+async fn forward(
+    homes: &mut [MovingHome],
+    driver: &mut dyn Driver,
+    relocated: &mut bool,
+    names: &outcome::Names,
+    clock: &Clock,
+) -> Result<outcome::Times, Failure> {
+    let prepared = join_all(homes.iter_mut().map(MovingHome::prepare)).await;
+    all(Step::Prepare, prepared)?;
+
+    let detached_us = clock.unix_us();
+    let detached = join_all(homes.iter_mut().map(MovingHome::detach)).await;
+    all(Step::Detach, detached)?;
+
+    driver
+        .relocate(&names.from, &names.to)
+        .map_err(|error| (Step::Relocate, format!("{error:#}")))?;
+    *relocated = true;
+
+    let activated = join_all(homes.iter_mut().map(MovingHome::activate)).await;
+    let activated_us = clock.unix_us();
+    all(Step::Activate, activated)?;
+
+    let deadline = Instant::now() + PEERS_PATIENCE;
+    join_all(homes.iter_mut().map(|home| home.follow(deadline))).await;
+    Ok(outcome::Times {
+        started_unix_us: clock.unix_us,
+        detached_unix_us: detached_us,
+        activated_unix_us: activated_us,
+        ended_unix_us: clock.unix_us(),
+    })
+}
+
+/// All homes have tried the step; one failure is enough to go no further.
+fn all(step: Step, results: Vec<Result<(), String>>) -> Result<(), Failure> {
+    let causes: Vec<String> = results.into_iter().filter_map(Result::err).collect();
+    if causes.is_empty() {
+        Ok(())
+    } else {
+        Err((step, causes.join("; ")))
+    }
+}
+
+fn random() -> Result<[u8; 32], String> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|e| format!("the system gives no random numbers: {e}"))?;
+    Ok(bytes)
+}
+
+/// Wall-clock times that differ by what a steady clock says.
+struct Clock {
+    unix_us: u64,
+    started: Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+        Clock {
+            unix_us: unix.map_or(0, |since| since.as_micros() as u64),
+            started: Instant::now(),
+        }
+    }
+
+    fn unix_us(&self) -> u64 {
+        self.unix_us + self.started.elapsed().as_micros() as u64
+    }
+}

@@ -390,6 +390,29 @@ fn an_uplink_goes_on_listening_to_routers_if_it_did() {
 }
 
 #[test]
+fn without_ipv6_an_ipv4_deployment_works() {
+    in_namespace(async || {
+        let temp = tempfile::tempdir().unwrap();
+        let outside = Neighbour::new();
+        links(&outside);
+        run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
+        let mut config = config(temp.path(), "gateway", POOL);
+        config
+            .homes
+            .prefixes
+            .retain(|prefix| prefix.addr().is_ipv4());
+        config
+            .locators
+            .pool
+            .retain(|prefix| prefix.addr().is_ipv4());
+        let mut claims = gateway_claims();
+        claims.locators.retain(|locator| locator.ip().is_ipv4());
+        claims.attachments.retain(|a| a.home.ip().is_ipv4());
+        there_and_back(&config, &claims).await;
+    });
+}
+
+#[test]
 fn a_second_forwarder_finds_the_namespace_taken() {
     in_namespace(async || {
         let temp = tempfile::tempdir().unwrap();

@@ -55,12 +55,12 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
     let keys = Arc::new(KeyRing::default());
     keys.set(config.keys.clone());
     let counters = Arc::new(Counters::default());
-    let mut server = Server::new(Handler {
-        shared: shared.clone(),
-        keys: keys.clone(),
+    let mut server = Server::new(Handler::new(
+        shared.clone(),
+        keys.clone(),
         queue,
-        counters: counters.clone(),
-    });
+        counters.clone(),
+    ));
     for (udp, tcp) in sockets {
         tracing::info!(address = %tcp.local_addr()?, "listening");
         server.register_socket(udp);

@@ -13,8 +13,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::Name;
-use mat_proto::Binding;
+use hickory_proto::rr::{Name, RecordType};
+use mat_proto::{Binding, record};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::journal::{Entry, Journal, chunks};
@@ -215,9 +215,10 @@ fn log_accepted(origin: &Name, job: &Job, change: &Change) {
             "binding changed"
         );
     }
-    let moved = |name: &Name| mat_proto::record::home(name, origin).is_some();
     for ((name, kind), set) in &change.sets {
-        if !moved(name) && name != origin {
+        let binding = *kind == RecordType::SVCB && record::home(name, origin).is_some();
+        let serial = *kind == RecordType::SOA;
+        if !binding && !serial {
             let records = set.as_ref().map_or(0, |set| set.data.len());
             tracing::info!(%key, %from, %name, %kind, records, "records changed");
         }

@@ -11,10 +11,10 @@
 //! client then reads the binding back, and if it is exactly what it wrote, the
 //! change was committed.
 //!
-//! The exchange is an own small one ([`exchange`]) rather than hickory-net's
-//! client: that one retransmits with a new id and signature, verifies signed
-//! queries' answers only for transfers, and does not say *why* a server refuses
-//! a signature.
+//! The exchange is an own small one rather than hickory-net's client, which signs
+//! updates and transfers but no ordinary question, so no look-up could ever be
+//! verified, and which tells a failed verification as text, so that a wrong key
+//! cannot be told from a wrong clock.
 //!
 //! # Limitations
 //! No DNSSEC validation and no TLS yet: an answer is verified if and only if it
@@ -97,7 +97,7 @@ pub enum MapError {
         waited: Duration,
     },
     /// A server refuses with this response code.
-    #[error("mapping service {server} answers {code}{}", hint(*.code))]
+    #[error("mapping service {server} answers {code:?}{}", hint(*.code))]
     Refused {
         /// Who.
         server: SocketAddr,
@@ -239,6 +239,11 @@ impl MapClient {
     /// Replaces `expect` by `new` if and only if `expect` still is what the
     /// mapping service holds. `expect: None` claims an unbound home address,
     /// `new: None` deletes the binding.
+    ///
+    /// `new`'s epoch must be above the last one, also over a deletion:
+    /// `last.next(now)` if the last is known, else Unix seconds. mat-mapd
+    /// refuses (REFUSED) an older one; after several changes within one second
+    /// and a deletion, Unix seconds may be too low for some seconds.
     pub async fn compare_and_swap(
         &self,
         home: Home,

@@ -512,6 +512,21 @@ mod tests {
     }
 
     #[test]
+    fn after_a_failure_nothing_is_written_behind_what_is_unknown() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(dir.path(), &name("map.example.")).unwrap();
+        journal.append(&[entry(1)]).unwrap();
+        // A file that cannot be written, nor cut back.
+        journal.file = File::open(dir.path().join("journal")).unwrap();
+        let error = journal.append(&[entry(2)]).unwrap_err();
+        assert!(matches!(error, JournalError::Io { .. }), "{error}");
+        let error = journal.append(&[entry(3)]).unwrap_err();
+        assert!(matches!(error, JournalError::Poisoned), "{error}");
+        drop(journal);
+        assert_eq!(reopened(dir.path()).unwrap().entries, [entry(1)]);
+    }
+
+    #[test]
     fn a_journal_is_used_by_one_zone_and_one_process() {
         let dir = tempfile::tempdir().unwrap();
         let (held, _) = Journal::open(dir.path(), &name("map.example.")).unwrap();

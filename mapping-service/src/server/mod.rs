@@ -21,6 +21,7 @@
 
 mod auth;
 pub mod counters;
+mod quiet;
 mod reply;
 mod transfer;
 
@@ -42,6 +43,7 @@ use crate::writer::{Failure, Job, Shared};
 use crate::zone::update::{Refusal, Update};
 use auth::Auth;
 use counters::{Cause, Counters};
+use quiet::Quiet;
 use reply::{Reply, silence};
 
 /// The keys in force, replaced as a whole on reload.
@@ -64,14 +66,11 @@ impl KeyRing {
 
 /// Answers requests.
 pub struct Handler {
-    /// Zone and replay memory.
-    pub shared: Arc<Shared>,
-    /// TSIG keys and policies.
-    pub keys: Arc<KeyRing>,
-    /// To the writer.
-    pub queue: mpsc::Sender<Job>,
-    /// By cause.
-    pub counters: Arc<Counters>,
+    shared: Arc<Shared>,
+    keys: Arc<KeyRing>,
+    queue: mpsc::Sender<Job>,
+    counters: Arc<Counters>,
+    quiet: Quiet,
 }
 
 #[async_trait::async_trait]
@@ -92,7 +91,10 @@ impl RequestHandler for Handler {
             Some(Reply::code(ResponseCode::BADVERS))
         } else if let Some((cause, why)) = auth.fault() {
             self.counters.add(cause);
-            tracing::warn!(from = %request.src(), op = ?request.metadata.op_code, %why, "not authenticated");
+            if self.quiet.may_speak(now) {
+                let op = request.metadata.op_code;
+                tracing::warn!(from = %request.src(), ?op, %why, "not authenticated");
+            }
             Some(Reply::code(match cause {
                 Cause::Malformed => ResponseCode::FormErr,
                 _ => ResponseCode::NotAuth,
@@ -132,6 +134,23 @@ enum Asked {
 }
 
 impl Handler {
+    /// Answers from `shared`, believes `keys`, hands updates to `queue` (the
+    /// writer's), and counts what happens.
+    pub fn new(
+        shared: Arc<Shared>,
+        keys: Arc<KeyRing>,
+        queue: mpsc::Sender<Job>,
+        counters: Arc<Counters>,
+    ) -> Self {
+        Handler {
+            shared,
+            keys,
+            queue,
+            counters,
+            quiet: Quiet::default(),
+        }
+    }
+
     fn query(&self, request: &Request, auth: &Auth) -> Asked {
         let [question] = request.queries.queries() else {
             self.counters.add(Cause::Malformed);
@@ -164,7 +183,9 @@ impl Handler {
     async fn update(&self, request: &Request, auth: &Auth, now: u64) -> Option<Reply> {
         let Auth::Valid(entry, signature) = auth else {
             self.counters.add(Cause::Unsigned);
-            tracing::warn!(from = %request.src(), "update refused: it is not signed");
+            if self.quiet.may_speak(now) {
+                tracing::warn!(from = %request.src(), "update refused: it is not signed");
+            }
             return Some(Reply::code(ResponseCode::Refused));
         };
         let receipt = Receipt {
@@ -260,7 +281,12 @@ impl Handler {
         });
         if !allowed || !ours || request.protocol() != Protocol::Tcp {
             self.counters.add(Cause::TransferRefused);
-            tracing::warn!(from = %request.src(), "transfer refused: needs TCP, the zone's name and a key with transfer = true");
+            if self.quiet.may_speak(now) {
+                tracing::warn!(
+                    from = %request.src(),
+                    "transfer refused: it needs TCP, the zone's name and a key with transfer = true"
+                );
+            }
             let reply = Reply::code(ResponseCode::Refused);
             let sent = reply::send(request, handle, reply, auth, None, now).await;
             return sent.map_or_else(|| silence(request, ResponseCode::Refused), |sent| sent.info);

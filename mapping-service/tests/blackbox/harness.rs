@@ -117,7 +117,7 @@ impl Mapd {
         self.child.wait().unwrap();
     }
 
-    /// SIGTERM; it must end well.
+    /// SIGTERM; it must end well, and nothing in it may have panicked.
     pub fn stop(mut self) {
         self.signal(nix::sys::signal::Signal::SIGTERM);
         let deadline = Instant::now() + PATIENCE;
@@ -129,6 +129,11 @@ impl Mapd {
             std::thread::sleep(Duration::from_millis(5));
         };
         assert!(status.success(), "{status}");
+        // A panic in a task of its own would not end the process. The channel is
+        // closed once the whole log has been read.
+        self.seen.extend(self.log.get_mut().unwrap().iter());
+        let panic = self.seen.iter().find(|line| line.contains("panicked"));
+        assert_eq!(panic, None);
     }
 
     pub fn client(&self) -> MapClient {

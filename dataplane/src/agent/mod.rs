@@ -90,6 +90,9 @@ pub enum Output {
     AddLocator(Locator),
     /// Undo [`Output::AddLocator`].
     RemoveLocator(Locator),
+    /// This home is gone for good: nothing of its link is needed any more. Until
+    /// then what its instance sends must not find another way out.
+    Disconnect(Home, Option<Link>),
     /// Tell the neighbours that this locator is here now.
     Announce(Locator),
     /// Steer packets of this pair (peer, own) of locators into the TUN.

@@ -704,6 +704,7 @@ impl Agent {
         };
         let dropped = own.hold_in.clear(&mut self.budget) + own.hold_out.clear(&mut self.budget);
         self.counters.add(Cause::NotAttached, dropped);
+        self.outputs.push_back(Output::Disconnect(home, own.link));
         let lease = Duration::from_secs(self.config.lease_seconds.into());
         for locator in own.reserved {
             self.own_locators.remove(&locator);

@@ -325,13 +325,9 @@ async fn detach(State(api): State<Api>, body: Body<DetachBody>) -> Answer<Handov
     let (home, to) = (body.home, body.to);
     let engine = api.control.engine();
     let settled = api.control.settled(home);
-    let before = engine.call(move |agent, _| agent.own_status(home)).await?;
     let handover = engine
         .call(move |agent, now| agent.detach(now, home, to))
         .await??;
-    let link = before.and_then(|status| status.link);
-    let disconnected = api.control.disconnect(home, link.as_ref()).await;
-    disconnected.map_err(Fault::Steering)?;
     if to.is_none() {
         let Json(_withdrawn) = wait(home, settled).await?;
     }

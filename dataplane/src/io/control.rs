@@ -182,7 +182,7 @@ impl Control {
     }
 
     /// Undoes [`Control::connect`].
-    pub async fn disconnect(&self, home: Home, link: Option<&Link>) -> Result<(), String> {
+    async fn disconnect(&self, home: Home, link: Option<&Link>) -> Result<(), String> {
         let mut steering = self.steering.lock().await;
         let result = match (self.placement, link) {
             (Placement::Guest, _) => steering.remove_guest_home(home).await,
@@ -218,6 +218,11 @@ impl Control {
             Output::RemoveLocator(locator) => {
                 let removed = self.steering.lock().await.remove_locator(locator).await;
                 report(removed, "giving a locator up");
+            }
+            Output::Disconnect(home, link) => {
+                if let Err(error) = self.disconnect(home, link.as_ref()).await {
+                    tracing::error!("disconnecting {home}: {error}");
+                }
             }
             Output::Announce(locator) => {
                 let announced = self.steering.lock().await.announce(locator).await;

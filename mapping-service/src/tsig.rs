@@ -82,7 +82,9 @@ pub enum KeyError {
     #[error("algorithm {0:?} is not one of hmac-sha256, hmac-sha384, hmac-sha512")]
     Algorithm(String),
     /// Not base64, or nothing.
-    #[error("the secret of key {0} is not base64 text; make one with `tsig-keygen NAME`")]
+    #[error(
+        "the secret of key {0} is not base64 text; make one with `head -c 32 /dev/urandom | base64`"
+    )]
     Secret(String),
     /// RFC 8945 section 10: shorter than the MAC it makes is too short.
     #[error(

@@ -31,6 +31,10 @@ use crate::frame::{Frame, Offload};
 /// well below a millisecond or two.
 const BATCH: usize = 64;
 
+/// Inputs that may wait. Only control messages from sockets can come faster than
+/// they are handled, and those are dropped then: their senders repeat them.
+const INBOX: usize = 8192;
+
 /// The clock of a forwarder; its monotonic origin is the start of the process.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -70,7 +74,7 @@ enum Input {
 /// How everybody else talks to the data thread.
 #[derive(Clone)]
 pub struct EngineHandle {
-    inbox: inbox::Sender<Input>,
+    inbox: inbox::SyncSender<Input>,
     wake: Arc<EventFd>,
 }
 
@@ -92,7 +96,9 @@ impl EngineHandle {
 
     /// A control message from a socket.
     pub fn control(&self, from: SocketAddr, to: IpAddr, payload: Vec<u8>) {
-        self.put(Input::Control(from, to, payload));
+        if self.inbox.try_send(Input::Control(from, to, payload)).is_ok() {
+            self.wake();
+        }
     }
 
     /// The addresses of the uplink.
@@ -119,8 +125,13 @@ impl EngineHandle {
     }
 
     fn put(&self, input: Input) {
-        // Both fail only once the thread has ended, which `call` reports.
+        // Fails only once the thread has ended, which `call` reports.
         let _ = self.inbox.send(input);
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // Fails only if the counter is about to overflow: awake already.
         let _ = self.wake.write(1);
     }
 }
@@ -137,7 +148,7 @@ pub fn start(
 )> {
     let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
     let wake = Arc::new(wake);
-    let (sender, receiver) = inbox::channel();
+    let (sender, receiver) = inbox::sync_channel(INBOX);
     let (wanted, wants) = mpsc::unbounded_channel();
     let mut engine = Engine {
         tun,

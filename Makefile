@@ -35,3 +35,15 @@ deny: ## check licences, duplicates and sources of the dependencies
 	@$(CARGO) deny --version >/dev/null 2>&1 || \
 	    { echo 'cargo-deny is missing. Type: $(CARGO) install --locked cargo-deny' >&2; exit 1; }
 	$(CARGO) deny --locked check licenses bans sources
+
+.PHONY: bench
+bench: setup ## micro-benchmarks, then the full run against kernel forwarding, both families
+	$(CARGO) bench --package mat-bench --locked
+	$(CARGO) build --release --locked
+	scripts/privileged target/release/mat-bench
+	scripts/privileged target/release/mat-bench --ipv6
+
+.PHONY: bench-quick
+bench-quick: setup ## one TCP flow and pings against kernel forwarding, IPv4, in two minutes
+	$(CARGO) build --release --locked
+	scripts/privileged target/release/mat-bench --quick

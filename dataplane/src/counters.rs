@@ -58,6 +58,8 @@ causes! {
     ContextsFull = "contexts_full",
     /// A mobile sender without context here, held too long.
     Stranger = "stranger",
+    /// From outside with a home address as its source.
+    HomeOutside = "home_address_outside",
     /// A native packet for another home than the context's.
     WrongHome = "wrong_home",
     /// ICMP unreachable about a mobile peer, swallowed.

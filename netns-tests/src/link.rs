@@ -59,7 +59,7 @@ pub(crate) fn connect(
     let LinkOptions { mtu, offloads } = options;
     let b_namespace = b.namespace_name();
     a.ip(&format!(
-        "link add {a_device} mtu {mtu} type veth peer name {b_device} mtu {mtu} netns {b_namespace}"
+        "link add name {a_device} mtu {mtu} type veth peer name {b_device} mtu {mtu} netns {b_namespace}"
     ))?;
     for (host, device) in [(a, a_device), (b, b_device)] {
         if !offloads {

@@ -42,7 +42,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mat_proto::auth::Token;
-use mat_proto::{Binding, Home, Locator};
+use mat_proto::{Binding, Epoch, Home, Locator};
 
 use crate::clock::{Now, Time};
 use crate::counters::{Cause, Counters};
@@ -162,6 +162,9 @@ pub struct Agent {
     own_locators: BTreeMap<Locator, Home>,
     /// Locators that may not be given to another home before then.
     quarantine: BTreeMap<Locator, (Home, Time)>,
+    /// Epochs of homes that were released here lately: the mapping service may
+    /// remember them too, and takes nothing lower.
+    released: BTreeMap<Home, (Epoch, Time)>,
     /// The uplink's addresses, for exclusive locators.
     uplink: Vec<Locator>,
     cache: BTreeMap<Home, peers::Cached>,
@@ -206,6 +209,7 @@ impl Agent {
             own: BTreeMap::new(),
             own_locators: BTreeMap::new(),
             quarantine: BTreeMap::new(),
+            released: BTreeMap::new(),
             uplink: Vec::new(),
             cache: BTreeMap::new(),
             lookups: BTreeMap::new(),
@@ -294,6 +298,8 @@ impl Agent {
         for locator in over {
             self.quarantine.remove(&locator);
         }
+        self.released
+            .retain(|_, (_, at)| now.since(*at) < Duration::from_secs(60));
         self.misdirected
             .retain(|_, (_, seen)| now.since(*seen) < Duration::from_secs(60));
         self.at(now + SWEEP, Timer::Sweep);

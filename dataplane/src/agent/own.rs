@@ -704,6 +704,7 @@ impl Agent {
         };
         let dropped = own.hold_in.clear(&mut self.budget) + own.hold_out.clear(&mut self.budget);
         self.counters.add(Cause::NotAttached, dropped);
+        self.released.insert(home, (own.epoch(), self.now.time));
         self.outputs.push_back(Output::Disconnect(home, own.link));
         let lease = Duration::from_secs(self.config.lease_seconds.into());
         for locator in own.reserved {
@@ -748,6 +749,8 @@ impl Agent {
 
     fn swap(&mut self, home: Home, expect: Option<Binding>, epoch: Epoch) -> Result<(), OpError> {
         let unix = self.now.unix_seconds();
+        let last = self.released.get(&home).map_or(Epoch(0), |(epoch, _)| *epoch);
+        let epoch = epoch.max(last);
         let own = self.own.get_mut(&home).ok_or(OpError::NotAttached(home))?;
         if own.updating.is_some() {
             return Ok(());

@@ -1,8 +1,8 @@
 //! Where a packet goes: the verdict on everything read from the TUN.
 //!
-//! The addresses alone decide, in this order: to a locator of ours (inbound),
-//! from a home of ours (outbound), or an ICMP error that this machine's own
-//! kernel made about an inbound packet. Nothing else belongs here.
+//! The addresses alone decide, in this order: from a home of ours (outbound), to
+//! a locator of ours (inbound), or an ICMP error that this machine's own kernel
+//! made about an inbound packet. Nothing else belongs here.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -43,10 +43,11 @@ impl Agent {
             Err(malformed) => return Verdict::Drop(Cause::Malformed(malformed)),
         };
         let (src, dst) = (headers.src(), headers.dst());
-        if let Some((locator, home)) = self.own_locator(dst) {
-            self.inbound(locator, home, &headers, offload, packet)
-        } else if let Some(own) = self.own_home(src) {
+        // An instance that addresses a locator of ours is refused like any other.
+        if let Some(own) = self.own_home(src) {
             self.outbound(own, &headers, offload, packet)
+        } else if let Some((locator, home)) = self.own_locator(dst) {
+            self.inbound(locator, home, &headers, offload, packet)
         } else if headers.is_icmp_error() && self.in_homes(dst) {
             self.kernel_error(&headers, offload, packet)
         } else {
@@ -171,6 +172,8 @@ impl Agent {
                 finish(packet, headers, offload, &map)
             }
             None if self.in_locators(src) => self.stranger(headers, offload, packet),
+            // What a mobile peer sends comes from its locator: the sender lies.
+            None if self.in_homes(src) => Verdict::Drop(Cause::HomeOutside),
             None => finish(packet, headers, offload, &map),
         }
     }

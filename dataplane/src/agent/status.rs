@@ -237,12 +237,16 @@ impl Agent {
         let holder = Locator::new(dst)
             .ok()
             .and_then(|l| self.own_locators.get(&l));
-        if let Some(home) = holder {
+        if let (Some(home), None) = (holder, own(src)) {
             return match context {
                 Some(c) => ("native", format!("comes from {} for {home}", c.peer)),
                 None if self.in_locators(src) => (
                     "hold",
                     format!("for {home}, but there is no context with {src}"),
+                ),
+                None if self.in_homes(src) => (
+                    "drop",
+                    format!("{src} is a home address: what it sends comes from a locator"),
                 ),
                 None => ("pass", format!("{src} is not mobile; goes to {home}")),
             };

@@ -88,10 +88,12 @@ pub enum SiteError {
         what: String,
     },
     /// No answer came in time.
-    #[error("site {site}: no answer within {PATIENCE:?}")]
+    #[error("site {site}: no answer within {waited:?}")]
     Slow {
         /// The site.
         site: String,
+        /// How long it was waited for.
+        waited: Duration,
     },
 }
 
@@ -206,6 +208,7 @@ impl Client {
             Err(_) => {
                 return Err(SiteError::Slow {
                     site: self.site.name.clone(),
+                    waited: PATIENCE,
                 });
             }
         };

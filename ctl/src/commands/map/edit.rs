@@ -1,0 +1,249 @@
+//! `matctl map set` and `matctl map delete`.
+
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::bail;
+use mat_mapping::client::{MapClient, Swap};
+use mat_proto::{Binding, BindingError, Entry, Epoch, Home, Modes, Priority};
+
+use super::super::{ConfigArg, block_on, say, say_json};
+use super::{LocatorPort, client, line};
+
+/// Lease of a new binding, in seconds.
+const LEASE: u32 = 30;
+/// Somebody who changes the binding faster than this many attempts can be made wins.
+const ATTEMPTS: u32 = 5;
+
+/// `matctl map set`
+#[derive(Clone, Debug, clap::Args)]
+pub struct SetArgs {
+    /// Home address
+    home: Home,
+    /// Locator in use from now on
+    #[arg(value_name = "LOCATOR[:PORT]")]
+    locator: LocatorPort,
+    /// A locator that is prepared; can be given several times
+    #[arg(long, value_name = "LOCATOR[:PORT]")]
+    standby: Vec<LocatorPort>,
+    /// How long the binding may be used without being renewed; as before, or 30, if left out
+    #[arg(long, value_name = "SECONDS")]
+    lease: Option<u32>,
+    #[command(flatten)]
+    guard: Guard,
+    /// Print the new binding as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigArg,
+}
+
+/// `matctl map delete`
+#[derive(Clone, Debug, clap::Args)]
+pub struct DeleteArgs {
+    /// Home address
+    home: Home,
+    #[command(flatten)]
+    guard: Guard,
+    /// Print the binding that was removed as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigArg,
+}
+
+/// What a change may replace.
+#[derive(Clone, Debug, clap::Args)]
+struct Guard {
+    /// Change nothing unless the epoch is this one now (0: unless it is not bound)
+    #[arg(long, value_name = "EPOCH", conflicts_with = "force")]
+    expect_epoch: Option<u64>,
+    /// If somebody else changes it meanwhile, try again
+    #[arg(long)]
+    force: bool,
+}
+
+pub(super) fn set(args: SetArgs) -> anyhow::Result<ExitCode> {
+    let map = client(&args.config)?;
+    let lease = args.lease;
+    let make = |before: Option<&Binding>, unix_seconds: u64| {
+        next(
+            args.home,
+            &args.locator,
+            &args.standby,
+            lease,
+            before,
+            unix_seconds,
+        )
+        .map(Some)
+    };
+    // Refused before anything is asked, with the same words as afterwards.
+    make(None, 0)?;
+    let (_, after) = block_on(change(&map, args.home, &args.guard, make))?;
+    match after {
+        Some(after) if args.json => say_json(&after)?,
+        Some(after) => say(&line(&after))?,
+        None => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn delete(args: DeleteArgs) -> anyhow::Result<ExitCode> {
+    let map = client(&args.config)?;
+    let (before, _) = block_on(change(&map, args.home, &args.guard, |_, _| Ok(None)))?;
+    match before {
+        before if args.json => say_json(&before)?,
+        Some(before) => say(&format!(
+            "{} is not bound any more; it was: {}",
+            args.home,
+            line(&before)
+        ))?,
+        None => say(&format!("{} is not bound; nothing to do", args.home))?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The binding that follows `before`. Modes of locators it had already are kept.
+fn next(
+    home: Home,
+    active: &LocatorPort,
+    standby: &[LocatorPort],
+    lease: Option<u32>,
+    before: Option<&Binding>,
+    unix_seconds: u64,
+) -> Result<Binding, BindingError> {
+    let entry = |priority, place: &LocatorPort| Entry {
+        priority,
+        locator: place.locator,
+        port: place.port,
+        modes: before
+            .and_then(|before| before.entry(place.locator))
+            .map_or(Modes::NATIVE, |entry| entry.modes),
+    };
+    let mut entries = vec![entry(Priority::ACTIVE, active)];
+    entries.extend(standby.iter().map(|place| entry(Priority::STANDBY, place)));
+    let epoch = before.map_or(Epoch(0), Binding::epoch).next(unix_seconds);
+    let lease = lease
+        .or(before.map(Binding::lease_seconds))
+        .unwrap_or(LEASE);
+    Binding::new(home, epoch, lease, entries)
+}
+
+type Change = (Option<Binding>, Option<Binding>);
+
+/// Reads, makes the next binding of what was read, and swaps the two.
+async fn change(
+    map: &MapClient,
+    home: Home,
+    guard: &Guard,
+    make: impl Fn(Option<&Binding>, u64) -> Result<Option<Binding>, BindingError>,
+) -> anyhow::Result<Change> {
+    for _ in 0..ATTEMPTS {
+        let before = map.get(home).await?.binding;
+        let epoch = before.as_ref().map_or(0, |binding| binding.epoch().0);
+        if let Some(expected) = guard.expect_epoch
+            && expected != epoch
+        {
+            bail!(
+                "not epoch {expected}: {}; nothing was changed",
+                now(home, before.as_ref())
+            );
+        }
+        let after = make(before.as_ref(), unix_seconds())?;
+        if before.is_none() && after.is_none() {
+            return Ok((None, None));
+        }
+        match map
+            .compare_and_swap(home, before.as_ref(), after.as_ref())
+            .await?
+        {
+            Swap::Committed => return Ok((before, after)),
+            Swap::Conflict if guard.force => {}
+            Swap::Conflict => {
+                let there = map.get(home).await?.binding;
+                bail!(
+                    "somebody else changed it in this moment: {}; nothing was changed (--force \
+                     tries again)",
+                    now(home, there.as_ref())
+                );
+            }
+        }
+    }
+    bail!("somebody else changed {home} each of {ATTEMPTS} times; nothing was changed")
+}
+
+fn now(home: Home, binding: Option<&Binding>) -> String {
+    match binding {
+        Some(binding) => format!("now it is {}", line(binding)),
+        None => format!("{home} is not bound now"),
+    }
+}
+
+fn unix_seconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(text: &str) -> LocatorPort {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn the_next_binding_keeps_what_it_is_not_told_to_change() {
+        let home = "192.0.2.10".parse().unwrap();
+        let both = Modes {
+            native: true,
+            encap: true,
+        };
+        let entry = Entry {
+            priority: Priority::STANDBY,
+            locator: "203.0.113.7".parse().unwrap(),
+            port: 7000,
+            modes: both,
+        };
+        let before = Binding::new(home, Epoch(50), 12, vec![entry]).unwrap();
+        let standby = [place("198.51.100.7")];
+        let after = next(
+            home,
+            &place("203.0.113.7"),
+            &standby,
+            None,
+            Some(&before),
+            7,
+        )
+        .unwrap();
+        assert_eq!((after.epoch(), after.lease_seconds()), (Epoch(51), 12));
+        let active = after.active().unwrap();
+        assert_eq!(
+            (active.locator, active.port, active.modes),
+            (entry.locator, 6283, both)
+        );
+        assert_eq!(after.entries()[1].modes, Modes::NATIVE);
+        let first = next(
+            home,
+            &place("203.0.113.7"),
+            &[],
+            Some(5),
+            None,
+            1_800_000_000,
+        )
+        .unwrap();
+        assert_eq!(
+            (first.epoch(), first.lease_seconds()),
+            (Epoch(1_800_000_000), 5)
+        );
+    }
+
+    #[test]
+    fn what_is_no_binding_is_refused() {
+        let home = "192.0.2.10".parse().unwrap();
+        let at = place("203.0.113.7");
+        assert!(next(home, &at, &[at], None, None, 1).is_err());
+        assert!(next(home, &at, &[], Some(0), None, 1).is_err());
+        assert!(next(home, &place("2001:db8::7"), &[], None, None, 1).is_err());
+    }
+}

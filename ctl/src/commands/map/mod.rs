@@ -1,0 +1,131 @@
+//! `matctl map`: reading and changing bindings without any forwarder.
+//!
+//! Every change is a compare-and-swap: what was read is what is replaced, so that two operators,
+//! or an operator and a move, cannot overwrite each other unnoticed.
+
+mod edit;
+mod locator;
+mod watch;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use mat_mapping::client::MapClient;
+use mat_proto::{Binding, Home};
+
+use super::{ConfigArg, block_on, say, say_json};
+pub use edit::{DeleteArgs, SetArgs};
+pub use locator::LocatorPort;
+pub use watch::WatchArgs;
+
+/// `matctl map ...`
+#[derive(Clone, Debug, clap::Subcommand)]
+pub enum MapCommand {
+    /// Show the binding of a home address
+    Get(GetArgs),
+    /// Change the binding of a home address, or make one
+    Set(SetArgs),
+    /// Remove the binding of a home address
+    Delete(DeleteArgs),
+    /// Show all bindings (the key needs the right to transfer the zone)
+    List(ListArgs),
+    /// Show changes as they happen, one a line, until interrupted
+    Watch(WatchArgs),
+}
+
+/// `matctl map get`
+#[derive(Clone, Debug, clap::Args)]
+pub struct GetArgs {
+    /// Home address
+    home: Home,
+    /// Print it as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigArg,
+}
+
+/// `matctl map list`
+#[derive(Clone, Debug, clap::Args)]
+pub struct ListArgs {
+    /// Print them as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigArg,
+}
+
+/// Runs one of the commands.
+///
+/// # Errors
+/// The mapping service cannot be asked, or does not do what it was asked for.
+pub fn run(command: MapCommand) -> anyhow::Result<ExitCode> {
+    match command {
+        MapCommand::Get(args) => get(args),
+        MapCommand::Set(args) => edit::set(args),
+        MapCommand::Delete(args) => edit::delete(args),
+        MapCommand::List(args) => list(args),
+        MapCommand::Watch(args) => watch::run(args),
+    }
+}
+
+fn get(args: GetArgs) -> anyhow::Result<ExitCode> {
+    let map = client(&args.config)?;
+    block_on(async {
+        let lookup = map.get(args.home).await?;
+        if !lookup.verified {
+            eprintln!("matctl: the answer is not authenticated (no key is configured)");
+        }
+        match (&lookup.binding, args.json) {
+            (binding, true) => say_json(binding)?,
+            (Some(binding), false) => say(&line(binding))?,
+            (None, false) => say(&format!("{} is not bound", args.home))?,
+        }
+        Ok(if lookup.binding.is_some() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
+    })
+}
+
+fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
+    let map = client(&args.config)?;
+    block_on(async {
+        let mut bindings = map.list().await?;
+        bindings.sort_by_key(Binding::home);
+        if args.json {
+            say_json(&bindings)?;
+        } else if bindings.is_empty() {
+            say(&format!("zone {} has no bindings", map.zone()))?;
+        }
+        if !args.json {
+            for binding in &bindings {
+                say(&line(binding))?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn client(config: &ConfigArg) -> anyhow::Result<MapClient> {
+    let mapping = config.load()?.mapping;
+    mapping.with_context(|| {
+        format!(
+            "{} has no [mapping]: name `servers`, `zone` and `key` there",
+            config.config.display()
+        )
+    })
+}
+
+/// A binding in one line.
+fn line(binding: &Binding) -> String {
+    let entries: Vec<String> = binding.entries().iter().map(locator::entry).collect();
+    format!(
+        "{} -> {}; epoch {}, lease {} s",
+        binding.home(),
+        entries.join(", "),
+        binding.epoch(),
+        binding.lease_seconds()
+    )
+}

@@ -17,7 +17,7 @@ pub enum Family {
 
 impl Family {
     /// The family of `ip`.
-    pub fn of(ip: IpAddr) -> Self {
+    pub const fn of(ip: IpAddr) -> Self {
         match ip {
             IpAddr::V4(_) => Family::V4,
             IpAddr::V6(_) => Family::V6,

@@ -749,7 +749,10 @@ impl Agent {
 
     fn swap(&mut self, home: Home, expect: Option<Binding>, epoch: Epoch) -> Result<(), OpError> {
         let unix = self.now.unix_seconds();
-        let last = self.released.get(&home).map_or(Epoch(0), |(epoch, _)| *epoch);
+        let last = self
+            .released
+            .get(&home)
+            .map_or(Epoch(0), |(epoch, _)| *epoch);
         let epoch = epoch.max(last);
         let own = self.own.get_mut(&home).ok_or(OpError::NotAttached(home))?;
         if own.updating.is_some() {

@@ -96,7 +96,11 @@ impl EngineHandle {
 
     /// A control message from a socket.
     pub fn control(&self, from: SocketAddr, to: IpAddr, payload: Vec<u8>) {
-        if self.inbox.try_send(Input::Control(from, to, payload)).is_ok() {
+        if self
+            .inbox
+            .try_send(Input::Control(from, to, payload))
+            .is_ok()
+        {
             self.wake();
         }
     }

@@ -7,8 +7,10 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use thiserror::Error;
 
+use mat_proto::Family;
+
 use super::checksum;
-use super::ip::{Family, Fragment};
+use super::ip::Fragment;
 use super::reason::Malformed;
 use super::transport::protocol;
 use super::view::{self, Headers, Packet};

@@ -3,9 +3,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use mat_proto::Family;
+
 use super::build::{self, Unreachable};
 use super::checksum;
-use super::ip::{Family, Fragment};
+use super::ip::Fragment;
 use super::translate::{ChecksumState, Quoted, Translation, rewrite};
 use super::transport::protocol;
 use super::view::{self, Headers, Packet};

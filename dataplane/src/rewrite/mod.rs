@@ -70,7 +70,8 @@ pub mod view;
 
 pub use build::BuildError;
 pub use exercise::exercise;
-pub use ip::{Family, Fragment, Routing, RoutingKind};
+pub use ip::{Fragment, Routing, RoutingKind};
+pub use mat_proto::Family;
 pub use reason::{Malformed, Refusal};
 pub use translate::{ChecksumState, Quoted, Translation, rewrite};
 pub use transport::protocol;

@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
+use mat_proto::Family;
+
 use super::checksum::Delta;
-use super::ip::{self, Family, Fragment};
+use super::ip::{self, Fragment};
 use super::reason::Refusal;
 use super::transport::Field;
 use super::view::{Headers, Quote};

@@ -1,7 +1,9 @@
 //! Where each transport protocol keeps its checksum, ports and kind.
 
+use mat_proto::Family;
+
 use super::checksum::Delta;
-use super::ip::{Family, Fragment, Ip};
+use super::ip::{Fragment, Ip};
 use super::translate::ChecksumState;
 
 /// IP protocol numbers this module tells apart.

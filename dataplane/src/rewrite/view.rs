@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::ip::{Family, Fragment, Ip, Reading, Routing};
+use mat_proto::Family;
+
+use super::ip::{Fragment, Ip, Reading, Routing};
 use super::reason::Malformed;
 use super::transport::{self, protocol};
 

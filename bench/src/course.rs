@@ -18,6 +18,7 @@ use anyhow::{Context, Result, ensure};
 use mat_netns::testbed::{Instance, Options, Testbed};
 use mat_netns::{Cmd, Host, Process};
 use serde::Serialize;
+use serde_json::Value;
 
 use crate::iperf::{self, Transfer};
 use crate::ping;
@@ -125,8 +126,8 @@ impl Courses {
     pub fn paths(&self) -> Result<BTreeMap<Contender, String>> {
         let mut paths = BTreeMap::new();
         for contender in [Contender::Mat, Contender::MatWithoutOffload] {
-            let status = self.course(contender).bed.status("c")?;
-            let path = status["path"].as_str().context("no `path` in the status")?;
+            let report = self.course(contender).report()?;
+            let path = report["path"].as_str().context("no `path` in the report")?;
             paths.insert(contender, path.to_owned());
         }
         Ok(paths)
@@ -296,13 +297,20 @@ impl Course {
 
     /// Octets that the forwarder of *user* has rewritten on their way out.
     fn rewritten(&self) -> Result<u64> {
-        let status = self.bed.status("c")?;
-        let contexts = status["contexts"].as_array();
-        let contexts = contexts.context("no `contexts` in the status")?;
+        let report = self.report()?;
+        let contexts = report["contexts"].as_array();
+        let contexts = contexts.context("no `contexts` in the report")?;
         Ok(contexts
             .iter()
             .filter_map(|c| c["sent"]["bytes"].as_u64())
             .sum())
+    }
+
+    /// What the forwarder of *user* says about itself.
+    fn report(&self) -> Result<Value> {
+        let text = self.bed.matctl("c", &["status", "--json"])?;
+        let mut status: Value = serde_json::from_str(&text).context("matctl status --json")?;
+        Ok(status["sites"][0]["report"].take())
     }
 }
 
@@ -318,17 +326,20 @@ fn plain_routes(bed: &Testbed, site: &str, instance: &Instance, plain: &Plain) -
              addr add {v6}/128 dev eth0 nodad"
         ),
     )?;
-    // The rule comes before those of the forwarder, which take all that an instance sends.
     apply(
         &site.host,
         format!(
             "route add {v4}/32 dev {port}
-             route add {v6}/128 dev {port}
-             rule add pref 500 from {v4} lookup main
-             -6 rule add pref 500 from {v6} lookup main",
+             route add {v6}/128 dev {port}",
             port = instance.interface
         ),
     )?;
+    // Before the rules of the forwarder, which take all that an instance sends. Not in a batch,
+    // which knows one family only.
+    for (family, ip) in [("-4", v4), ("-6", v6)] {
+        let rule = format!("{family} rule add pref 500 from {ip} lookup main");
+        apply(&site.host, rule)?;
+    }
     apply(
         &bed.router,
         format!(

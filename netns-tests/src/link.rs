@@ -43,7 +43,9 @@ pub fn move_device(device: &str, from: &str, to: &str) -> Result<Duration> {
     };
     thread::scope(|scope| {
         let thread = scope.spawn(work);
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        thread
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
     .with_context(|| format!("moving {device} from namespace {from} to {to}"))
 }

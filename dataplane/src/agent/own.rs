@@ -328,6 +328,10 @@ impl Agent {
         if own.departed() || (to.is_some() && own.serving().is_none()) {
             return Err(OpError::NotServing(home, own.role.as_str()));
         }
+        if let (Some(_), Some(fault)) = (&to, &self.mapping.fault) {
+            // The new site could not commit, and nobody would serve until it can.
+            return Err(OpError::Mapping(home, fault.why.clone()));
+        }
         let (serving, claim) = (own.serving().is_some(), own.claim);
         let binding = own.known.clone();
         let contexts = self.export(home);

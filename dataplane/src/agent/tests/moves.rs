@@ -5,6 +5,7 @@ use std::time::Duration;
 use mat_proto::Epoch;
 
 use super::world::*;
+use crate::agent::OpError;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -195,6 +196,30 @@ fn a_move_that_fails_is_rolled_back() {
     // The new site withdraws by itself.
     world.run_for(60 * SECOND);
     assert!(world.agents[2].own_status(home(10)).is_none());
+}
+
+#[test]
+fn nothing_is_handed_over_while_the_mapping_service_is_known_to_be_away() {
+    let mut world = talking();
+    world.map_up = false;
+    world.run_for(2 * SECOND);
+    let key = mat_proto::auth::MoveKey([7; 32]);
+    let now = world.clock();
+    let prepared = world.agents[2].prepare(now, home(10), key, None).unwrap();
+    let relay = crate::agent::RelayTo {
+        locator: prepared.locator,
+        port: prepared.port,
+        key,
+    };
+    let refused = world.agents[0].detach(now, home(10), Some(relay));
+    assert!(matches!(refused, Err(OpError::Mapping(..))), "{refused:?}");
+    world.send(1, home(20), home(10).ip(), b"still here");
+    world.run_for(SECOND);
+    assert_eq!(world.payloads(home(10), home(20).ip()), [b"still here"]);
+    world.map_up = true;
+    world.run_for(2 * SECOND);
+    let now = world.clock();
+    assert!(world.agents[0].detach(now, home(10), Some(relay)).is_ok());
 }
 
 #[test]

@@ -153,3 +153,141 @@ pub fn locate<'a>(homes: &[Home], sites: &[SiteHomes<'a>]) -> Result<&'a str, Un
         }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn home(last: u8) -> Home {
+        format!("192.0.2.{last}").parse().unwrap()
+    }
+
+    fn status(last: u8, state: &str) -> OwnStatus {
+        serde_json::from_value(json!({
+            "home": home(last), "state": state, "reserved": [], "epoch": 1, "ready": true,
+            "held_bytes": 0,
+        }))
+        .unwrap()
+    }
+
+    /// For every point at which two homes can stop: what is undone, in order.
+    #[test]
+    fn each_point_of_failure_has_its_roll_back() {
+        use Stage::*;
+        use Undo::*;
+        let (a, b) = (home(1), home(2));
+        let cases: [(bool, Stage, Stage, &[Undo]); 9] = [
+            (false, Untouched, Untouched, &[]),
+            (false, Prepared, Untouched, &[Withdraw(a)]),
+            (false, Prepared, Prepared, &[Withdraw(a), Withdraw(b)]),
+            (
+                false,
+                Detached,
+                Prepared,
+                &[Reattach(a), Withdraw(a), Withdraw(b)],
+            ),
+            (
+                false,
+                Detached,
+                Detached,
+                &[Reattach(a), Reattach(b), Withdraw(a), Withdraw(b)],
+            ),
+            (
+                true,
+                Detached,
+                Detached,
+                &[
+                    BringBack,
+                    Reattach(a),
+                    Reattach(b),
+                    Withdraw(a),
+                    Withdraw(b),
+                ],
+            ),
+            (
+                true,
+                Detached,
+                Uncertain,
+                &[
+                    BringBack,
+                    Reattach(a),
+                    Reattach(b),
+                    Withdraw(a),
+                    Withdraw(b),
+                    Confirm(b),
+                ],
+            ),
+            (
+                true,
+                Detached,
+                Activated,
+                &[BringBack, TakeBack(b), Reattach(a), Withdraw(a)],
+            ),
+            (
+                true,
+                Uncertain,
+                Activated,
+                &[BringBack, TakeBack(b), Reattach(a), Withdraw(a), Confirm(a)],
+            ),
+        ];
+        for (relocated, first, second, wanted) in cases {
+            let found = roll_back(relocated, &[(a, first), (b, second)]);
+            assert_eq!(found, wanted, "{relocated} {first:?} {second:?}");
+        }
+    }
+
+    /// Wherever it stops, a home that has left the old site comes back to it, and nothing stays
+    /// at the new one.
+    #[test]
+    fn every_roll_back_leaves_the_homes_at_the_old_site() {
+        use Stage::*;
+        for relocated in [false, true] {
+            for stage in [Untouched, Prepared, Detached, Uncertain, Activated] {
+                let plan = roll_back(relocated, &[(home(1), stage)]);
+                let has = |undo| plan.contains(&undo);
+                assert_eq!(has(Undo::BringBack), relocated);
+                let left = matches!(stage, Detached | Uncertain | Activated);
+                let served = has(Undo::Reattach(home(1))) || has(Undo::TakeBack(home(1)));
+                assert_eq!(served, left, "{stage:?}");
+                let reserved = matches!(stage, Prepared | Detached | Uncertain);
+                assert_eq!(has(Undo::Withdraw(home(1))), reserved, "{stage:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_instance_is_where_all_its_homes_are_served() {
+        let a = [
+            status(1, "serving"),
+            status(2, "departed"),
+            status(3, "serving"),
+        ];
+        let b = [status(2, "serving"), status(3, "not serving")];
+        let sites = [
+            SiteHomes {
+                site: "a",
+                homes: &a,
+            },
+            SiteHomes {
+                site: "b",
+                homes: &b,
+            },
+        ];
+        assert_eq!(locate(&[home(1)], &sites), Ok("a"));
+        assert_eq!(locate(&[home(2)], &sites), Ok("b"));
+        assert_eq!(locate(&[home(1), home(3)], &sites), Ok("a"));
+        let error = locate(&[home(1), home(2)], &sites).unwrap_err().to_string();
+        for part in [
+            "192.0.2.1 is serving at a",
+            "192.0.2.2 is departed at a",
+            "192.0.2.2 is serving at b",
+        ] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert_eq!(
+            locate(&[home(9)], &sites),
+            Err(Unlocated::Nowhere { home: home(9) })
+        );
+    }
+}

@@ -317,7 +317,10 @@ async fn attach(State(api): State<Api>, body: Body<AttachBody>) -> Answer<Activa
             return Err(Fault::Steering(error));
         }
     }
-    wait(home, settled).await
+    let attached = wait(home, settled).await;
+    // Activate has no time for this: it stands in the gap of a move.
+    api.control.save().await;
+    attached
 }
 
 async fn detach(State(api): State<Api>, body: Body<DetachBody>) -> Answer<Handover> {
@@ -329,7 +332,10 @@ async fn detach(State(api): State<Api>, body: Body<DetachBody>) -> Answer<Handov
         .call(move |agent, now| agent.detach(now, home, to))
         .await??;
     if to.is_none() {
-        let Json(_withdrawn) = wait(home, settled).await?;
+        let withdrawn = wait(home, settled).await;
+        // Or a kill now, and a restart, would bring it back and claim its binding again.
+        api.control.save().await;
+        withdrawn?;
     }
     Ok(Json(handover))
 }

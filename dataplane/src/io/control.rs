@@ -39,6 +39,7 @@ pub struct Control {
     exclusive: bool,
     waiters: SyncMutex<HashMap<Home, Vec<Waiter>>>,
     dirty: Notify,
+    writing: Mutex<()>,
     state_file: PathBuf,
 }
 
@@ -67,6 +68,7 @@ impl Control {
             exclusive: config.locators.exclusive,
             waiters: SyncMutex::default(),
             dirty: Notify::new(),
+            writing: Mutex::new(()),
             state_file: parts.state_file,
         })
     }
@@ -113,10 +115,17 @@ impl Control {
         loop {
             self.dirty.notified().await;
             tokio::time::sleep(STATE_INTERVAL).await;
-            match self.engine.call(|agent, _| agent.snapshot()).await {
-                Ok(snapshot) => self.store(&snapshot),
-                Err(_) => return,
-            }
+            self.save().await;
+        }
+    }
+
+    /// Writes what is so now into the state file, so that it outlives a kill.
+    pub async fn save(&self) {
+        // One at a time: an older snapshot must not replace a newer one.
+        let _writing = self.writing.lock().await;
+        // The data thread has ended only if the whole process is ending.
+        if let Ok(snapshot) = self.engine.call(|agent, _| agent.snapshot()).await {
+            self.store(&snapshot);
         }
     }
 

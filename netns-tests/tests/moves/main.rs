@@ -1,0 +1,247 @@
+//! Connections outlive the moves of their ends: `matctl move` between real forwarders, while real
+//! programs transfer data. Needs root or a user namespace: `scripts/privileged cargo test`.
+//!
+//! The network is that of [`mat_netns::testbed`]. How fast a move is, the demo and the benchmarks
+//! say; here only what would be a defect on any machine fails, and the figures are printed.
+
+#[path = "../common/transfer.rs"]
+mod transfer;
+
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use mat_netns::testbed::{Options, Testbed};
+use mat_netns::{Process, wait_until};
+use serde_json::Value;
+use transfer::{Transfer, serve};
+
+const SOON: Duration = Duration::from_secs(20);
+/// No connection may stand still for longer because of a move.
+const LONGEST_STALL_MS: f64 = 1000.0;
+
+fn bed(rtt_ms: f64) -> Result<Testbed> {
+    Testbed::new(Options {
+        rtt_ms,
+        ..Options::new()?
+    })
+}
+
+/// Ends the transfer; its connections must not have stood still for long either.
+fn finish(transfer: Transfer, what: &str) -> Result<()> {
+    let report = transfer.finish(what)?;
+    let stall = report["tcp"]["longest_stall_ms"].as_f64();
+    ensure!(
+        stall < Some(LONGEST_STALL_MS),
+        "{what}: the longest stall was {stall:?} ms"
+    );
+    Ok(())
+}
+
+/// Transfers over both families, from site c to an instance that moves from a to b and back.
+fn there_and_back(rtt_ms: f64) -> Result<()> {
+    let bed = bed(rtt_ms)?;
+    let web = bed.instance("web", 10, "a")?;
+    let user = bed.instance("user", 20, "c")?;
+    let _server = serve(&bed, &web.host)?;
+    let transfers = [
+        ("IPv4", Transfer::start(&bed, &user.host, &web.home, "")?),
+        ("IPv6", Transfer::start(&bed, &user.host, &web.home6, "")?),
+    ];
+    for to in ["b", "a"] {
+        println!("{}", bed.move_instance(&web, to)?);
+        for home in [&web.home, &web.home6] {
+            ensure!(bed.home_state(to, home)? == "serving");
+        }
+        for (_, transfer) in &transfers {
+            transfer.flows()?;
+        }
+    }
+    for (family, transfer) in transfers {
+        finish(transfer, &format!("{family} at {rtt_ms} ms"))?;
+    }
+    bed.lab.end()
+}
+
+#[test]
+fn a_transfer_survives_the_way_there_and_back() -> Result<()> {
+    there_and_back(0.0)
+}
+
+#[test]
+fn a_transfer_over_a_wide_area_survives_the_way_there_and_back() -> Result<()> {
+    there_and_back(20.0)
+}
+
+#[test]
+fn iperf3_notices_nothing_but_a_dip() -> Result<()> {
+    let bed = bed(0.0)?;
+    let web = bed.instance("web", 10, "a")?;
+    let user = bed.instance("user", 20, "c")?;
+    let server = web.host.spawn("iperf3 -s -1 --forceflush")?;
+    server.wait_for_log("listening", SOON)?;
+    let client = user.host.spawn(format!(
+        "iperf3 -c {} -t 5 -i 0.5 -f m --forceflush",
+        web.home
+    ))?;
+    for (since, to) in [("1.00", "b"), ("3.00", "a")] {
+        client.wait_for_log(&format!("-{since} "), SOON)?;
+        bed.move_instance(&web, to)?;
+    }
+    client.wait_success(SOON)?;
+    println!("{}", client.log());
+    let rates = iperf_rates(&client);
+    ensure!(rates.len() >= 10, "{rates:?}");
+    // A dip may cost one half-second interval; the ones before and after the moves are whole.
+    let still = rates.iter().filter(|mbps| **mbps == 0.0).count();
+    ensure!(still == 0, "half a second without a byte: {rates:?}");
+    server.wait_success(SOON)?;
+    bed.lab.end()
+}
+
+/// The rates of all intervals in Mbit/s.
+fn iperf_rates(client: &Process) -> Vec<f64> {
+    let log = client.log();
+    let lines = log.lines().take_while(|line| !line.contains("- - -"));
+    lines
+        .filter_map(|line| {
+            line.split_once(" Mbits/sec")?
+                .0
+                .rsplit(' ')
+                .next()?
+                .parse()
+                .ok()
+        })
+        .collect()
+}
+
+#[test]
+fn a_thousand_connections_survive_a_move() -> Result<()> {
+    let bed = bed(0.0)?;
+    let web = bed.instance("web", 10, "a")?;
+    let user = bed.instance("user", 20, "c")?;
+    let _server = serve(&bed, &web.host)?;
+    let crowd = "--connections 1000 --tcp-rate-mbps 50";
+    let transfer = Transfer::start(&bed, &user.host, &web.home, crowd)?;
+    println!("{}", bed.move_instance(&web, "b")?);
+    transfer.flows()?;
+    let report = transfer.finish("a thousand connections")?;
+    let crowd = &report["connections"];
+    ensure!(
+        crowd["opened"] == 1000 && crowd["intact"] == 1000,
+        "{crowd:#}"
+    );
+    println!(
+        "the crowd's longest stall: {} ms",
+        crowd["longest_stall_ms"]
+    );
+    bed.lab.end()
+}
+
+/// web and db are neighbours at site a and talk to each other and to user at site c; web leaves
+/// and comes back.
+#[test]
+fn neighbours_stay_connected_when_one_of_them_leaves_and_returns() -> Result<()> {
+    let bed = bed(0.0)?;
+    let web = bed.instance("web", 10, "a")?;
+    let db = bed.instance("db", 11, "a")?;
+    let user = bed.instance("user", 20, "c")?;
+    let _servers = [serve(&bed, &web.host)?, serve(&bed, &db.host)?];
+    let pace = "--tcp-rate-mbps 100";
+    let transfers = [
+        (
+            "web - db",
+            Transfer::start(&bed, &web.host, &db.home, pace)?,
+        ),
+        (
+            "db - web, IPv6",
+            Transfer::start(&bed, &db.host, &web.home6, pace)?,
+        ),
+        (
+            "user - web",
+            Transfer::start(&bed, &user.host, &web.home, pace)?,
+        ),
+        (
+            "user - db",
+            Transfer::start(&bed, &user.host, &db.home, pace)?,
+        ),
+    ];
+    let verdict = || bed.matctl("a", &["explain", &db.home, &web.home]);
+    ensure!(verdict()?.contains("local"), "{}", verdict()?);
+    for (to, expected) in [("b", "native"), ("a", "local")] {
+        bed.move_instance(&web, to)?;
+        for (_, transfer) in &transfers {
+            transfer.flows()?;
+        }
+        ensure!(verdict()?.contains(expected), "{}", verdict()?);
+    }
+    for (what, transfer) in transfers {
+        finish(transfer, what)?;
+    }
+    bed.lab.end()
+}
+
+/// Each end leaves its site while the other one does: their forwarders learn of each other's new
+/// place only from the old ones.
+#[test]
+fn both_ends_may_move_at_the_same_time() -> Result<()> {
+    let bed = bed(20.0)?;
+    let web = bed.instance("web", 10, "a")?;
+    let user = bed.instance("user", 20, "c")?;
+    let _server = serve(&bed, &web.host)?;
+    let transfers = [
+        (
+            "IPv4",
+            Transfer::start(&bed, &user.host, &web.home, "--tcp-rate-mbps 100")?,
+        ),
+        (
+            "IPv6",
+            Transfer::start(&bed, &user.host, &web.home6, "--tcp-rate-mbps 100")?,
+        ),
+    ];
+    for (web_to, user_to) in [("b", "a"), ("a", "c")] {
+        thread::scope(|scope| -> Result<()> {
+            let other = scope.spawn(|| bed.move_instance(&user, user_to));
+            bed.move_instance(&web, web_to)?;
+            other.join().expect("a move does not panic")?;
+            Ok(())
+        })?;
+        for (_, transfer) in &transfers {
+            transfer.flows()?;
+        }
+        for (site, home) in [(web_to, &web.home), (user_to, &user.home6)] {
+            ensure!(bed.home_state(site, home)? == "serving");
+        }
+    }
+    for (family, transfer) in transfers {
+        finish(transfer, &format!("both ends moved, {family}"))?;
+    }
+    bed.lab.end()
+}
+
+/// Both sides of every context agree where the other one is, once the dust has settled.
+#[test]
+fn peers_agree_on_the_epoch_after_many_moves() -> Result<()> {
+    let bed = bed(0.0)?;
+    let web = bed.instance("web", 10, "a")?;
+    let user = bed.instance("user", 20, "c")?;
+    ensure!(user.host.pings(&web.home)?);
+    for to in ["b", "a", "b", "c", "a", "c", "b"] {
+        bed.move_instance(&web, to)?;
+        ensure!(user.host.pings(&web.home)?, "no answer from {to}");
+    }
+    let homes = bed.status("b")?["homes"].clone();
+    let epoch = find(&homes, "home", &web.home)?["epoch"].clone();
+    wait_until(SOON, format!("epoch {epoch} at the peer"), || {
+        let contexts = bed.status("c").ok()?["contexts"].clone();
+        let context = find(&contexts, "peer", &web.home).ok()?.clone();
+        (context["epoch"] == epoch && context["state"] == "open").then_some(())
+    })?;
+    bed.lab.end()
+}
+
+fn find<'a>(list: &'a Value, key: &str, value: &str) -> Result<&'a Value> {
+    let mut items = list.as_array().into_iter().flatten();
+    let found = items.find(|item| item[key] == value);
+    found.with_context(|| format!("no {key} {value} in {list:#}"))
+}

@@ -47,6 +47,9 @@ pub async fn run(path: &Path) -> anyhow::Result<()> {
     let (claims, pending) = claims(&mut agent, &config, &attached)?;
     let mut steering = Steering::up(&config, &config.tun.name).await?;
     steering.reconcile(&claims).await?;
+    for (peer, own) in &claims.pairs {
+        agent.handle_steered(clock.now(), *peer, *own);
+    }
 
     let (engine, wants, thread) = engine::start(tun, agent, clock)?;
     let parts = Parts {

@@ -317,6 +317,7 @@ impl Agent {
             (Some(keys), true) => message.encode_signed(&keys.key),
             (None, true) => return,
         };
+        self.steer_pair(remote, local);
         self.transmit(local, SocketAddr::new(remote.ip(), port), &octets);
     }
 

@@ -16,6 +16,7 @@
 //! | `own` | homes attached here: attach, prepare, activate, detach, serving |
 //! | `peers` | where peers are: look-ups, bindings, leases |
 //! | `exchange` | the control messages of contexts |
+//! | `gate` | which pairs of an exclusive locator are ours already |
 //! | `relay`, `hold` | packets that take the long way, or wait |
 //! | `status`, `snapshot` | what people and restarts see |
 //!
@@ -26,6 +27,7 @@
 
 mod config;
 mod exchange;
+mod gate;
 pub(crate) mod hold;
 mod own;
 mod packet;
@@ -48,7 +50,7 @@ use crate::clock::{Now, Time};
 use crate::counters::{Cause, Counters};
 use crate::frame::{Frame, Offload};
 use crate::rewrite::build;
-use crate::table::{ContextId, PairChanges, Table};
+use crate::table::{ContextId, Table};
 
 pub use config::{AgentConfig, Limits};
 pub use own::{Activated, Attach, Handover, Link, OpError, Prepared, RelayTo};
@@ -95,7 +97,8 @@ pub enum Output {
     Disconnect(Home, Option<Link>),
     /// Tell the neighbours that this locator is here now.
     Announce(Locator),
-    /// Steer packets of this pair (peer, own) of locators into the TUN.
+    /// Steer packets of this pair (peer, own) of locators into the TUN; answer
+    /// with [`Agent::handle_steered`].
     Steer(Locator, Locator),
     /// Undo [`Output::Steer`].
     Unsteer(Locator, Locator),
@@ -171,6 +174,7 @@ pub struct Agent {
     lookups: BTreeMap<Home, peers::Lookup>,
     opens: BTreeMap<(Home, Home), exchange::PendingOpen>,
     strangers: BTreeMap<(IpAddr, IpAddr), packet::Stranger>,
+    gates: gate::Gates,
     misdirected: BTreeMap<Home, (Locator, Time)>,
     budget: Budget,
     counters: Counters,
@@ -215,6 +219,7 @@ impl Agent {
             lookups: BTreeMap::new(),
             opens: BTreeMap::new(),
             strangers: BTreeMap::new(),
+            gates: gate::Gates::new(),
             misdirected: BTreeMap::new(),
             budget,
             counters: Counters::default(),
@@ -288,6 +293,7 @@ impl Agent {
     fn sweep(&mut self) {
         let now = self.now.time;
         self.sweep_strangers();
+        self.sweep_gates();
         self.cache.retain(|_, c| c.until > now);
         let over: Vec<_> = self
             .quarantine
@@ -342,18 +348,6 @@ impl Agent {
         self.outputs.push_back(Output::Note(event));
     }
 
-    fn steer(&mut self, changes: PairChanges) {
-        if !self.config.exclusive {
-            return;
-        }
-        for (peer, own) in changes.removed {
-            self.outputs.push_back(Output::Unsteer(peer, own));
-        }
-        for (peer, own) in changes.added {
-            self.outputs.push_back(Output::Steer(peer, own));
-        }
-    }
-
     /// Sends a control message as a UDP packet of our own making.
     fn transmit(&mut self, from: Locator, to: SocketAddr, payload: &[u8]) {
         let mut buffer = vec![0; payload.len() + 48];
@@ -361,7 +355,8 @@ impl Agent {
         match build::udp(&mut buffer, source, to, payload) {
             Ok(length) => {
                 buffer.truncate(length);
-                self.outputs.push_back(Output::Write(Frame::plain(buffer)));
+                let peer = Locator::new(to.ip()).ok();
+                self.write_gated(peer, from, Frame::plain(buffer));
             }
             // Only families that differ can get here: the binding of a peer
             // that is not reachable natively.

@@ -43,10 +43,12 @@ impl Agent {
             Err(malformed) => return Verdict::Drop(Cause::Malformed(malformed)),
         };
         let (src, dst) = (headers.src(), headers.dst());
-        // An instance that addresses a locator of ours is refused like any other.
-        if let Some(own) = self.own_home(src) {
+        let (own, locator) = (self.own_home(src), self.own_locator(dst));
+        // A node's kernel speaks from the home address about what we have written.
+        let to_itself = own.is_some() && own == locator.and_then(|(_, holder)| holder);
+        if let Some(own) = own.filter(|_| !(to_itself && headers.is_icmp_error())) {
             self.outbound(own, &headers, offload, packet)
-        } else if let Some((locator, home)) = self.own_locator(dst) {
+        } else if let Some((locator, home)) = locator {
             self.inbound(locator, home, &headers, offload, packet)
         } else if headers.is_icmp_error() && self.in_homes(dst) {
             self.kernel_error(&headers, offload, packet)

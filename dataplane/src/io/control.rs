@@ -261,6 +261,13 @@ impl Control {
                 }
             }
         }
+                if steered.is_ok() {
+                    // The data thread has ended only if the whole process is ending.
+                    let _ = self
+                        .engine
+                        .call(move |agent, now| agent.handle_steered(now, peer, own))
+                        .await;
+                }
     }
 
     fn map(&self) -> Arc<MapClient> {

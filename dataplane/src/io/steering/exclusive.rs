@@ -3,9 +3,11 @@
 //!
 //! An nftables set holds the pairs. What comes from a peer of the set to the
 //! locator paired with it is marked in prerouting, and so are ICMP errors that
-//! quote a packet of such a pair: without them path-MTU discovery through the
-//! TUN would be blind. The control exchange is left to the host's socket, and
-//! neighbour discovery to its kernel.
+//! quote a packet of such a pair, also those this host's own kernel makes where
+//! the uplink is the small link: without them path-MTU discovery through the TUN
+//! would be blind. The control exchange of a pair takes the same way, or the
+//! packets behind a CONFIRM would overtake it; what comes from others reaches
+//! the host's socket. Neighbour discovery is left to its kernel.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
@@ -48,12 +50,11 @@ pub type Pair = (Locator, Locator);
 pub struct PairTable {
     name: String,
     tun: String,
-    control_port: u16,
 }
 
 impl PairTable {
     /// The table that belongs to `tun`; nothing is made yet.
-    pub fn new(tun: &str, control_port: u16) -> Self {
+    pub fn new(tun: &str) -> Self {
         let name: String = tun
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() { c } else { '_' })
@@ -61,7 +62,6 @@ impl PairTable {
         Self {
             name: format!("mat_{name}"),
             tun: tun.to_owned(),
-            control_port,
         }
     }
 
@@ -106,11 +106,7 @@ impl PairTable {
     }
 
     fn skeleton(&self) -> String {
-        let Self {
-            name,
-            tun,
-            control_port,
-        } = self;
+        let Self { name, tun } = self;
         let errors4 = "icmp type { destination-unreachable, time-exceeded, parameter-problem }";
         let errors6 = "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem }";
         let discovery = "icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert, nd-redirect }";
@@ -127,12 +123,15 @@ add set inet {name} quoted6 {{ typeof {quoted6}; }}
 add chain inet {name} steer {{ type filter hook prerouting priority mangle; policy accept; }}
 flush chain inet {name} steer
 add rule inet {name} steer iifname \"{tun}\" return
-add rule inet {name} steer udp dport {control_port} return
 add rule inet {name} steer {discovery} return
 add rule inet {name} steer ip saddr . ip daddr @pairs4 {mark}
 add rule inet {name} steer ip6 saddr . ip6 daddr @pairs6 {mark}
 add rule inet {name} steer {errors4} {quoted4} @quoted4 {mark}
 add rule inet {name} steer {errors6} {quoted6} @quoted6 {mark}
+add chain inet {name} ours {{ type route hook output priority mangle; policy accept; }}
+flush chain inet {name} ours
+add rule inet {name} ours {errors4} {quoted4} @quoted4 {mark}
+add rule inet {name} ours {errors6} {quoted6} @quoted6 {mark}
 "
         )
     }

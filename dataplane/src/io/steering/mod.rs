@@ -158,7 +158,7 @@ impl Steering {
             tun: tun.to_owned(),
             rt,
             sysctls: Sysctls::open(&config.state_dir.join(JOURNAL))?,
-            pairs: PairTable::new(tun, config.control_port),
+            pairs: PairTable::new(tun),
             claims: Claims::default(),
             announcements: BTreeMap::new(),
             _only: only,
@@ -228,7 +228,7 @@ impl Steering {
     pub async fn reconfigure(&mut self, config: &Config) -> Result<(), SteeringError> {
         rt::index(&config.uplink)?;
         self.config = config.clone();
-        self.pairs = PairTable::new(&self.tun, config.control_port);
+        self.pairs = PairTable::new(&self.tun);
         self.refresh().await
     }
 
@@ -358,7 +358,7 @@ impl Steering {
     }
 
     /// Has what comes from `peer` to our exclusive locator `own` led into the
-    /// TUN, the control exchange excepted.
+    /// TUN.
     pub async fn steer_pair(&mut self, peer: Locator, own: Locator) -> Result<(), SteeringError> {
         self.claims.pairs.insert((peer, own));
         Ok(self.pairs.add((peer, own)).await?)

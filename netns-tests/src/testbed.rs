@@ -23,7 +23,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{Cmd, Host, Lab, LinkOptions, Process, Wan, WanConfig};
+use crate::{Cmd, Host, Lab, LinkOptions, Process, Wan, WanConfig, wait_until};
+
+mod node;
+
+pub use node::{Locators, NODE_LOCATORS, Node};
 
 /// How long a program may take until it is ready.
 const START: Duration = Duration::from_secs(10);
@@ -43,8 +47,14 @@ pub struct SiteSpec {
 /// The three sites; the instance that moves starts at the first.
 pub const SITES: [SiteSpec; 3] = [
     SiteSpec { name: "a", base: 0 },
-    SiteSpec { name: "b", base: 64 },
-    SiteSpec { name: "c", base: 128 },
+    SiteSpec {
+        name: "b",
+        base: 64,
+    },
+    SiteSpec {
+        name: "c",
+        base: 128,
+    },
 ];
 
 impl SiteSpec {
@@ -187,10 +197,26 @@ impl Testbed {
         let router = lab.host("router")?;
         router.forwarding()?;
         let map = lab.host("map")?;
-        connect(&lab, &options, &map, &router, "m", "203.0.113.53/28", "203.0.113.49/28")?;
+        connect(
+            &lab,
+            &options,
+            &map,
+            &router,
+            "m",
+            "203.0.113.53/28",
+            "203.0.113.49/28",
+        )?;
         address6(&map, &router, "m", "2001:db8:53::53", "2001:db8:53::1")?;
         let plain = lab.host("plain")?;
-        connect(&lab, &options, &plain, &router, "p", "203.0.113.80/28", "203.0.113.81/28")?;
+        connect(
+            &lab,
+            &options,
+            &plain,
+            &router,
+            "p",
+            "203.0.113.80/28",
+            "203.0.113.81/28",
+        )?;
         address6(&plain, &router, "p", "2001:db8:80::80", "2001:db8:80::1")?;
         let mapd_config = lab.write("mat-mapd.toml", mapd_config(lab.dir()))?;
         let mapd = start_mapd(&map, &options, &mapd_config)?;
@@ -234,7 +260,8 @@ impl Testbed {
             interface: format!("v-{name}"),
         };
         let gateway = &self.site(site).host;
-        self.lab.link(&instance.host, "eth0", gateway, &instance.interface)?;
+        self.lab
+            .link(&instance.host, "eth0", gateway, &instance.interface)?;
         let (home, home6) = (&instance.home, &instance.home6);
         instance.host.ip(&format!(
             "addr add {home}/32 dev eth0
@@ -260,13 +287,34 @@ impl Testbed {
     pub fn matctl(&self, site: &str, args: &[&str]) -> Result<String> {
         let site = self.site(site);
         let matctl = Cmd::new(self.options.binaries.join("matctl"));
-        site.host.run(matctl.args(args).arg("--socket").arg(&site.socket))
+        site.host
+            .run(matctl.args(args).arg("--socket").arg(&site.socket))
     }
 
     /// The status of a site's forwarder.
     pub fn status(&self, site: &str) -> Result<serde_json::Value> {
         let text = self.matctl(site, &["status", "--json"])?;
-        Ok(serde_json::from_str(&text)?)
+        let answer: serde_json::Value = serde_json::from_str(&text)?;
+        Ok(answer["sites"][0]["report"].clone())
+    }
+
+    /// What a site's forwarder does with a home address: `serving`, `not serving` and so on, or
+    /// `not attached`.
+    pub fn home_state(&self, site: &str, home: &str) -> Result<String> {
+        let status = self.status(site)?;
+        let mut homes = status["homes"].as_array().into_iter().flatten();
+        let found = homes.find(|h| h["home"] == home);
+        let state = found.and_then(|h| h["state"].as_str());
+        Ok(state.unwrap_or("not attached").to_owned())
+    }
+
+    /// Waits until a site's forwarder does that with a home address.
+    pub fn wait_for_state(&self, site: &str, home: &str, state: &str) -> Result<()> {
+        let what = format!("{home} to be {state} at {site}");
+        let reached = wait_until(START, what, || {
+            (self.home_state(site, home).ok()? == state).then_some(())
+        });
+        reached.with_context(|| format!("it is {:?}", self.home_state(site, home)))
     }
 
     /// A configuration for `matctl` that knows all sites and these instances.
@@ -290,14 +338,25 @@ impl Testbed {
                 i.name, i.home, i.home6, i.interface
             );
         }
-        self.lab.write("matctl.toml", text)
+        // Moves of different instances may be started at the same time.
+        let names: Vec<&str> = instances.iter().map(|i| i.name.as_str()).collect();
+        self.lab
+            .write(&format!("matctl-{}.toml", names.join("-")), text)
     }
 
     /// Moves an instance with `matctl move` and gives back what it prints.
     pub fn move_instance(&self, instance: &Instance, to: &str) -> Result<String> {
         let config = self.matctl_config(&[instance])?;
         let matctl = Cmd::new(self.options.binaries.join("matctl"))
-            .args(["move", &instance.name, "--to", to, "--driver", "netns", "--config"])
+            .args([
+                "move",
+                &instance.name,
+                "--to",
+                to,
+                "--driver",
+                "netns",
+                "--config",
+            ])
             .arg(config);
         self.map.run(matctl)
     }
@@ -386,7 +445,13 @@ fn start_site(lab: &Lab, options: &Options, router: &Host, spec: SiteSpec) -> Re
         &format!("{}/26", spec.gateway()),
         &router_side,
     )?;
-    address6(&host, router, name, &spec.gateway6(), &format!("2001:db8:{name}::1"))?;
+    address6(
+        &host,
+        router,
+        name,
+        &spec.gateway6(),
+        &format!("2001:db8:{name}::1"),
+    )?;
     let socket = lab.dir().join(format!("matd-{name}.sock"));
     let state = lab.dir().join(format!("state-{name}"));
     let config = lab.write(
@@ -425,14 +490,18 @@ fn start_mapd(host: &Host, options: &Options, config: &Path) -> Result<Process> 
     Ok(process)
 }
 
-/// The prefixes of all pools: where locators can be.
+/// Where locators can be: the pools of all sites, and the addresses of nodes.
 pub fn locator_prefixes() -> Vec<String> {
-    SITES.iter().flat_map(SiteSpec::pool).collect()
+    let pools = SITES.iter().flat_map(SiteSpec::pool);
+    pools.chain(NODE_LOCATORS.map(str::to_owned)).collect()
 }
 
 /// `["a", "b"]` in TOML.
 pub fn toml_list<S: AsRef<str>>(items: &[S]) -> String {
-    let quoted: Vec<_> = items.iter().map(|i| format!("\"{}\"", i.as_ref())).collect();
+    let quoted: Vec<_> = items
+        .iter()
+        .map(|i| format!("\"{}\"", i.as_ref()))
+        .collect();
     format!("[{}]", quoted.join(", "))
 }
 
@@ -475,6 +544,12 @@ fn mapd_config(dir: &Path) -> String {
             toml_list(&site.pool()),
         );
     }
+    text += &format!(
+        "[[key]]\nname = \"nodes\"\nsecret = \"{}\"\nhomes = {}\nlocators = {}\n",
+        node::NODE_SECRET,
+        toml_list(&HOMES),
+        toml_list(&NODE_LOCATORS),
+    );
     text + &format!(
         "[[key]]\nname = \"operator\"\nsecret = \"{OPERATOR_SECRET}\"\nhomes = [\"all\"]\n\
          locators = [\"all\"]\ntypes = [\"SVCB\", \"A\", \"AAAA\", \"TXT\"]\nother_names = true\n\

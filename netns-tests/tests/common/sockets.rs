@@ -67,6 +67,22 @@ pub fn push(mut sender: TcpStream, mut receiver: TcpStream, bytes: usize) -> Res
     })
 }
 
+/// Sends this many bytes one way through a connection that stays open.
+pub fn carry(mut from: &TcpStream, mut to: &TcpStream, bytes: usize) -> Result<()> {
+    to.set_read_timeout(Some(PATIENCE))?;
+    let sent = pattern(bytes);
+    let mut received = vec![0; bytes];
+    thread::scope(|scope| {
+        let sending = scope.spawn(|| from.write_all(&sent));
+        to.read_exact(&mut received)?;
+        ensure!(
+            received == sent,
+            "{bytes} bytes arrived, not all of them right"
+        );
+        Ok(sending.join().expect("sending does not panic")?)
+    })
+}
+
 /// `from` sends `count` datagrams of `size` bytes to `to` at `address`, all at once. Returns
 /// their numbers in the order of arrival; every byte of them was right.
 pub fn datagrams(

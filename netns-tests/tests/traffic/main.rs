@@ -9,6 +9,7 @@ mod common {
     pub mod capture;
     pub mod counters;
     pub mod iperf;
+    pub mod route;
     pub mod scene;
     pub mod sockets;
 }

@@ -2,9 +2,9 @@
 //! sender never used; without the right translation of that message nothing moves any more.
 
 use anyhow::Result;
-use mat_netns::Host;
 use mat_netns::testbed::Options;
 
+use crate::common::route::{forget, learned};
 use crate::common::scene::Scene;
 use crate::common::sockets;
 
@@ -23,24 +23,11 @@ fn crosses_a_link_of(mtu: u32, options: Options) -> Result<()> {
         sockets::transfer(user, web, homes.web, BYTES)?;
         learned(user, homes.web, mtu)?;
         // Or it would tell `web` at once how much it can take.
-        user.ip("route flush cache")?;
-        user.ip("-6 route flush cache")?;
+        forget(user)?;
         sockets::transfer(web, user, homes.user, BYTES)?;
         learned(web, homes.user, mtu)?;
     }
     scene.end()
-}
-
-fn learned(host: &Host, peer: &str, mtu: u32) -> Result<()> {
-    let route = host.ip(&format!("route get {peer}"))?;
-    let words: Vec<&str> = route.split_whitespace().collect();
-    let expected = mtu.to_string();
-    assert!(
-        words.windows(2).any(|pair| pair == ["mtu", &expected]),
-        "{} has not learned {mtu} bytes to {peer}: {route}",
-        host.name()
-    );
-    Ok(())
 }
 
 #[test]

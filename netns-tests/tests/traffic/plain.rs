@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::common::route::learned;
 use crate::common::scene::Scene;
 use crate::common::{api, iperf, sockets};
 
@@ -71,8 +72,7 @@ fn errors_and_path_mtu_come_back_from_a_peer_that_is_not_mobile() -> Result<()> 
     scene.bed.router.ip("link set dev p mtu 1400")?;
     for (address, _) in PLAIN {
         sockets::transfer(web, plain, address, 2_000_000)?;
-        let route = web.ip(&format!("route get {address}"))?;
-        assert!(route.contains("mtu 1400"), "{route}");
+        learned(web, address, 1400)?;
         let closed = SocketAddr::new(address.parse()?, 9);
         let socket = sockets::udp(web, closed)?;
         socket.send(b"anybody there?")?;
@@ -155,6 +155,11 @@ fn explain_gives_the_verdict_on_every_kind_of_pair() -> Result<()> {
         let (said, why) = api::explain(scene.socket("a"), src, dst)?;
         assert_eq!(said, verdict, "{src} to {dst}: {why}");
         assert!(why.contains(reason), "{src} to {dst}: {why}");
+        let printed = scene.bed.matctl("a", &["explain", src, dst])?;
+        assert!(
+            printed.contains(verdict) && printed.contains(reason),
+            "{printed}"
+        );
     }
     scene.end()
 }

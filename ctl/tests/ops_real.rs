@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::process::Output;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -59,14 +60,19 @@ impl Scene {
         Ok(())
     }
 
-    /// Tries to move web to site b; gives back what `matctl` says about its failure.
-    fn fails_to_move(&self, command: &str) -> Result<String> {
+    fn matctl(&self, args: &[&str]) -> Result<Output> {
         let config = self.bed.matctl_config(&[&self.web])?;
         let matctl = Cmd::new(env!("CARGO_BIN_EXE_matctl"))
-            .args(["move", "web", "--to", "b", "--exec", command, "--config"])
+            .args(args)
+            .arg("--config")
             .arg(config)
             .timeout(Duration::from_secs(60));
-        let output = self.bed.map.exec(matctl)?;
+        self.bed.map.exec(matctl)
+    }
+
+    /// Tries to move web to site b; gives back what `matctl` says about its failure.
+    fn fails_to_move(&self, command: &str) -> Result<String> {
+        let output = self.matctl(&["move", "web", "--to", "b", "--exec", command])?;
         let text = String::from_utf8_lossy(&output.stderr).into_owned();
         println!("{text}");
         ensure!(output.status.code() == Some(1), "{text}");
@@ -119,5 +125,25 @@ fn a_change_of_the_binding_that_comes_too_late_is_taken_back() -> Result<()> {
     let text = scene.fails_to_move(&command)?;
     ensure!(text.contains("step activate failed"), "{text}");
     ensure!(text.contains("stays served at a"), "{text}");
+    scene.ends_well()
+}
+
+/// What `matctl help move` says about a move that nobody finishes.
+#[test]
+fn what_a_killed_matctl_leaves_can_be_mended() -> Result<()> {
+    let scene = Scene::new()?;
+    let killed = scene.matctl(&["move", "web", "--to", "b", "--exec", "kill -KILL $PPID"])?;
+    ensure!(killed.status.code().is_none(), "{killed:?}");
+    let text = scene.fails_to_move("true")?;
+    for part in ["192.0.2.10 is departed at a", "192.0.2.10 is prepared at b"] {
+        ensure!(text.contains(part), "{text}");
+    }
+    for args in [
+        ["detach", "web", "--site", "b"],
+        ["attach", "web", "--site", "a"],
+    ] {
+        let output = scene.matctl(&args)?;
+        ensure!(output.status.success(), "{output:?}");
+    }
     scene.ends_well()
 }

@@ -46,7 +46,7 @@ pub struct DetachArgs {
 /// Attaches an instance to a site.
 ///
 /// # Errors
-/// What the forwarder says.
+/// The forwarder cannot be reached. What it refuses is said for each home, with exit code 1.
 pub fn attach(args: AttachArgs) -> anyhow::Result<ExitCode> {
     let (site, config) = args.sites.single()?;
     let instance = named(config.as_ref(), &args.instance)?;
@@ -54,6 +54,7 @@ pub fn attach(args: AttachArgs) -> anyhow::Result<ExitCode> {
     block_on(async {
         let mut client = site.connect().await?;
         let mut answers = Vec::new();
+        let mut code = ExitCode::SUCCESS;
         for home in instance.homes {
             let body = AttachBody {
                 home,
@@ -62,7 +63,15 @@ pub fn attach(args: AttachArgs) -> anyhow::Result<ExitCode> {
                 claim: !args.no_claim,
                 contexts: Vec::new(),
             };
-            let attached = client.attach(&body).await?;
+            let attached = match client.attach(&body).await {
+                Ok(attached) => attached,
+                Err(error) => {
+                    // Its other homes are attached all the same.
+                    eprintln!("matctl: {home}: {error}");
+                    code = ExitCode::FAILURE;
+                    continue;
+                }
+            };
             if args.json {
                 answers.push(json!({ "home": home, "attached": attached }));
                 continue;
@@ -82,22 +91,30 @@ pub fn attach(args: AttachArgs) -> anyhow::Result<ExitCode> {
         if args.json {
             say_json(&answers)?;
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(code)
     })
 }
 
 /// Detaches an instance from a site and withdraws its binding.
 ///
 /// # Errors
-/// What the forwarder says.
+/// The forwarder cannot be reached. What it refuses is said for each home, with exit code 1.
 pub fn detach(args: DetachArgs) -> anyhow::Result<ExitCode> {
     let (site, config) = args.sites.single()?;
     let instance = named(config.as_ref(), &args.instance)?;
     block_on(async {
         let mut client = site.connect().await?;
         let mut answers = Vec::new();
+        let mut code = ExitCode::SUCCESS;
         for home in instance.homes {
-            let handover = client.detach(&DetachBody { home, to: None }).await?;
+            let handover = match client.detach(&DetachBody { home, to: None }).await {
+                Ok(handover) => handover,
+                Err(error) => {
+                    eprintln!("matctl: {home}: {error}");
+                    code = ExitCode::FAILURE;
+                    continue;
+                }
+            };
             let contexts = handover.contexts.len();
             if args.json {
                 // Without the contexts themselves: their tokens are secret.
@@ -110,7 +127,7 @@ pub fn detach(args: DetachArgs) -> anyhow::Result<ExitCode> {
         if args.json {
             say_json(&answers)?;
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(code)
     })
 }
 

@@ -20,11 +20,10 @@ The instance is served at the old site, or at the new one, whatever happens: whe
 those before it are undone. Ctrl-C does not stop a move half-way; it ends, or is undone, first.
 
 Only if matctl itself is killed in the middle, or a forwarder stops answering, something may be
-left. `matctl status` shows it. To mend it, let the site where the instance is NOT forget it, then
-attach it where it is:
-  matctl detach INSTANCE --site OTHER
-  matctl attach INSTANCE --site WHERE_IT_IS --interface IF
-A reservation that is not used is withdrawn by itself after 30 s.";
+left; `matctl status` shows it. To mend it, have the new site forget the instance, then attach it
+where it is now (a reservation that is not used is withdrawn by itself after 30 s):
+  matctl detach INSTANCE --site NEW
+  matctl attach INSTANCE --site WHERE_IT_IS --interface IF";
 
 /// `matctl move`
 #[derive(Clone, Debug, clap::Args)]

@@ -46,13 +46,13 @@ impl Truck {
     }
 }
 
-fn run(sites: &Sites, truck: &mut Truck) -> Result<MoveOutcome, MoveError> {
+fn run(sites: &Sites, truck: &mut Truck) -> Result<MoveOutcome, Box<MoveError>> {
     let homes: [Home; 2] = [V4.parse().unwrap(), V6.parse().unwrap()];
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(move_instance(MoveRequest {
+    let moved = runtime.block_on(move_instance(MoveRequest {
         instance: "web",
         homes: &homes,
         interface: Some("v1"),
@@ -60,7 +60,8 @@ fn run(sites: &Sites, truck: &mut Truck) -> Result<MoveOutcome, MoveError> {
         from: &sites.a,
         to: &sites.b,
         driver: truck,
-    }))
+    }));
+    moved.map_err(Box::new)
 }
 
 fn truck(sites: &Sites) -> Truck {

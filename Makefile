@@ -1,7 +1,8 @@
 # `make` alone lists the targets. The text after ## is the help.
 
 CARGO ?= cargo
-# Passed to `matctl demo`, for instance ARGS="--ipv6 --rtt 20".
+# Passed to `matctl demo`, for instance ARGS="--ipv6 --rtt 20"; without any, `make demo`
+# shows both families at two round trips.
 ARGS ?=
 
 # The scripts name the command that was typed when they say what it needs.
@@ -20,7 +21,7 @@ setup: ## check for what is needed, and install what is missing
 .PHONY: demo
 demo: setup ## move a container between two subnets in mid-transfer (ARGS="--ipv6 --rtt 20")
 	$(CARGO) build --release --locked
-	scripts/privileged target/release/matctl demo $(ARGS)
+	scripts/privileged scripts/demo $(ARGS)
 
 .PHONY: test
 test: setup ## format, lints, unit tests, and the real binaries in namespaces

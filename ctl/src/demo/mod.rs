@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use mat_netns::testbed::{Instance, Options, Testbed};
-use mat_netns::{Cmd, Process, interrupt, wait_until};
+use mat_netns::{Cmd, Process, Signal, interrupt, wait_until};
 
 use crate::measure::Progress;
 use crate::moves::{self, Driver, MoveOutcome, MoveRequest};
@@ -60,7 +60,7 @@ pub struct DemoArgs {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum DriverKind {
-    /// The container's link is moved from one host to the other; it keeps running
+    /// The container's link is moved from one host to the other, its process stopped meanwhile
     Netns,
 }
 
@@ -125,7 +125,12 @@ fn scene(args: &DemoArgs, testbed: &Testbed) -> Result<(Report, Vec<MoveOutcome>
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let mut driver = LabDriver { testbed, web: &web };
+    let mut driver = LabDriver {
+        testbed,
+        web: &web,
+        server: &server,
+        frozen: false,
+    };
     let mut moves = Vec::new();
     for (at, from, to) in MOVES {
         follow.until(testbed, start + at)?;
@@ -190,15 +195,31 @@ fn site(testbed: &Testbed, name: &str) -> Site {
     }
 }
 
-/// Moves the container's link within the lab.
+/// Moves the container's link within the lab, and stops its process for that
+/// moment, as moving a real container does.
 struct LabDriver<'a> {
     testbed: &'a Testbed,
     web: &'a Instance,
+    server: &'a Process,
+    frozen: bool,
 }
 
 impl Driver for LabDriver<'_> {
     fn name(&self) -> &str {
         "netns"
+    }
+
+    fn freeze(&mut self) -> Result<()> {
+        self.server.signal(Signal::SIGSTOP)?;
+        self.frozen = true;
+        Ok(())
+    }
+
+    fn thaw(&mut self) {
+        if std::mem::take(&mut self.frozen) {
+            // Fails only if the process is gone, which the demo notices anyway.
+            let _ = self.server.signal(Signal::SIGCONT);
+        }
     }
 
     fn relocate(&mut self, from: &str, to: &str) -> Result<()> {

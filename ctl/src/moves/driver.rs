@@ -15,6 +15,18 @@ pub trait Driver: Send {
     /// What it is called in reports.
     fn name(&self) -> &str;
 
+    /// Stops the instance before its state is taken from the old site, where the driver can: what
+    /// it sends while it has no link is lost otherwise.
+    ///
+    /// # Errors
+    /// It could not; the instance runs on.
+    fn freeze(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    /// Lets it run again, wherever it is now. Harmless if it runs.
+    fn thaw(&mut self) {}
+
     /// Takes the instance from `from` to `to`.
     ///
     /// # Errors

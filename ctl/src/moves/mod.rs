@@ -85,6 +85,7 @@ pub async fn move_instance(request: MoveRequest<'_>) -> Result<MoveOutcome, Move
             let stages: Vec<_> = homes.iter().map(|h| (h.home, h.stage)).collect();
             let plan = plan::roll_back(relocated, &stages);
             let undone = undo::roll_back(&plan, &mut homes, driver, &names).await;
+            driver.thaw();
             Err(MoveError::new(&names, step, cause, undone))
         }
     }
@@ -118,6 +119,9 @@ async fn forward(
     let prepared = join_all(homes.iter_mut().map(MovingHome::prepare)).await;
     all(Step::Prepare, prepared)?;
 
+    driver
+        .freeze()
+        .map_err(|error| (Step::Detach, format!("{error:#}")))?;
     let detached_us = clock.unix_us();
     let detached = join_all(homes.iter_mut().map(MovingHome::detach)).await;
     all(Step::Detach, detached)?;
@@ -126,6 +130,8 @@ async fn forward(
         .relocate(&names.from, &names.to)
         .map_err(|error| (Step::Relocate, format!("{error:#}")))?;
     *relocated = true;
+    // Before the binding changes: the new site holds what the instance sends until then.
+    driver.thaw();
 
     let activated = join_all(homes.iter_mut().map(MovingHome::activate)).await;
     let activated_us = clock.unix_us();

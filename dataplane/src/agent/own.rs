@@ -158,6 +158,9 @@ pub struct Handover {
     pub binding: Option<Binding>,
     /// Its contexts, tokens included: secret.
     pub contexts: Vec<ContextRecord>,
+    /// Its link-layer address, as the old site's kernel knew it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
 }
 
 /// The end of an attach or activate.
@@ -243,6 +246,13 @@ impl Own {
             Role::Serving { locator } => Some(locator),
             _ => None,
         }
+    }
+
+    /// Where packets of a departed instance still come from, as long as its link
+    /// is there and nobody serves it elsewhere.
+    pub(super) fn departing_from(&self) -> Option<Locator> {
+        let locator = self.reserved.first().copied();
+        locator.filter(|_| self.departed() && self.ready)
     }
 
     pub(super) fn departed(&self) -> bool {
@@ -334,7 +344,9 @@ impl Agent {
         }
         let (serving, claim) = (own.serving().is_some(), own.claim);
         let binding = own.known.clone();
-        let contexts = self.export(home);
+        let ids = self.table.of_own(home);
+        let records = ids.iter().filter_map(|id| self.table.get(*id));
+        let contexts = records.filter_map(ContextRecord::of).collect();
         match to {
             Some(to) => {
                 let until = now.time + self.config.grace;
@@ -367,23 +379,44 @@ impl Agent {
             home,
             binding,
             contexts,
+            mac: None,
         })
     }
 
     /// Packets can (or cannot) be given to the instance now.
     pub fn link_ready(&mut self, now: super::Now, home: Home, ready: bool) {
         self.now = now;
-        if let Some(own) = self.own.get_mut(&home) {
-            own.ready = ready;
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
+        if own.departed() {
+            // A link that comes back is not its instance coming back.
+            if !ready {
+                self.silence(home);
+            }
+            return;
         }
+        own.ready = ready;
         self.flush(home);
     }
 
-    /// Homes at the interface `name` that are here or about to come.
-    pub fn links(&self, name: &str) -> Vec<(Home, Link)> {
-        let here = self.own.iter().filter(|(_, own)| !own.departed());
-        here.filter_map(|(home, own)| Some((*home, own.link.clone()?)))
-            .filter(|(_, link)| link.interface == name)
+    /// The instance that left no longer speaks from here.
+    fn silence(&mut self, home: Home) {
+        if let Some(own) = self.own.get_mut(&home) {
+            own.ready = false;
+        }
+        for id in self.table.of_own(home) {
+            self.drop_context(id, Cause::Departed);
+        }
+    }
+
+    /// Homes at the interface `name`: with its link if an instance is here or
+    /// about to come, without if it is leaving.
+    pub fn links(&self, name: &str) -> Vec<(Home, Option<Link>)> {
+        let plugged = |own: &Own| own.link.clone().filter(|link| link.interface == name);
+        let here = self.own.iter();
+        here.filter_map(|(home, own)| Some((*home, own.departed(), plugged(own)?)))
+            .map(|(home, departed, link)| (home, Some(link).filter(|_| !departed)))
             .collect()
     }
 
@@ -466,6 +499,11 @@ impl Agent {
             return;
         };
         if own.departed() {
+            if let Answer::Found { binding, .. } = answer
+                && binding.epoch() > own.epoch()
+            {
+                self.silence(home);
+            }
             return;
         }
         if let Some(updating) = &own.updating {
@@ -536,7 +574,13 @@ impl Agent {
             if until <= time {
                 self.release(home);
             } else {
-                self.at(until, Timer::Own(home));
+                // Somebody else may serve it by now: then it must not speak here.
+                let speaking = own.ready;
+                if speaking && own.next_poll <= time {
+                    own.next_poll = time + poll;
+                    self.lookup(home);
+                }
+                self.at((time + poll).min(until), Timer::Own(home));
             }
             return;
         }
@@ -646,6 +690,9 @@ impl Agent {
             if !self.config.exclusive {
                 self.outputs.push_back(Output::AddLocator(*locator));
             }
+        }
+        for id in self.table.of_own(home) {
+            self.drop_context(id, Cause::Departed);
         }
         if let Some(mut old) = self.own.insert(home, own) {
             let dropped =
@@ -923,19 +970,6 @@ impl Agent {
             UpdateResult::Refused(why) => self.settle(home, Err(OpError::Refused(home, why))),
             UpdateResult::Unknown(why) => self.settle(home, Err(OpError::Mapping(home, why))),
         }
-    }
-
-    fn export(&mut self, home: Home) -> Vec<ContextRecord> {
-        let ids = self.table.of_own(home);
-        let records = ids
-            .iter()
-            .filter_map(|id| self.table.get(*id))
-            .filter_map(ContextRecord::of);
-        let records = records.collect();
-        for id in ids {
-            self.drop_context(id, Cause::Departed);
-        }
-        records
     }
 }
 

@@ -202,9 +202,15 @@ impl Agent {
                 let frame = copy(offload, packet, headers);
                 return Agent::hold_in(&mut state.hold_out, time, frame, max, &mut self.budget);
             }
-            Role::Departed { .. } => return Verdict::Drop(Cause::Departed),
+            // Until it has stopped, what it sends is still its peers'. They accept
+            // it from here as long as grace lasts.
+            Role::Departed { .. } => match state.departing_from() {
+                Some(locator) => locator,
+                None => return Verdict::Drop(Cause::Departed),
+            },
             Role::Idle => return Verdict::Drop(Cause::NotServing),
         };
+        let departed = state.departed();
         if let Some(there) = Home::new(dst).ok().and_then(|h| self.own.get_mut(&h)) {
             match there.role {
                 Role::Serving { .. } if there.ready => return Verdict::Send,
@@ -217,6 +223,10 @@ impl Agent {
             }
         }
         if self.in_homes(dst) {
+            let known = self.table.outbound(own.ip(), dst).is_some();
+            if departed && !known {
+                return Verdict::Drop(Cause::Departed);
+            }
             return self.mobile(own, headers, offload, packet);
         }
         if self.in_locators(dst) {

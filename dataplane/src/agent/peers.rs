@@ -84,7 +84,7 @@ impl Agent {
             }
             _ => self.mapping.fault = None,
         }
-        if self.own.get(&home).is_some_and(|own| !own.departed()) {
+        if self.own.contains_key(&home) {
             self.own_answer(home, &answer);
         }
         match answer {

@@ -3,7 +3,10 @@
 //! (RFC 4861, section 7.2.6).
 //!
 //! Without it the router keeps sending to the old place until its entry ages, or
-//! waits out a failed resolution.
+//! waits out a failed resolution. A router that has no entry at all ignores both,
+//! so it is asked for its own address in the locator's name, which makes it enter
+//! the asker (RFC 826; RFC 4861, section 7.2.3): the first packets of a move come
+//! in a burst that overflows the queue of an unresolved neighbour.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -34,54 +37,85 @@ const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 
 /// Says once, on the interface with this index and MAC address, that `locator`
-/// is here.
-pub fn announce(locator: Locator, index: u32, mac: MacAddr) -> io::Result<()> {
-    let frame = match locator.ip() {
-        IpAddr::V4(ip) => gratuitous_arp(ip, mac),
+/// is here: to everybody, and to each of `routers`.
+pub fn announce(locator: Locator, routers: &[IpAddr], index: u32, mac: MacAddr) -> io::Result<()> {
+    let everybody = match locator.ip() {
+        // An ARP request for the own address: also updates hosts that ignore
+        // replies they did not ask for.
+        IpAddr::V4(ip) => arp_request(ip, ip, mac),
         IpAddr::V6(ip) => unsolicited_advertisement(ip, mac),
     };
-    send(&frame, index)
+    send(&everybody, index)?;
+    for router in routers {
+        match (locator.ip(), router) {
+            (IpAddr::V4(ip), IpAddr::V4(router)) => send(&arp_request(ip, *router, mac), index)?,
+            (IpAddr::V6(ip), IpAddr::V6(router)) => send(&solicitation(ip, *router, mac), index)?,
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
-/// An ARP request for the own address: also updates hosts that ignore replies
-/// they did not ask for.
-fn gratuitous_arp(ip: Ipv4Addr, mac: MacAddr) -> Vec<u8> {
+fn arp_request(from: Ipv4Addr, for_whom: Ipv4Addr, mac: MacAddr) -> Vec<u8> {
     let mut frame = ethernet(BROADCAST, mac, ETHERTYPE_ARP);
     // Ethernet, IPv4, lengths 6 and 4, operation 1: request (RFC 826).
     frame.extend([0, 1, 8, 0, 6, 4, 0, 1]);
     frame.extend(mac.octets());
-    frame.extend(ip.octets());
+    frame.extend(from.octets());
     frame.extend([0; 6]);
-    frame.extend(ip.octets());
+    frame.extend(for_whom.octets());
     frame
 }
 
 fn unsolicited_advertisement(ip: Ipv6Addr, mac: MacAddr) -> Vec<u8> {
     const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
     const OVERRIDE: u8 = 0b0010_0000;
-    const ICMPV6: u8 = 58;
     let mut icmp = vec![NEIGHBOUR_ADVERTISEMENT, 0, 0, 0, OVERRIDE, 0, 0, 0];
     icmp.extend(ip.octets());
     // Target link-layer address option: type 2, one unit of eight bytes.
     icmp.extend([2, 1]);
     icmp.extend(mac.octets());
+    neighbour_discovery(ip, ALL_NODES, ALL_NODES_MAC, mac, icmp)
+}
 
+fn solicitation(ip: Ipv6Addr, router: Ipv6Addr, mac: MacAddr) -> Vec<u8> {
+    const NEIGHBOUR_SOLICITATION: u8 = 135;
+    let mut icmp = vec![NEIGHBOUR_SOLICITATION, 0, 0, 0, 0, 0, 0, 0];
+    icmp.extend(router.octets());
+    // Source link-layer address option: type 1, one unit of eight bytes.
+    icmp.extend([1, 1]);
+    icmp.extend(mac.octets());
+    // The solicited-node address of the router (RFC 4291, section 2.7.1).
+    let [.., a, b, c] = router.octets();
+    let [high, low] = [0xff00 | u16::from(a), u16::from_be_bytes([b, c])];
+    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, high, low);
+    neighbour_discovery(ip, group, [0x33, 0x33, 0xff, a, b, c], mac, icmp)
+}
+
+fn neighbour_discovery(
+    ip: Ipv6Addr,
+    group: Ipv6Addr,
+    group_mac: [u8; 6],
+    mac: MacAddr,
+    mut icmp: Vec<u8>,
+) -> Vec<u8> {
+    const ICMPV6: u8 = 58;
     let mut pseudo = Vec::new();
     pseudo.extend(ip.octets());
-    pseudo.extend(ALL_NODES.octets());
+    pseudo.extend(group.octets());
     pseudo.extend((icmp.len() as u32).to_be_bytes());
     pseudo.extend([0, 0, 0, ICMPV6]);
     pseudo.extend(&icmp);
     let checksum = internet_checksum(&pseudo);
     icmp[2..4].copy_from_slice(&checksum.to_be_bytes());
 
-    let mut frame = ethernet(ALL_NODES_MAC, mac, ETHERTYPE_IPV6);
+    let mut frame = ethernet(group_mac, mac, ETHERTYPE_IPV6);
     frame.extend([0x60, 0, 0, 0]);
     frame.extend((icmp.len() as u16).to_be_bytes());
     // The hop limit proves that it comes from this link (RFC 4861, section 7.1.2).
     frame.extend([ICMPV6, 255]);
     frame.extend(ip.octets());
-    frame.extend(ALL_NODES.octets());
+    frame.extend(group.octets());
     frame.extend(icmp);
     frame
 }
@@ -143,7 +177,8 @@ mod tests {
 
     #[test]
     fn the_arp_frame_names_us_for_the_locator() {
-        let frame = gratuitous_arp("198.51.100.7".parse().unwrap(), MAC);
+        let locator = "198.51.100.7".parse().unwrap();
+        let frame = arp_request(locator, locator, MAC);
         assert_eq!(frame.len(), 42);
         assert_eq!(frame[..6], BROADCAST);
         assert_eq!(frame[6..12], MAC.octets());
@@ -165,5 +200,21 @@ mod tests {
         let icmp = Icmpv6Slice::from_slice(v6.payload().payload).unwrap();
         assert!(icmp.is_checksum_valid(ip.octets(), ALL_NODES.octets()));
         assert_eq!(icmp.type_u8(), 136);
+    }
+
+    #[test]
+    fn the_router_is_asked_in_the_locators_name() {
+        let ip: Ipv6Addr = "2001:db8:2::7".parse().unwrap();
+        let frame = solicitation(ip, "fe80::a:bc:de".parse().unwrap(), MAC);
+        assert_eq!(frame[..6], [0x33, 0x33, 0xff, 0xbc, 0, 0xde]);
+        let packet = SlicedPacket::from_ethernet(&frame).unwrap();
+        let Some(NetSlice::Ipv6(v6)) = packet.net else {
+            panic!("not IPv6")
+        };
+        let group: Ipv6Addr = "ff02::1:ffbc:de".parse().unwrap();
+        assert_eq!(v6.header().destination_addr(), group);
+        let icmp = Icmpv6Slice::from_slice(v6.payload().payload).unwrap();
+        assert!(icmp.is_checksum_valid(ip.octets(), group.octets()));
+        assert_eq!(icmp.type_u8(), 135);
     }
 }

@@ -328,14 +328,15 @@ async fn detach(State(api): State<Api>, body: Body<DetachBody>) -> Answer<Handov
     let (home, to) = (body.home, body.to);
     let engine = api.control.engine();
     let settled = api.control.settled(home);
-    let handover = engine
+    let mut handover = engine
         .call(move |agent, now| agent.detach(now, home, to))
         .await??;
+    handover.mac = api.control.mac(home).await;
     if to.is_none() {
         let withdrawn = wait(home, settled).await;
         // Or a kill now, and a restart, would bring it back and claim its binding again.
         api.control.save().await;
-        withdrawn?;
+        let Json(_withdrawn) = withdrawn?;
     }
     Ok(Json(handover))
 }
@@ -349,7 +350,10 @@ async fn prepare(State(api): State<Api>, body: Body<PrepareBody>) -> Answer<Prep
     let prepared = engine
         .call(move |agent, now| agent.prepare(now, home, key, plugged))
         .await??;
-    // Rules and sysctls now, so that nothing but the interface is missing later.
+    // All of it now, so that nothing but the interface is missing later, and the
+    // first relayed packet finds the way.
+    let led = api.control.lead_in(prepared.locator).await;
+    led.map_err(|e| Fault::Steering(e.to_string()))?;
     let connected = api.control.connect(home, link.as_ref()).await;
     connected.map_err(Fault::Steering)?;
     Ok(Json(prepared))
@@ -362,7 +366,12 @@ async fn activate(State(api): State<Api>, body: Body<ActivateBody>) -> Answer<Ac
     let settled = api.control.settled(home);
     let status = engine.call(move |agent, _| agent.own_status(home)).await?;
     let status = status.ok_or(OpError::NotAttached(home))?;
-    let ready = api.control.connect(home, status.link.as_ref()).await;
+    let mut link = status.link;
+    if let Some(link) = &mut link {
+        // Packets wait for the instance: no time, and no room, to look for it.
+        link.mac = link.mac.take().or(body.handover.mac.clone());
+    }
+    let ready = api.control.connect(home, link.as_ref()).await;
     let ready = ready.map_err(Fault::Steering)?;
     engine
         .call(move |agent, now| {

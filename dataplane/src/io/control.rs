@@ -166,6 +166,29 @@ impl Control {
         }
     }
 
+    /// Has packets for a locator come to us, and the router know where it is;
+    /// an exclusive one is the host's own and needs neither.
+    pub async fn lead_in(&self, locator: Locator) -> Result<(), SteeringError> {
+        if self.exclusive {
+            return Ok(());
+        }
+        let mut steering = self.steering.lock().await;
+        steering.add_locator(locator).await?;
+        steering.announce(locator).await
+    }
+
+    /// The link-layer address at which the kernel reaches an instance, if it does.
+    pub async fn mac(&self, home: Home) -> Option<String> {
+        let mac = self.steering.lock().await.mac_of(home).await;
+        match mac {
+            Ok(mac) => mac.map(|mac| mac.to_string()),
+            Err(error) => {
+                tracing::debug!("link-layer address of {home}: {error}");
+                None
+            }
+        }
+    }
+
     /// Has the kernel connect an instance; says whether packets can be given to
     /// it.
     pub async fn connect(&self, home: Home, link: Option<&Link>) -> Result<bool, String> {
@@ -221,8 +244,7 @@ impl Control {
                 });
             }
             Output::AddLocator(locator) => {
-                let added = self.steering.lock().await.add_locator(locator).await;
-                report(added, "routing a locator to us");
+                report(self.lead_in(locator).await, "routing a locator to us");
             }
             Output::RemoveLocator(locator) => {
                 let removed = self.steering.lock().await.remove_locator(locator).await;
@@ -239,6 +261,13 @@ impl Control {
             }
             Output::Steer(peer, own) => {
                 let steered = self.steering.lock().await.steer_pair(peer, own).await;
+                if steered.is_ok() {
+                    // The data thread has ended only if the whole process is ending.
+                    let _ = self
+                        .engine
+                        .call(move |agent, now| agent.handle_steered(now, peer, own))
+                        .await;
+                }
                 report(steered, "steering a peer's packets");
             }
             Output::Unsteer(peer, own) => {
@@ -261,13 +290,6 @@ impl Control {
                 }
             }
         }
-                if steered.is_ok() {
-                    // The data thread has ended only if the whole process is ending.
-                    let _ = self
-                        .engine
-                        .call(move |agent, now| agent.handle_steered(now, peer, own))
-                        .await;
-                }
     }
 
     fn map(&self) -> Arc<MapClient> {
@@ -292,6 +314,9 @@ impl Control {
 
     async fn link_appeared(&self, name: &str) {
         for (home, link) in self.links(name).await {
+            let Some(link) = link else {
+                continue;
+            };
             match self.connect(home, Some(&link)).await {
                 Ok(ready) => self.ready(home, ready).await,
                 Err(error) => tracing::warn!("{home} at {name}: {error}"),
@@ -314,8 +339,8 @@ impl Control {
             .await;
     }
 
-    /// Homes attached at an interface that we are to set up.
-    async fn links(&self, name: &str) -> Vec<(Home, Link)> {
+    /// See [`Agent::links`](crate::agent::Agent::links).
+    async fn links(&self, name: &str) -> Vec<(Home, Option<Link>)> {
         let name = name.to_owned();
         let homes = self.engine.call(move |agent, _| agent.links(&name)).await;
         homes.unwrap_or_default()

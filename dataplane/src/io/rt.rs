@@ -255,6 +255,64 @@ impl Rt {
             .next())
     }
 
+    /// The MAC address of the neighbour `ip` at `dev`, if it is known.
+    pub async fn neighbour(&self, dev: &str, ip: IpAddr) -> Result<Option<MacAddr>, RtError> {
+        let index = index(dev)?;
+        let family = match ip {
+            IpAddr::V4(_) => AddressFamily::Inet,
+            IpAddr::V6(_) => AddressFamily::Inet6,
+        };
+        let request = self.handle.neighbours().get().set_address_family(family);
+        let entries: Vec<NeighbourMessage> =
+            list(request.execute().try_collect().await, "neighbours")?;
+        let entry = entries.into_iter().find(|entry| {
+            let named = |a: &NeighbourAttribute| {
+                *a == NeighbourAttribute::Destination(NeighbourAddress::from(ip))
+            };
+            entry.header.ifindex == index && entry.attributes.iter().any(named)
+        });
+        let attributes = entry.into_iter().flat_map(|entry| entry.attributes);
+        Ok(attributes
+            .filter_map(|attribute| match attribute {
+                NeighbourAttribute::LinkLayerAddress(octets) => <[u8; 6]>::try_from(octets).ok(),
+                _ => None,
+            })
+            .map(MacAddr::from_octets)
+            .next())
+    }
+
+    /// The routers that routes through `dev` lead to.
+    pub async fn routers(&self, dev: &str) -> Result<BTreeSet<IpAddr>, RtError> {
+        let index = index(dev)?;
+        let mut routers = BTreeSet::new();
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut request = RouteMessage::default();
+            request.header.address_family = family;
+            let routes = self.handle.route().get(request).execute();
+            let routes: Vec<_> = list(routes.try_collect().await, "routes")?;
+            let through = |route: &RouteMessage| {
+                let oif = |a: &RouteAttribute| *a == RouteAttribute::Oif(index);
+                route.attributes.iter().any(oif)
+            };
+            for attribute in routes
+                .into_iter()
+                .filter(through)
+                .flat_map(|r| r.attributes)
+            {
+                match attribute {
+                    RouteAttribute::Gateway(RouteAddress::Inet(ip)) => {
+                        routers.insert(ip.into());
+                    }
+                    RouteAttribute::Gateway(RouteAddress::Inet6(ip)) => {
+                        routers.insert(ip.into());
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(routers)
+    }
+
     /// Makes (`there`) or removes the rule by which the kernel asks its table of
     /// local addresses before any other. Whoever removes it first makes a later
     /// rule that asks that table.

@@ -282,17 +282,20 @@ impl Steering {
             // No Ethernet, no neighbours to tell.
             return Ok(());
         };
+        let routers: Vec<_> = self.rt.routers(&uplink).await?.into_iter().collect();
         self.stop_announcing(|other| *other == locator);
-        announce::announce(locator, index, mac).map_err(|cause| SteeringError::Announce {
-            locator,
-            uplink,
-            cause,
+        announce::announce(locator, &routers, index, mac).map_err(|cause| {
+            SteeringError::Announce {
+                locator,
+                uplink,
+                cause,
+            }
         })?;
         let repeats = tokio::spawn(async move {
             let start = tokio::time::Instant::now();
             for after in REPEATS {
                 tokio::time::sleep_until(start + after).await;
-                if let Err(error) = announce::announce(locator, index, mac) {
+                if let Err(error) = announce::announce(locator, &routers, index, mac) {
                     tracing::debug!("{locator} not announced again: {error}");
                 }
             }
@@ -322,6 +325,19 @@ impl Steering {
             _ if rt::index(dev).is_err() => Ok(Attached::Waiting),
             Ok(()) => Ok(Attached::Ready),
             Err(error) => Err(error),
+        }
+    }
+
+    /// The MAC address at which the kernel reaches an attached instance, if it
+    /// has found out or been told.
+    pub async fn mac_of(&self, home: Home) -> Result<Option<MacAddr>, SteeringError> {
+        let mut attachments = self.claims.attachments.iter();
+        let Some(attachment) = attachments.find(|a| a.home == home) else {
+            return Ok(None);
+        };
+        match attachment.mac {
+            Some(mac) => Ok(Some(mac)),
+            None => Ok(self.rt.neighbour(&attachment.interface, home.ip()).await?),
         }
     }
 

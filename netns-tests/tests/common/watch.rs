@@ -25,8 +25,8 @@ impl Watch {
             .iter()
             .map(|(name, matches)| format!("{matches} counter name {name}"))
             .collect();
-        counters.push("counter all { }".to_owned());
-        rules.push("counter name all".to_owned());
+        counters.push("counter seen { }".to_owned());
+        rules.push("counter name seen".to_owned());
         let chain = |hook: &str| {
             format!(
                 "chain {hook} {{ type filter hook {hook} priority -400; policy accept;\n{}\n}}",
@@ -44,7 +44,7 @@ impl Watch {
 
     /// How many packets have met the condition so far.
     pub fn count(&self, name: &str) -> Result<u64> {
-        ensure!(self.read("all")? > 0, "the watch has not seen any packet");
+        ensure!(self.read("seen")? > 0, "the watch has not seen any packet");
         self.read(name)
     }
 

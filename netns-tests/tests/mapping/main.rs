@@ -1,0 +1,16 @@
+//! The mapping service and the forwarders together: `nsupdate` alone moves an instance, and
+//! whoever has the wrong key, the wrong name or an old locator gets nothing. Needs root or a user
+//! namespace: `scripts/privileged cargo test`.
+//!
+//! The network is that of [`mat_netns::testbed`]. Races for a name are tested with the mapping
+//! service itself (`cargo test -p mat-mapping --test blackbox race`).
+
+mod record;
+#[path = "../common/transfer.rs"]
+mod transfer;
+#[path = "../common/watch.rs"]
+mod watch;
+
+mod by_hand;
+mod keys;
+mod reuse;

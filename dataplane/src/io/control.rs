@@ -114,8 +114,8 @@ impl Control {
     pub async fn keep_state(self: Arc<Self>) {
         loop {
             self.dirty.notified().await;
-            tokio::time::sleep(STATE_INTERVAL).await;
             self.save().await;
+            tokio::time::sleep(STATE_INTERVAL).await;
         }
     }
 

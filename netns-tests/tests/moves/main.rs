@@ -8,7 +8,7 @@
 mod transfer;
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use mat_netns::testbed::{Options, Testbed};
@@ -216,6 +216,32 @@ fn both_ends_may_move_at_the_same_time() -> Result<()> {
     for (family, transfer) in transfers {
         finish(transfer, &format!("both ends moved, {family}"))?;
     }
+    bed.lab.end()
+}
+
+/// The peer's site is cut off while the instance moves, so nobody can tell it.
+#[test]
+fn a_peer_that_was_cut_off_during_the_move_finds_the_new_place() -> Result<()> {
+    let bed = bed(5.0)?;
+    let web = bed.instance("web", 10, "a")?;
+    let user = bed.instance("user", 20, "c")?;
+    let _server = serve(&bed, &web.host)?;
+    let transfer = Transfer::start(&bed, &user.host, &web.home, "--tcp-rate-mbps 50")?;
+    let wan = bed
+        .site("c")
+        .wan
+        .as_ref()
+        .context("site c has a wide-area link")?;
+    wan.cut();
+    println!("{}", bed.move_instance(&web, "b")?);
+    wan.restore();
+    let since = Instant::now();
+    transfer.flows()?;
+    println!(
+        "data flowed {} ms after the cut",
+        since.elapsed().as_millis()
+    );
+    transfer.finish("the peer was cut off")?;
     bed.lab.end()
 }
 

@@ -1,6 +1,7 @@
 //! `matd` goes away in the middle of a transfer and comes back.
 
 use std::fs;
+use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -114,8 +115,39 @@ impl Scene {
         Ok(())
     }
 
+    /// Provokes what the watches have not seen: they would have.
+    fn the_watches_are_not_blind(&self) -> Result<()> {
+        let closed = SocketAddr::new(self.web.home.parse()?, 9);
+        let refused = self
+            .user
+            .host
+            .enter(|| TcpStream::connect_timeout(&closed, SOON))?;
+        ensure!(refused.is_err(), "port 9 is open");
+        for end in &self.ends {
+            ensure!(end.count(RESETS.0)? > 0, "a watch does not see resets");
+        }
+        let router = &self.bed.router;
+        router.ip("addr add 192.0.2.250/32 dev lo
+             addr add 2001:db8:1::250/128 dev lo nodad")?;
+        for (from, to) in [
+            ("192.0.2.250", self.bed.site("a").spec.gateway()),
+            ("2001:db8:1::250", self.bed.site("a").spec.gateway6()),
+        ] {
+            // The answer does not matter.
+            router.exec(format!("ping -c 1 -W 0.2 -I {from} {to}"))?;
+        }
+        for name in ["home4", "home6"] {
+            ensure!(
+                self.router.count(name)? > 0,
+                "the router's watch does not see {name}"
+            );
+        }
+        Ok(())
+    }
+
     fn finish(self, what: &str) -> Result<()> {
         self.nobody_heard_a_reset()?;
+        self.the_watches_are_not_blind()?;
         for (family, transfer) in self.transfers {
             transfer.finish(&format!("{what}, {family}"))?;
         }
@@ -193,4 +225,40 @@ fn all_forwarders_killed_at_once_and_started_again_lose_no_connection() -> Resul
     scene.bed.move_instance(&scene.web, "b")?;
     scene.flows()?;
     scene.finish("all forwarders killed")
+}
+
+#[test]
+fn the_old_site_may_die_as_soon_as_the_instance_has_left() -> Result<()> {
+    let mut scene = Scene::new()?;
+    scene.bed.move_instance(&scene.web, "b")?;
+    scene.bed.site("a").matd.kill()?;
+    scene.flows()?;
+    scene.bed.restart_matd("a")?;
+    // It has forgotten that it was left, and serves nothing: the record names another place.
+    for home in [&scene.web.home, &scene.web.home6] {
+        let state = scene.bed.home_state("a", home)?;
+        ensure!(state != "serving", "{home} is {state} at a");
+    }
+    scene.flows()?;
+    scene.bed.move_instance(&scene.web, "c")?;
+    scene.flows()?;
+    scene.finish("the old site died")
+}
+
+#[test]
+fn a_move_to_a_site_whose_forwarder_is_dead_changes_nothing() -> Result<()> {
+    let mut scene = Scene::new()?;
+    scene.bed.site("b").matd.kill()?;
+    let said = match scene.bed.move_instance(&scene.web, "b") {
+        Ok(said) => anyhow::bail!("moved to nobody: {said}"),
+        Err(error) => format!("{error:#}"),
+    };
+    println!("{said}");
+    ensure!(said.contains("site b: no forwarder answers"), "{said}");
+    scene.flows()?;
+    scene.bed.restart_matd("b")?;
+    scene.bed.move_instance(&scene.web, "b")?;
+    scene.flows()?;
+    scene.nothing_leaked()?;
+    scene.finish("the new site was dead")
 }

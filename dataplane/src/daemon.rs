@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use mat_mapping::client::{Algorithm, MapClient, TsigKey};
+use nix::net::if_::if_nametoindex;
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::{Agent, AgentConfig, Attach, Limits, Link, Output, Snapshot};
@@ -31,21 +33,48 @@ pub async fn run(path: &Path) -> anyhow::Result<()> {
     let state_dir = state::StateDir::open(&config.state_dir)?;
     let state_file = state_dir.file(STATE_FILE);
     let snapshot = state::load::<Snapshot>(&state_file)?.unwrap_or_default();
+    // Before anything in the kernel is touched, since it can fail.
+    let listener = api::listen(&config.control_socket).await;
+    let listener = listener.map_err(|e| anyhow!(e))?;
+    let ended = forward(path, &config, snapshot, &state_file, listener).await;
+    // A dead socket misleads people.
+    let _ = std::fs::remove_file(&config.control_socket);
+    ended
+}
+
+async fn forward(
+    path: &Path,
+    config: &Config,
+    snapshot: Snapshot,
+    state_file: &Path,
+    listener: UnixListener,
+) -> anyhow::Result<()> {
+    let tun_is_new = if_nametoindex(config.tun.name.as_str()).is_err();
     let tun = Tun::open(&config.tun)?;
     let described = tun.describe();
     tracing::info!("{described}");
-    let map = map_client(&config)?;
+    let map = map_client(config)?;
 
     let clock = Clock::start();
-    let mut agent = Agent::new(agent_config(&config), clock.now(), entropy);
+    let mut agent = Agent::new(agent_config(config), clock.now(), entropy);
     let attached: Vec<_> = snapshot
         .homes
         .iter()
         .map(|h| (h.home, h.link.clone()))
         .collect();
     agent.restore(clock.now(), snapshot);
-    let (claims, pending) = claims(&mut agent, &config, &attached)?;
-    let mut steering = Steering::up(&config, &config.tun.name).await?;
+    let (claims, pending) = claims(&mut agent, config, &attached)?;
+    let mut steering = match Steering::up(config, &config.tun.name).await {
+        Ok(steering) => steering,
+        Err(error) => {
+            drop(tun);
+            if tun_is_new {
+                // The first failure is the one worth reporting.
+                let _ = Tun::destroy(&config.tun.name);
+            }
+            return Err(error.into());
+        }
+    };
     steering.reconcile(&claims).await?;
     for (peer, own) in &claims.pairs {
         agent.handle_steered(clock.now(), *peer, *own);
@@ -56,9 +85,9 @@ pub async fn run(path: &Path) -> anyhow::Result<()> {
         engine: engine.clone(),
         map,
         steering,
-        state_file: state_file.clone(),
+        state_file: state_file.to_owned(),
     };
-    let control = Control::new(parts, &config);
+    let control = Control::new(parts, config);
     let runner = tokio::spawn(Arc::clone(&control).run(wants));
     for output in pending {
         control.again(output);
@@ -72,7 +101,7 @@ pub async fn run(path: &Path) -> anyhow::Result<()> {
             Err(error) => tracing::error!("{home}: {error}"),
         }
     }
-    attach_static(&control, &config).await;
+    attach_static(&control, config).await;
 
     let identity = api::Identity {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -88,9 +117,7 @@ pub async fn run(path: &Path) -> anyhow::Result<()> {
         },
         pid: std::process::id(),
     };
-    let served = api::serve(&config.control_socket, Arc::clone(&control), identity);
-    let served = served.await.map_err(|e| anyhow!(e))?;
-    let server = tokio::spawn(served);
+    let server = tokio::spawn(api::serve(listener, Arc::clone(&control), identity));
     tracing::info!(
         "site {} ready, control socket {}",
         config.site,
@@ -107,13 +134,11 @@ pub async fn run(path: &Path) -> anyhow::Result<()> {
     engine.stop();
     // The data thread's end closes its channel, which ends the runner.
     let _ = tokio::time::timeout(Duration::from_secs(2), runner).await;
-    // Unlinked before anything can fail: a dead socket misleads people.
-    let _ = std::fs::remove_file(&config.control_socket);
     let last = last.unwrap_or_default();
     let keep = kept(&control, &last).await;
     let kept = last.homes.len();
     if kept == 0 {
-        state::remove(&state_file)?;
+        state::remove(state_file)?;
     } else {
         control.store(&last);
         tracing::info!(

@@ -133,16 +133,12 @@ fn yes() -> bool {
     true
 }
 
-/// Serves the API at `socket` until the process ends.
-///
-/// # Errors
-/// The socket cannot be made; the text says why and what to do.
-pub async fn serve(
-    socket: &Path,
+/// Serves the API until the process ends.
+pub fn serve(
+    listener: UnixListener,
     control: Arc<Control>,
     identity: Identity,
-) -> Result<impl Future<Output = std::io::Result<()>> + use<>, String> {
-    let listener = listen(socket).await?;
+) -> impl Future<Output = std::io::Result<()>> + use<> {
     let api = Api { control, identity };
     let router = Router::new()
         .route("/v1/status", get(status))
@@ -154,10 +150,14 @@ pub async fn serve(
         .route("/v1/prepare", post(prepare))
         .route("/v1/activate", post(activate))
         .with_state(api);
-    Ok(async move { axum::serve(listener, router).await })
+    async move { axum::serve(listener, router).await }
 }
 
-async fn listen(socket: &Path) -> Result<UnixListener, String> {
+/// Makes the socket; whoever connects waits until it is served.
+///
+/// # Errors
+/// The text says why it cannot be made and what to do.
+pub async fn listen(socket: &Path) -> Result<UnixListener, String> {
     let fault = |doing: &str, error: std::io::Error| {
         format!(
             "control socket {}: cannot {doing}: {error}",

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use mat_netns::wait_until;
 use serde_json::{Value, json};
 
 /// Longer than any answer takes, the ones that wait for the mapping service included.
@@ -19,43 +18,8 @@ pub fn get(socket: &Path, what: &str) -> Result<Value> {
     Ok(body)
 }
 
-/// `POST /v1/...`: status and answer.
-pub fn post(socket: &Path, what: &str, body: &Value) -> Result<(u16, Value)> {
-    request(socket, "POST", what, body)
-}
-
-/// The verdict on packets from `src` to `dst`, and its reason.
-pub fn explain(socket: &Path, src: &str, dst: &str) -> Result<(String, String)> {
-    let answer = get(socket, &format!("explain?src={src}&dst={dst}"))?;
-    let text = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
-    Ok((text("verdict"), text("reason")))
-}
-
-/// How often `cause` was counted.
-pub fn counter(socket: &Path, cause: &str) -> Result<u64> {
-    let status = get(socket, "status")?;
-    Ok(status["counters"][cause].as_u64().unwrap_or(0))
-}
-
-/// Waits until `cause` has been counted at least `n` times.
-pub fn counted(socket: &Path, cause: &str, n: u64) -> Result<()> {
-    wait_until(PATIENCE, format!("{n} x {cause}"), || {
-        (counter(socket, cause).ok()? >= n).then_some(())
-    })
-    .with_context(|| {
-        format!(
-            "{:#}",
-            get(socket, "status").unwrap_or(json!("silent"))["counters"]
-        )
-    })
-}
-
-/// The home of `status` that is `address`.
-pub fn home(socket: &Path, address: &str) -> Result<Value> {
-    get(socket, &format!("homes/{address}"))
-}
-
-fn request(socket: &Path, method: &str, what: &str, body: &Value) -> Result<(u16, Value)> {
+/// Any request: status and answer. `null` is an empty body.
+pub fn request(socket: &Path, method: &str, what: &str, body: &Value) -> Result<(u16, Value)> {
     let doing = || format!("{method} {what} at {}", socket.display());
     let mut stream = UnixStream::connect(socket).with_context(doing)?;
     stream.set_read_timeout(Some(PATIENCE))?;

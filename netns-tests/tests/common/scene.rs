@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use anyhow::Result;
-use mat_netns::Host;
 use mat_netns::testbed::{Instance, Options, Testbed};
 
 /// Two instances on a running testbed.
@@ -53,11 +52,6 @@ impl Scene {
     /// Control socket of a site's forwarder.
     pub fn socket(&self, site: &str) -> &Path {
         &self.bed.site(site).socket
-    }
-
-    /// The namespace of a site's gateway.
-    pub fn gateway(&self, site: &str) -> &Host {
-        &self.bed.site(site).host
     }
 
     /// Ends everything and says whether all of it could be removed.

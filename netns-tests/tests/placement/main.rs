@@ -5,6 +5,7 @@
 mod common {
     pub mod api;
     pub mod counters;
+    pub mod datagrams;
     pub mod route;
     pub mod sockets;
 }
@@ -19,7 +20,7 @@ use mat_netns::testbed::{Instance, Locators, Node, Options, Testbed};
 use mat_netns::{Host, wait_until};
 
 use common::route::{forget, learned};
-use common::{api, counters, sockets};
+use common::{api, counters, datagrams, sockets};
 
 const SOON: Duration = Duration::from_secs(10);
 const BYTES: usize = 3_000_000;
@@ -53,7 +54,7 @@ fn reach_each_other(one: (&Host, &str), two: (&Host, &str)) -> Result<()> {
         let answers = format!("3008 bytes from {address}");
         assert_eq!(said.matches(&answers).count(), 3, "{said}");
         sockets::transfer(from, to, address, BYTES)?;
-        let arrived = sockets::datagrams(from, to, address, 10, 4000)?;
+        let arrived = datagrams::deliver(from, to, address, 10, 4000)?;
         assert_eq!(arrived, (0..10).collect::<Vec<_>>(), "to {address}");
     }
     for (host, _) in [one, two] {
@@ -115,9 +116,9 @@ fn ordinary_traffic_works(locators: Locators) -> Result<()> {
         let (stream, _) = sockets::connect(host, listener.local_addr()?)?;
         let (accepted, from) = listener.accept()?;
         assert_eq!(from.ip().to_string(), *address);
-        sockets::push(stream, accepted, BYTES)?;
+        sockets::carry(&stream, &accepted, BYTES)?;
         sockets::transfer(plain, host, address, BYTES)?;
-        let arrived = sockets::datagrams(plain, host, address, 10, 4000)?;
+        let arrived = datagrams::deliver(plain, host, address, 10, 4000)?;
         assert_eq!(arrived.len(), 10, "to {address}");
     }
     for server in ["203.0.113.53", "2001:db8:53::53"] {
@@ -210,11 +211,11 @@ fn connections_survive_a_new_address_of_the_uplink_and_the_record_follows() -> R
         for (one, two) in ends {
             sockets::carry(&one, &two, 100_000)?;
             sockets::carry(&two, &one, 100_000)?;
-            sockets::push(one, two, 1_000_000)?;
+            sockets::carry(&one, &two, 1_000_000)?;
         }
         let what = format!("{node} to be served at {new}");
         wait_until(SOON, what, || {
-            let status = api::home(&scene.node.socket, node).ok()?;
+            let status = api::get(&scene.node.socket, &format!("homes/{node}")).ok()?;
             (status["registered_at"] == new && status["locator"] == new).then_some(())
         })?;
         if !owner.is_empty() {

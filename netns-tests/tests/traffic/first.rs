@@ -9,7 +9,7 @@ use mat_netns::testbed::Options;
 
 use crate::common::capture::watch;
 use crate::common::scene::{Homes, Scene, plug_in};
-use crate::common::{api, counters, sockets};
+use crate::common::{causes, counters, datagrams, sockets};
 
 /// Round trip between sites: a look-up, an OPEN and a handshake are three of them.
 const RTT_MS: f64 = 20.0;
@@ -41,7 +41,7 @@ fn the_first_syn_to_a_cold_peer_is_held_not_lost() -> Result<()> {
             0,
             "{web}: a segment was sent again"
         );
-        sockets::push(stream, accepted, 100_000)?;
+        sockets::carry(&stream, &accepted, 100_000)?;
     }
     scene.end()
 }
@@ -53,7 +53,7 @@ fn the_first_datagrams_of_a_cold_flow_all_arrive_in_order() -> Result<()> {
     let all: Vec<u32> = (0..100).collect();
     for homes in scene.families() {
         assert_eq!(
-            sockets::datagrams(user, web, homes.web, 100, 1000)?,
+            datagrams::deliver(user, web, homes.web, 100, 1000)?,
             all,
             "{}",
             homes.web
@@ -69,8 +69,8 @@ fn both_ends_may_begin_at_the_same_moment() -> Result<()> {
     let all: Vec<u32> = (0..50).collect();
     for homes in scene.families() {
         let (there, back) = std::thread::scope(|scope| {
-            let there = scope.spawn(|| sockets::datagrams(user, web, homes.web, 50, 1000));
-            let back = scope.spawn(|| sockets::datagrams(web, user, homes.user, 50, 1000));
+            let there = scope.spawn(|| datagrams::deliver(user, web, homes.web, 50, 1000));
+            let back = scope.spawn(|| datagrams::deliver(web, user, homes.user, 50, 1000));
             (
                 there.join().expect("no panic"),
                 back.join().expect("no panic"),
@@ -100,7 +100,7 @@ fn a_home_without_binding_is_unreachable_at_once() -> Result<()> {
             "{nobody}: only after {took:?}"
         );
     }
-    assert!(api::counter(scene.socket("c"), "no_binding")? >= 2);
+    assert!(causes::counter(scene.socket("c"), "no_binding")? >= 2);
     // Once it is there, it is found: "no" is believed for a moment only.
     let late = plug_in(&scene.bed, "late", 99, "a")?;
     for home in [&late.home, &late.home6] {
@@ -128,7 +128,7 @@ fn a_locator_of_a_mobile_peer_cannot_be_addressed_directly() -> Result<()> {
         {
             let listener = sockets::listen(&scene.web.host, homes.web)?;
             let door = SocketAddr::new(locator.parse()?, listener.local_addr()?.port());
-            let before = api::counter(scene.socket(site), "to_mobile_locator")?;
+            let before = causes::counter(scene.socket(site), "to_mobile_locator")?;
             let start = Instant::now();
             let error = sockets::connect(&instance.host, door).err();
             assert!(error.is_some(), "{} is connected to {door}", instance.name);
@@ -137,7 +137,7 @@ fn a_locator_of_a_mobile_peer_cannot_be_addressed_directly() -> Result<()> {
                 "{}: {error:?}",
                 instance.name
             );
-            assert!(api::counter(scene.socket(site), "to_mobile_locator")? > before);
+            assert!(causes::counter(scene.socket(site), "to_mobile_locator")? > before);
         }
     }
     scene.end()
@@ -153,24 +153,24 @@ fn the_control_port_is_reserved() -> Result<()> {
             web.enter(|| std::net::UdpSocket::bind(port(homes.web).expect("fixed")))??;
         receiver.set_read_timeout(Some(Duration::from_millis(300)))?;
         // From a neighbour across sites, and from one that is not mobile.
-        let before = api::counter(scene.socket("c"), "control_port_reserved")?;
+        let before = causes::counter(scene.socket("c"), "control_port_reserved")?;
         sockets::udp(&scene.user.host, port(homes.web)?)?.send(b"intruder")?;
-        api::counted(scene.socket("c"), "control_port_reserved", before + 1)?;
+        causes::counted(scene.socket("c"), "control_port_reserved", before + 1)?;
         let locator = if homes.web.contains(':') {
             "2001:db8:a::100"
         } else {
             "198.51.100.33"
         };
-        let before = api::counter(scene.socket("a"), "control_magic")?;
+        let before = causes::counter(scene.socket("a"), "control_magic")?;
         sockets::udp(&scene.bed.plain, port(locator)?)?.send(b"intruder")?;
-        api::counted(scene.socket("a"), "control_magic", before + 1)?;
+        causes::counted(scene.socket("a"), "control_magic", before + 1)?;
         let heard = receiver.recv(&mut [0; 100]);
         assert!(heard.is_err(), "the instance heard {heard:?}");
         // Nor may it answer from there, or speak to the forwarder itself.
-        let before = api::counter(scene.socket("a"), "control_port_reserved")?;
+        let before = causes::counter(scene.socket("a"), "control_port_reserved")?;
         receiver.send_to(b"answer", port(homes.user)?)?;
         receiver.send_to(b"answer", SocketAddr::new(homes.user.parse()?, 9))?;
-        api::counted(scene.socket("a"), "control_port_reserved", before + 2)?;
+        causes::counted(scene.socket("a"), "control_port_reserved", before + 2)?;
     }
     scene.end()
 }
@@ -193,7 +193,7 @@ fn a_forged_source_reaches_nobody() -> Result<()> {
         ("2001:db8:b::105", "2001:db8:a::100", "stranger"),
     ];
     for (source, locator, cause) in forged {
-        let before = api::counter(scene.socket("a"), cause)?;
+        let before = causes::counter(scene.socket("a"), cause)?;
         let add = if source.contains(':') {
             "/128 dev lo nodad"
         } else {
@@ -201,7 +201,7 @@ fn a_forged_source_reaches_nobody() -> Result<()> {
         };
         plain.ip(&format!("addr add {source}{add}"))?;
         plain.exec(format!("ping -n -c 1 -W 0.1 -s 333 -I {source} {locator}"))?;
-        api::counted(scene.socket("a"), cause, before + 1)?;
+        causes::counted(scene.socket("a"), cause, before + 1)?;
     }
     plain.run("ping -n -c 1 -s 444 -I 203.0.113.80 198.51.100.33")?;
     capture.wait_for_log("length 452", Duration::from_secs(5))?;

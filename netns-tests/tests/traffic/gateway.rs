@@ -7,7 +7,7 @@ use mat_netns::Host;
 use mat_netns::testbed::Options;
 
 use crate::common::scene::Scene;
-use crate::common::{api, counters, iperf, sockets};
+use crate::common::{api, counters, datagrams, iperf, sockets};
 
 const MB: u64 = 1_000_000;
 
@@ -163,8 +163,8 @@ fn datagrams_in_fragments_arrive_intact() -> Result<()> {
         let (web, user) = (&scene.web.host, &scene.user.host);
         let all: Vec<u32> = (0..20).collect();
         for homes in scene.families() {
-            assert_eq!(sockets::datagrams(user, web, homes.web, 20, 8192)?, all);
-            assert_eq!(sockets::datagrams(web, user, homes.user, 20, 8192)?, all);
+            assert_eq!(datagrams::deliver(user, web, homes.web, 20, 8192)?, all);
+            assert_eq!(datagrams::deliver(web, user, homes.user, 20, 8192)?, all);
         }
         no_checksum_errors(&[web, user])?;
         scene.end()?;

@@ -7,7 +7,9 @@
 mod common {
     pub mod api;
     pub mod capture;
+    pub mod causes;
     pub mod counters;
+    pub mod datagrams;
     pub mod iperf;
     pub mod route;
     pub mod scene;

@@ -16,7 +16,9 @@ fn crosses_a_link_of(mtu: u32, options: Options) -> Result<()> {
     let scene = Scene::with(options)?;
     scene.bed.router.ip(&format!("link set dev a mtu {mtu}"))?;
     scene
-        .gateway("a")
+        .bed
+        .site("a")
+        .host
         .ip(&format!("link set dev eth0 mtu {mtu}"))?;
     let (web, user) = (&scene.web.host, &scene.user.host);
     for homes in scene.families() {
@@ -57,7 +59,9 @@ fn tcp_reaches_an_instance_whose_own_link_is_small() -> Result<()> {
     let scene = Scene::new()?;
     let (web, user) = (&scene.web.host, &scene.user.host);
     scene
-        .gateway("a")
+        .bed
+        .site("a")
+        .host
         .ip(&format!("link set dev {} mtu 1300", scene.web.interface))?;
     for homes in scene.families() {
         sockets::transfer(user, web, homes.web, BYTES)?;
@@ -71,7 +75,7 @@ fn tcp_reaches_an_instance_whose_own_link_is_small() -> Result<()> {
 fn tracepath_finds_the_small_link() -> Result<()> {
     let scene = Scene::new()?;
     scene.bed.router.ip("link set dev a mtu 1400")?;
-    scene.gateway("a").ip("link set dev eth0 mtu 1400")?;
+    scene.bed.site("a").host.ip("link set dev eth0 mtu 1400")?;
     for homes in scene.families() {
         for (host, peer) in [(&scene.user.host, homes.web), (&scene.web.host, homes.user)] {
             let said = host.run(format!("tracepath -n {peer}"))?;

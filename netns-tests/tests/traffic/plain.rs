@@ -1,13 +1,14 @@
 //! Peers that are not mobile, and what `explain` says about every kind of pair.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Result;
 
 use crate::common::route::learned;
 use crate::common::scene::Scene;
-use crate::common::{api, iperf, sockets};
+use crate::common::{api, datagrams, iperf, sockets};
 
 /// The host that is not mobile, in both families, and `web`'s locators.
 const PLAIN: [(&str, &str); 2] = [
@@ -24,7 +25,7 @@ fn a_peer_that_is_not_mobile_sees_the_locator() -> Result<()> {
         let (stream, _) = sockets::connect(web, listener.local_addr()?)?;
         let (accepted, from) = listener.accept()?;
         assert_eq!(from.ip().to_string(), locator);
-        sockets::push(stream, accepted, 3_000_000)?;
+        sockets::carry(&stream, &accepted, 3_000_000)?;
 
         let here = SocketAddr::new(address.parse()?, 0);
         let receiver = plain.enter(|| UdpSocket::bind(here))??;
@@ -39,7 +40,7 @@ fn a_peer_that_is_not_mobile_sees_the_locator() -> Result<()> {
         let length = socket.recv(&mut buffer)?;
         assert_eq!(&buffer[..length], b"answer");
         assert_eq!(
-            sockets::datagrams(web, plain, address, 5, 8192)?,
+            datagrams::deliver(web, plain, address, 5, 8192)?,
             [0, 1, 2, 3, 4]
         );
     }
@@ -56,7 +57,7 @@ fn a_peer_that_is_not_mobile_reaches_the_locator() -> Result<()> {
         let (stream, _) = sockets::connect(plain, door)?;
         let (accepted, from) = listener.accept()?;
         assert_eq!(from.ip().to_string(), address);
-        sockets::push(stream, accepted, 3_000_000)?;
+        sockets::carry(&stream, &accepted, 3_000_000)?;
         let server = iperf::serve(web)?;
         assert!(iperf::tcp(plain, locator, "-n 20M")? > 10_000_000);
         assert!(iperf::tcp(plain, locator, "-n 20M -R")? > 10_000_000);
@@ -152,7 +153,7 @@ fn explain_gives_the_verdict_on_every_kind_of_pair() -> Result<()> {
         ),
     ];
     for (src, dst, verdict, reason) in expected {
-        let (said, why) = api::explain(scene.socket("a"), src, dst)?;
+        let (said, why) = explain(scene.socket("a"), src, dst)?;
         assert_eq!(said, verdict, "{src} to {dst}: {why}");
         assert!(why.contains(reason), "{src} to {dst}: {why}");
         let printed = scene.bed.matctl("a", &["explain", src, dst])?;
@@ -162,4 +163,11 @@ fn explain_gives_the_verdict_on_every_kind_of_pair() -> Result<()> {
         );
     }
     scene.end()
+}
+
+/// The verdict on packets from `src` to `dst`, and its reason.
+pub fn explain(socket: &Path, src: &str, dst: &str) -> Result<(String, String)> {
+    let answer = api::get(socket, &format!("explain?src={src}&dst={dst}"))?;
+    let text = |key: &str| answer[key].as_str().unwrap_or_default().to_owned();
+    Ok((text("verdict"), text("reason")))
 }

@@ -221,6 +221,7 @@ async fn attach_static(control: &Arc<Control>, config: &Config) {
             link: link.clone(),
             ready: false,
             contexts: Vec::new(),
+            binding: None,
         };
         let engine = control.engine();
         let attached = engine.call(move |agent, now| match agent.own_status(home) {

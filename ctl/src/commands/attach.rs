@@ -62,6 +62,7 @@ pub fn attach(args: AttachArgs) -> anyhow::Result<ExitCode> {
                 mac: args.mac.clone().or_else(|| instance.mac.clone()),
                 claim: !args.no_claim,
                 contexts: Vec::new(),
+                binding: None,
             };
             let attached = match client.attach(&body).await {
                 Ok(attached) => attached,

@@ -13,6 +13,8 @@ use crate::site::{Client, SiteError};
 
 /// Between two looks at how the peers follow; the first acknowledgements take a round trip.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// Between two looks whether the link is ready: the instance stands still meanwhile.
+const LOOK_CLOSELY: Duration = Duration::from_millis(1);
 
 pub(super) struct MovingHome {
     pub home: Home,
@@ -120,6 +122,18 @@ impl MovingHome {
 
     /// Watches the peers until all have acknowledged. It is no failure if they have not: the new
     /// site goes on telling them.
+    /// Waits until the new site's kernel has the instance's link ready, or `deadline`: an instance
+    /// that runs before looks for its gateway in vain, and again only after a second.
+    pub async fn plugged_in(&mut self, deadline: Instant) {
+        while Instant::now() < deadline {
+            match self.new.home(self.home).await {
+                Ok(Some(status)) if !status.ready => tokio::time::sleep(LOOK_CLOSELY).await,
+                // If it cannot be asked, activation will say why.
+                _ => return,
+            }
+        }
+    }
+
     pub async fn follow(&mut self, deadline: Instant) {
         loop {
             // Neither is it one if the forwarder cannot be asked: it serves by now.

@@ -38,6 +38,10 @@ use homes::MovingHome;
 /// How long peers are waited for once the binding has changed.
 const PEERS_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long the new site is given to make the instance's link ready. Beyond it the move goes on:
+/// the link may come later, and packets wait for it.
+const LINK_PATIENCE: Duration = Duration::from_millis(300);
+
 /// What to move, from where to where.
 pub struct MoveRequest<'a> {
     /// Name of the instance, for people.
@@ -130,6 +134,8 @@ async fn forward(
         .relocate(&names.from, &names.to)
         .map_err(|error| (Step::Relocate, format!("{error:#}")))?;
     *relocated = true;
+    let deadline = Instant::now() + LINK_PATIENCE;
+    join_all(homes.iter_mut().map(|home| home.plugged_in(deadline))).await;
     // Before the binding changes: the new site holds what the instance sends until then.
     driver.thaw();
 

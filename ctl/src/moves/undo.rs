@@ -8,7 +8,7 @@ use mat_dataplane::io::api::{AttachBody, DetachBody, PrepareBody};
 use super::driver::Driver;
 use super::homes::MovingHome;
 use super::outcome::{Names, Undone};
-use crate::plan::Undo;
+use crate::plan::{Stage, Undo};
 use crate::site::SiteError;
 
 /// How long the old site may take to serve again. Registering waits for the mapping service.
@@ -99,12 +99,15 @@ async fn serve_again(moving: &mut MovingHome, steadily: Duration) -> Result<(), 
 async fn attach(moving: &mut MovingHome) -> Result<(), SiteError> {
     let link = moving.before.link.clone();
     let handover = moving.handover.as_ref();
+    // Once the new site was told to take over, only the mapping service knows.
+    let unchanged = moving.stage == Stage::Detached;
     let body = AttachBody {
         home: moving.home,
         interface: link.as_ref().map(|link| link.interface.clone()),
         mac: link.and_then(|link| link.mac),
         claim: true,
         contexts: handover.map_or_else(Vec::new, |handover| handover.contexts.clone()),
+        binding: handover.and_then(|h| h.binding.clone().filter(|_| unchanged)),
     };
     moving.old.attach(&body).await.map(drop)
 }

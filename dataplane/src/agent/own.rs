@@ -125,6 +125,9 @@ pub struct Attach {
     pub ready: bool,
     /// Contexts of an earlier [`Agent::detach`], to take up again.
     pub contexts: Vec<ContextRecord>,
+    /// Its binding then, if certainly nobody has changed it since: the home is
+    /// served at once, whether or not the mapping service answers.
+    pub binding: Option<Binding>,
 }
 
 /// Answer of [`Agent::prepare`].
@@ -273,16 +276,9 @@ impl Agent {
     /// Attaches an instance. The end comes as [`Output::Settled`].
     pub fn attach(&mut self, now: super::Now, request: Attach) -> Result<(), OpError> {
         self.now = now;
-        let home = request.home;
-        let reserved = self.reserve(home)?;
-        let mut own = Own::new(Role::Registering, reserved, now.time);
-        own.claim = request.claim;
-        own.link = request.link;
-        own.ready = request.ready;
-        own.imports = request.contexts;
-        self.install(home, own);
-        self.note(home, None, "attached");
-        self.lookup(home);
+        let reserved = self.reserve(request.home)?;
+        self.note(request.home, None, "attached");
+        self.take_up(request, reserved);
         Ok(())
     }
 
@@ -664,22 +660,32 @@ impl Agent {
     }
 
     /// Takes up a home of an earlier life, with the locators it had then.
-    pub(super) fn resume(
-        &mut self,
-        request: Attach,
-        reserved: Vec<Locator>,
-        known: Option<Binding>,
-    ) {
+    pub(super) fn resume(&mut self, request: Attach, reserved: Vec<Locator>) {
+        let home = request.home;
+        self.note(home, None, "taken up again after a restart");
+        self.take_up(request, reserved);
+        let elsewhere = |own: &Own| own.serving().is_none() && own.known.is_some();
+        if self.own.get(&home).is_some_and(elsewhere) {
+            // Its binding was another place's already: not to be claimed back.
+            self.stop_serving(home);
+        }
+    }
+
+    fn take_up(&mut self, request: Attach, reserved: Vec<Locator>) {
         let home = request.home;
         let mut own = Own::new(Role::Registering, reserved, self.now.time);
         own.claim = request.claim;
         own.link = request.link;
+        own.ready = request.ready;
         own.imports = request.contexts;
-        own.known = known;
+        own.known = request.binding;
         let epoch = own.epoch();
+        let active = own.known.as_ref().and_then(|b| b.active());
+        let ours = active.is_some_and(|e| own.reserved.contains(&e.locator));
         self.install(home, own);
-        self.note(home, None, "taken up again after a restart");
-        self.serve_known(home, epoch, Duration::ZERO);
+        if ours {
+            self.serve_known(home, epoch, Duration::ZERO);
+        }
         self.lookup(home);
     }
 

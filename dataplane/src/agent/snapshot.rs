@@ -115,8 +115,9 @@ impl Agent {
                 link: record.link,
                 ready: false,
                 contexts,
+                binding: record.known,
             };
-            self.resume(attach, record.reserved, record.known);
+            self.resume(attach, record.reserved);
         }
     }
 }

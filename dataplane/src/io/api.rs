@@ -29,8 +29,8 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use mat_proto::Home;
 use mat_proto::auth::MoveKey;
+use mat_proto::{Binding, Home};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::net::UnixListener;
@@ -92,6 +92,9 @@ pub struct AttachBody {
     /// Contexts of a detach that is taken back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub contexts: Vec<ContextRecord>,
+    /// Its binding then, if certainly nobody has changed it since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub binding: Option<Binding>,
 }
 
 /// `POST /v1/detach`.
@@ -303,6 +306,7 @@ async fn attach(State(api): State<Api>, body: Body<AttachBody>) -> Answer<Activa
         link: link.clone(),
         ready: false,
         contexts: body.contexts,
+        binding: body.binding,
     };
     let engine = api.control.engine();
     engine
@@ -354,8 +358,9 @@ async fn prepare(State(api): State<Api>, body: Body<PrepareBody>) -> Answer<Prep
     // first relayed packet finds the way.
     let led = api.control.lead_in(prepared.locator).await;
     led.map_err(|e| Fault::Steering(e.to_string()))?;
-    let connected = api.control.connect(home, link.as_ref()).await;
-    connected.map_err(Fault::Steering)?;
+    let ready = api.control.connect(home, link.as_ref()).await;
+    let ready = ready.map_err(Fault::Steering)?;
+    api.control.ready(home, ready).await;
     Ok(Json(prepared))
 }
 

@@ -281,6 +281,16 @@ impl Rt {
             .next())
     }
 
+    /// Has the kernel find out the MAC address of `ip` at `dev` now, rather than
+    /// when the first packet waits for it.
+    pub async fn resolve(&self, dev: &str, ip: IpAddr) -> Result<(), RtError> {
+        let mut request = self.handle.neighbours().add(index(dev)?, ip).replace();
+        let header = &mut request.message_mut().header;
+        header.flags = NeighbourFlags::Use;
+        header.state = NeighbourState::None;
+        tolerate(request.execute().await, &[], || format!("resolve {ip}"))
+    }
+
     /// The routers that routes through `dev` lead to.
     pub async fn routers(&self, dev: &str) -> Result<BTreeSet<IpAddr>, RtError> {
         let index = index(dev)?;

@@ -185,11 +185,12 @@ fn a_move_that_fails_is_rolled_back() {
         link: None,
         ready: true,
         contexts: handover.contexts,
+        binding: handover.binding,
     };
     let now = world.clock();
+    world.map_up = false;
     world.agents[0].attach(now, request).unwrap();
     world.drain(0);
-    world.run_for(SECOND);
     world.send(1, home(20), home(10).ip(), b"still here");
     world.run_for(DELAY);
     assert_eq!(world.payloads(home(10), home(20).ip()), [b"still here"]);

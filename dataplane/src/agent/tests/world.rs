@@ -130,6 +130,7 @@ impl World {
             link: None,
             ready: true,
             contexts: Vec::new(),
+            binding: None,
         };
         let now = self.clock();
         self.agents[site].attach(now, request).unwrap();

@@ -283,6 +283,12 @@ impl Steering {
             return Ok(());
         };
         let routers: Vec<_> = self.rt.routers(&uplink).await?.into_iter().collect();
+        for router in &routers {
+            // The first packets of a move come in a burst, in this direction too.
+            if let Err(error) = self.rt.resolve(&uplink, *router).await {
+                tracing::debug!("{error}");
+            }
+        }
         self.stop_announcing(|other| *other == locator);
         announce::announce(locator, &routers, index, mac).map_err(|cause| {
             SteeringError::Announce {

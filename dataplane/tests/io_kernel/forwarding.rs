@@ -244,12 +244,26 @@ fn an_exclusive_locator_stays_the_hosts_but_for_its_pairs() {
                 .unwrap();
         }
         let (own4, own6) = ("198.51.100.1", "2001:db8:2::1");
-        let control = UdpSocket::bind(SocketAddr::new(own4.parse().unwrap(), config.control_port));
-        let control = control.unwrap();
-        control
-            .set_read_timeout(Some(Duration::from_secs(5)))
-            .unwrap();
+        let listen = |ip: &str| {
+            let socket = UdpSocket::bind(SocketAddr::new(ip.parse().unwrap(), config.control_port));
+            let socket = socket.unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_secs(5)))
+                .unwrap();
+            socket
+        };
+        let heard = |socket: &UdpSocket| {
+            let mut buffer = [0; 16];
+            let (length, from) = socket.recv_from(&mut buffer).unwrap();
+            assert_eq!(&buffer[..length], b"hello\n");
+            from.ip().to_string()
+        };
+        let (outer, inner) = (listen(own4), listen("192.0.2.10"));
         outside.run(&format!("ping -c 1 -W 5 {own4}"));
+        // The first message of the control exchange finds no pair yet.
+        let send = format!("echo hello > /dev/udp/{own4}/{}", config.control_port);
+        outside.run_script(&send);
+        assert_eq!(heard(&outer), PEER4);
         for (peer, own) in [(PEER4, own4), (PEER6, own6)] {
             let (peer, own) = (peer.parse().unwrap(), own.parse().unwrap());
             steering.steer_pair(peer, own).await.unwrap();
@@ -259,15 +273,11 @@ fn an_exclusive_locator_stays_the_hosts_but_for_its_pairs() {
                 let ping = run(&format!("ping -c 3 -i 0.05 -W 5 {far}"));
                 assert!(ping.contains(" 0% packet loss"), "{ping}");
             }
-            // Somebody else, and the control exchange with the peer itself.
+            // Somebody else; and the control exchange with the peer itself, which
+            // keeps its place among the pair's packets.
             outside.run(&format!("ping -c 1 -W 5 -I 198.51.100.3 {own4}"));
-            let datagram = format!("/dev/udp/{own4}/{}", config.control_port);
-            let send = format!("echo hello > {datagram}");
             outside.run_script(&send);
-            let mut buffer = [0; 16];
-            let (length, from) = control.recv_from(&mut buffer).unwrap();
-            assert_eq!(&buffer[..length], b"hello\n");
-            assert_eq!(from.ip(), PEER4.parse::<IpAddr>().unwrap());
+            assert_eq!(heard(&inner), "192.0.2.20");
         })
         .await;
         assert_eq!(strange, 0);

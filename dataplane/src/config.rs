@@ -29,7 +29,7 @@ mod check;
 mod raw;
 mod source;
 
-pub use source::{ConfigError, Finding};
+pub use source::{ConfigError, Finding, Source};
 
 /// Everything `matd` is told by its file. See `matd.example.toml` for what each
 /// key means to the person who writes it.
@@ -225,7 +225,7 @@ impl Config {
     /// with an interface exactly in gateway placement, and a pool of its family;
     /// a key if `trust = "tsig"`.
     pub fn parse(file: &str, text: &str, folder: &Path) -> Result<Self, ConfigError> {
-        let source = source::Source::new(file, text);
+        let source = Source::new(file, text, "matd.example.toml");
         let raw: raw::Raw = toml::from_str(text).map_err(|error| source.shape(error))?;
         check::Checker::new(source, folder).config(&raw)
     }

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use hickory_proto::rr::Name;
+use mat_dataplane::config::Source;
 use mat_dataplane::io::MacAddr;
 use mat_mapping::client::{Algorithm, MapClient, TsigKey};
 use mat_proto::Home;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::source::Source;
 use super::{Config, ConfigError, Finding, Instance};
 use crate::site::Site;
 

@@ -8,16 +8,15 @@
 //! meaning are all reported together.
 
 mod check;
-mod source;
 
 use std::path::Path;
 
+use mat_dataplane::config::Source;
 pub use mat_dataplane::config::{ConfigError, Finding};
 use mat_mapping::client::MapClient;
 use mat_proto::Home;
 
 use crate::site::Site;
-use source::Source;
 
 /// Where the file is unless `--config` says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/mat/matctl.toml";
@@ -65,8 +64,8 @@ impl Config {
     /// See [`ConfigError`].
     pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
         let file = path.display().to_string();
-        let source = Source::new(&file, text);
-        let raw = toml::from_str(text).map_err(|error| source.shape(&error))?;
+        let source = Source::new(&file, text, "matctl.example.toml");
+        let raw = toml::from_str(text).map_err(|error| source.shape(error))?;
         let folder = path.parent().unwrap_or(Path::new(""));
         check::Checker::new(source, folder).config(&raw)
     }

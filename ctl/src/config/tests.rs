@@ -116,12 +116,12 @@ fn mistakes_name_file_line_key_value_and_mend() {
         (
             "netns = \"site-a\"",
             "netsn = \"site-a\"",
-            "matctl.toml:8: netsn: unknown field `netsn`, expected one of",
+            "matctl.toml:8: site.netsn: unknown field `netsn`, expected one of",
         ),
         (
             "netns = \"site-a\"",
             "netns = 5",
-            "matctl.toml:8: netns: invalid type: integer `5`, expected a string; write what is expected",
+            "matctl.toml:8: site.netns = 5: invalid type: integer `5`, expected a string; write what is expected",
         ),
         ("netns = \"site-a\"", "netns = site-a", "matctl.toml:8: "),
         (

@@ -49,15 +49,22 @@ impl fmt::Display for Finding {
     }
 }
 
-/// The text of the file with its name.
-pub(super) struct Source<'a> {
+/// The text of a configuration file with its name.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
     file: &'a str,
     text: &'a str,
+    example: &'static str,
 }
 
 impl<'a> Source<'a> {
-    pub fn new(file: &'a str, text: &'a str) -> Self {
-        Self { file, text }
+    /// `example` is the name of the file that documents every key.
+    pub fn new(file: &'a str, text: &'a str, example: &'static str) -> Self {
+        Self {
+            file,
+            text,
+            example,
+        }
     }
 
     /// A finding about the text at `span`.
@@ -93,7 +100,7 @@ impl<'a> Source<'a> {
             _ => path.to_owned(),
         };
         let mend = if problem.starts_with("missing field") {
-            "add it (matd.example.toml shows every key)"
+            &format!("add it ({} shows every key)", self.example)
         } else if problem.starts_with("unknown field") {
             "correct or remove it"
         } else if ["unknown variant", "invalid type", "invalid value"]
@@ -129,7 +136,7 @@ impl<'a> Source<'a> {
     /// The text at `span` in one short line, never a secret.
     fn shown(&self, key: &str, span: Range<usize>) -> String {
         const LONGEST: usize = 60;
-        if key.contains("secret") || key == "key" || key.ends_with(".key") {
+        if key.ends_with("secret") || key == "key" || key.ends_with(".key") {
             return String::new();
         }
         let text = self.text.get(span).unwrap_or_default();

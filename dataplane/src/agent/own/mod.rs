@@ -1,0 +1,270 @@
+//! Homes attached here: which locator is theirs, and whether we serve them.
+//!
+//! A forwarder serves a home if and only if the instance is attached here *and*
+//! the highest-epoch binding it knows names one of its locators as active. A
+//! higher epoch alone does not silence it.
+
+mod operations;
+mod relaying;
+mod serving;
+
+use std::time::Duration;
+
+use mat_proto::auth::MoveKey;
+use mat_proto::{Binding, Epoch, Home, Locator};
+use serde::{Deserialize, Serialize};
+
+use super::hold::Hold;
+use super::relay::Joiner;
+use super::snapshot::ContextRecord;
+use crate::clock::Time;
+
+/// What a home attached here is doing.
+#[derive(Clone, Debug)]
+pub(in crate::agent) enum Role {
+    /// A locator is reserved; nothing leaves, everything that arrives is held.
+    Prepared,
+    /// Attached; its binding is being found out or registered.
+    Registering,
+    /// Attached, and the binding names this locator.
+    Serving { locator: Locator },
+    /// Attached, but the binding names another place.
+    Idle,
+    /// Handed to another site, which gets what still arrives.
+    Departed {
+        to: RelayTo,
+        until: Time,
+        next_id: u32,
+    },
+}
+
+impl Role {
+    pub(in crate::agent) fn as_str(&self) -> &'static str {
+        match self {
+            Role::Prepared => "prepared",
+            Role::Registering => "registering",
+            Role::Serving { .. } => "serving",
+            Role::Idle => "not serving",
+            Role::Departed { .. } => "departed",
+        }
+    }
+}
+
+/// A home attached here.
+#[derive(Debug)]
+pub(in crate::agent) struct Own {
+    pub(in crate::agent) role: Role,
+    /// Whether we register its binding, or leave that to others.
+    pub(in crate::agent) claim: bool,
+    pub(in crate::agent) link: Option<Link>,
+    /// Whether packets can be given to the instance.
+    pub(in crate::agent) ready: bool,
+    /// Locators of ours that are this home's.
+    pub(in crate::agent) reserved: Vec<Locator>,
+    /// The binding of the highest epoch known.
+    pub(in crate::agent) known: Option<Binding>,
+    pub(in crate::agent) hold_in: Hold,
+    pub(in crate::agent) hold_out: Hold,
+    /// A compare-and-swap under way.
+    updating: Option<Updating>,
+    /// Prepared or registering is given up at this time.
+    deadline: Option<Time>,
+    move_key: Option<MoveKey>,
+    joiner: Joiner,
+    /// Contexts to take over once we serve.
+    imports: Vec<ContextRecord>,
+    next_poll: Time,
+    /// The last time peers were told of a move.
+    pub(in crate::agent) switch: Option<Switch>,
+}
+
+#[derive(Debug)]
+struct Updating {
+    new: Option<Binding>,
+    epoch_before: Epoch,
+    since: Time,
+    /// Its answer was lost: it has to be read back.
+    lost: bool,
+}
+
+/// How the peers of a home followed its last move.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::agent) struct Switch {
+    pub(in crate::agent) since: Time,
+    pub(in crate::agent) peers: usize,
+    pub(in crate::agent) acknowledged: usize,
+    pub(in crate::agent) last_ack: Option<Time>,
+}
+
+/// Where an instance behind a gateway is plugged in. Only carried along for
+/// those who set up the link.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Link {
+    /// The interface on this machine: host end of a veth, or a TAP.
+    pub interface: String,
+    /// The instance's link-layer address, if known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+}
+
+/// What to attach.
+#[derive(Clone, Debug)]
+pub struct Attach {
+    /// Its home address.
+    pub home: Home,
+    /// Register the binding if nobody has, or another place has; otherwise only
+    /// serve if the binding already names us.
+    pub claim: bool,
+    /// How the instance is plugged in; `None` for a node's own home address.
+    pub link: Option<Link>,
+    /// Whether the link works already.
+    pub ready: bool,
+    /// Contexts of an earlier [`Agent::detach`], to take up again.
+    pub contexts: Vec<ContextRecord>,
+    /// Its binding then, if certainly nobody has changed it since: the home is
+    /// served at once, whether or not the mapping service answers.
+    pub binding: Option<Binding>,
+}
+
+/// Answer of [`Agent::prepare`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// The locator reserved.
+    pub locator: Locator,
+    /// The control port there.
+    pub port: u16,
+}
+
+/// Where the old site of a move sends what still arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RelayTo {
+    /// The locator reserved at the new site.
+    pub locator: Locator,
+    /// The control port there.
+    pub port: u16,
+    /// The key both sites got for this move.
+    pub key: MoveKey,
+}
+
+/// What the old site knows and the new site needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Handover {
+    /// The home.
+    pub home: Home,
+    /// Its binding as the old site knows it.
+    pub binding: Option<Binding>,
+    /// Its contexts, tokens included: secret.
+    pub contexts: Vec<ContextRecord>,
+    /// Its link-layer address, as the old site's kernel knew it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+}
+
+/// The end of an attach or activate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Activated {
+    /// The locator in use; `None`: attached, but the binding names another
+    /// place, or the home is detached.
+    pub locator: Option<Locator>,
+    /// Epoch before.
+    pub epoch_before: Epoch,
+    /// Epoch now.
+    pub epoch_after: Epoch,
+    /// How long the mapping service took to commit, in microseconds.
+    pub map_update_us: u64,
+    /// Peers that are being told.
+    pub peers: usize,
+}
+
+/// Why an operation on a home was refused or failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpError {
+    /// Not in the home prefixes.
+    #[error("{0} is in none of the configured home prefixes")]
+    NotAHome(Home),
+    /// Attached already.
+    #[error("{0} is already attached here ({1})")]
+    Attached(Home, &'static str),
+    /// Not attached.
+    #[error("{0} is not attached here")]
+    NotAttached(Home),
+    /// No locator left.
+    #[error("no free locator for {0}: the pool is used up or in quarantine")]
+    NoLocator(Home),
+    /// Activated without having been prepared.
+    #[error("{0} is not prepared here (it is {1})")]
+    NotPrepared(Home, &'static str),
+    /// Detached although another place serves it or it is not settled.
+    #[error("{0} cannot be handed over: it is {1} here")]
+    NotServing(Home, &'static str),
+    /// Somebody else changed the binding meanwhile.
+    #[error("somebody else changed the binding of {0}; look at it and try again")]
+    Conflict(Home),
+    /// The mapping service refused.
+    #[error("the mapping service refuses the binding of {0}: {1}")]
+    Refused(Home, String),
+    /// The mapping service does not answer.
+    #[error("the mapping service does not answer about {0}: {1}")]
+    Mapping(Home, String),
+    /// Withdrawn because the deadline passed.
+    #[error("{0} was prepared, but not activated in time")]
+    Deadline(Home),
+}
+
+/// A prepared move that is not activated within this time is withdrawn.
+const PREPARED_FOR: Duration = Duration::from_secs(30);
+/// An update whose outcome is unknown is read back after this time.
+const READ_BACK: Duration = Duration::from_millis(200);
+
+impl Own {
+    fn new(role: Role, reserved: Vec<Locator>, now: Time) -> Self {
+        Own {
+            role,
+            claim: true,
+            link: None,
+            ready: false,
+            reserved,
+            known: None,
+            hold_in: Hold::default(),
+            hold_out: Hold::default(),
+            updating: None,
+            deadline: None,
+            move_key: None,
+            joiner: Joiner::default(),
+            imports: Vec::new(),
+            next_poll: now,
+            switch: None,
+        }
+    }
+
+    /// The locator in use, if this home is served here.
+    pub(in crate::agent) fn serving(&self) -> Option<Locator> {
+        match self.role {
+            Role::Serving { locator } => Some(locator),
+            _ => None,
+        }
+    }
+
+    /// Where packets of a departed instance still come from, as long as its link
+    /// is there and nobody serves it elsewhere.
+    pub(in crate::agent) fn departing_from(&self) -> Option<Locator> {
+        let locator = self.reserved.first().copied();
+        locator.filter(|_| self.departed() && self.ready)
+    }
+
+    pub(in crate::agent) fn departed(&self) -> bool {
+        matches!(self.role, Role::Departed { .. })
+    }
+
+    /// Neither on its way in nor on its way out.
+    pub(in crate::agent) fn is_settled(&self) -> bool {
+        !matches!(self.role, Role::Prepared | Role::Departed { .. })
+    }
+
+    pub(in crate::agent) fn epoch(&self) -> Epoch {
+        self.known.as_ref().map_or(Epoch(0), Binding::epoch)
+    }
+}

@@ -1,0 +1,314 @@
+//! Attach, prepare, activate, detach: homes come and go, and so do their links
+//! and locators.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use mat_proto::auth::MoveKey;
+use mat_proto::{Family, Home, Locator};
+
+use super::{Attach, Handover, Link, OpError, Own, PREPARED_FOR, Prepared, RelayTo, Role};
+use crate::agent::snapshot::ContextRecord;
+use crate::agent::{Agent, Now, Output, Timer};
+use crate::counters::Cause;
+
+impl Agent {
+    /// Attaches an instance. The end comes as [`Output::Settled`].
+    pub fn attach(&mut self, now: Now, request: Attach) -> Result<(), OpError> {
+        self.now = now;
+        let reserved = self.reserve(request.home)?;
+        self.note(request.home, None, "attached");
+        self.take_up(request, reserved);
+        Ok(())
+    }
+
+    /// Reserves a locator for an instance that is about to come.
+    pub fn prepare(
+        &mut self,
+        now: Now,
+        home: Home,
+        key: MoveKey,
+        link: Option<Link>,
+    ) -> Result<Prepared, OpError> {
+        self.now = now;
+        let reserved = self.reserve(home)?;
+        let locator = *reserved.first().ok_or(OpError::NoLocator(home))?;
+        let mut own = Own::new(Role::Prepared, reserved, now.time);
+        own.link = link;
+        own.move_key = Some(key);
+        own.deadline = Some(now.time + PREPARED_FOR);
+        self.install(home, own);
+        self.note(home, None, format!("prepared at {locator}"));
+        Ok(Prepared {
+            locator,
+            port: self.config.control_port,
+        })
+    }
+
+    /// Takes over a prepared home: registers its binding and tells its peers.
+    /// The end comes as [`Output::Settled`].
+    pub fn activate(&mut self, now: Now, handover: Handover) -> Result<(), OpError> {
+        self.now = now;
+        let home = handover.home;
+        let own = self.own.get_mut(&home).ok_or(OpError::NotAttached(home))?;
+        if !matches!(own.role, Role::Prepared) || own.updating.is_some() {
+            return Err(OpError::NotPrepared(home, own.role.as_str()));
+        }
+        own.imports = handover.contexts;
+        own.known = handover.binding;
+        self.register(home)
+    }
+
+    /// Lets go of a home. With `to`, everything that still arrives is relayed
+    /// there until grace ends, and the answer holds what the new site needs;
+    /// without, its binding is withdrawn, and the end comes as
+    /// [`Output::Settled`].
+    pub fn detach(
+        &mut self,
+        now: Now,
+        home: Home,
+        to: Option<RelayTo>,
+    ) -> Result<Handover, OpError> {
+        self.now = now;
+        let own = self.own.get_mut(&home).ok_or(OpError::NotAttached(home))?;
+        if own.departed() || (to.is_some() && own.serving().is_none()) {
+            return Err(OpError::NotServing(home, own.role.as_str()));
+        }
+        if let (Some(_), Some(fault)) = (&to, &self.mapping.fault) {
+            // The new site could not commit, and nobody would serve until it can.
+            return Err(OpError::Mapping(home, fault.why.clone()));
+        }
+        let (serving, claim) = (own.serving().is_some(), own.claim);
+        let binding = own.known.clone();
+        let ids = self.table.of_own(home);
+        let records = ids.iter().filter_map(|id| self.table.get(*id));
+        let contexts = records.filter_map(ContextRecord::of).collect();
+        match to {
+            Some(to) => {
+                let until = now.time + self.config.grace;
+                if let Some(own) = self.own.get_mut(&home) {
+                    own.role = Role::Departed {
+                        to,
+                        until,
+                        next_id: 0,
+                    };
+                    own.ready = false;
+                    own.updating = None;
+                }
+                self.at(until, Timer::Own(home));
+                self.note(home, None, format!("handed to {}", to.locator));
+            }
+            None => {
+                self.note(home, None, "detached");
+                self.release(home);
+                match binding.clone().filter(|_| serving && claim) {
+                    Some(binding) => self.outputs.push_back(Output::Update {
+                        home,
+                        expect: Some(binding),
+                        new: None,
+                    }),
+                    None => self.settle_gone(home, binding.as_ref()),
+                }
+            }
+        }
+        Ok(Handover {
+            home,
+            binding,
+            contexts,
+            mac: None,
+        })
+    }
+
+    /// Packets can (or cannot) be given to the instance now.
+    pub fn link_ready(&mut self, now: Now, home: Home, ready: bool) {
+        self.now = now;
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
+        if own.departed() {
+            // A link that comes back is not its instance coming back.
+            if !ready {
+                self.silence(home);
+            }
+            return;
+        }
+        own.ready = ready;
+        self.flush(home);
+    }
+
+    /// Homes at the interface `name`: with its link if an instance is here or
+    /// about to come, without if it is leaving.
+    pub fn links(&self, name: &str) -> Vec<(Home, Option<Link>)> {
+        let plugged = |own: &Own| own.link.clone().filter(|link| link.interface == name);
+        let here = self.own.iter();
+        here.filter_map(|(home, own)| Some((*home, own.departed(), plugged(own)?)))
+            .map(|(home, departed, link)| (home, Some(link).filter(|_| !departed)))
+            .collect()
+    }
+
+    /// The addresses of the uplink are now these: what exclusive homes can use.
+    pub fn handle_uplink(&mut self, now: Now, locators: Vec<Locator>) {
+        self.now = now;
+        self.uplink = locators;
+        if !self.config.exclusive {
+            return;
+        }
+        for home in self.own.keys().copied().collect::<Vec<_>>() {
+            let usable = self.uplink_for(home);
+            let Some(own) = self.own.get_mut(&home) else {
+                continue;
+            };
+            let lost = own.serving().filter(|l| !usable.contains(l));
+            own.reserved.clone_from(&usable);
+            // Packets on their way to a lost address would find nobody anyway.
+            self.own_locators.retain(|_, owner| *owner != home);
+            self.own_locators.extend(usable.iter().map(|l| (*l, home)));
+            if let (Some(lost), false) = (lost, usable.is_empty()) {
+                self.note(home, None, format!("{lost} is gone from the uplink"));
+                self.try_register(home);
+            } else if own_waits(&self.own, home) {
+                self.lookup(home);
+            }
+        }
+    }
+
+    /// Takes up a home of an earlier life, with the locators it had then.
+    pub(in crate::agent) fn resume(&mut self, request: Attach, reserved: Vec<Locator>) {
+        let home = request.home;
+        self.note(home, None, "taken up again after a restart");
+        self.take_up(request, reserved);
+        let elsewhere = |own: &Own| own.serving().is_none() && own.known.is_some();
+        if self.own.get(&home).is_some_and(elsewhere) {
+            // Its binding was another place's already: not to be claimed back.
+            self.stop_serving(home);
+        }
+    }
+
+    pub(in crate::agent) fn take_up(&mut self, request: Attach, reserved: Vec<Locator>) {
+        let home = request.home;
+        let mut own = Own::new(Role::Registering, reserved, self.now.time);
+        own.claim = request.claim;
+        own.link = request.link;
+        own.ready = request.ready;
+        own.imports = request.contexts;
+        own.known = request.binding;
+        let epoch = own.epoch();
+        let active = own.known.as_ref().and_then(|b| b.active());
+        let ours = active.is_some_and(|e| own.reserved.contains(&e.locator));
+        self.install(home, own);
+        if ours {
+            self.serve_known(home, epoch, Duration::ZERO);
+        }
+        self.lookup(home);
+    }
+
+    pub(in crate::agent) fn install(&mut self, home: Home, own: Own) {
+        for locator in &own.reserved {
+            self.own_locators.insert(*locator, home);
+            self.quarantine.remove(locator);
+            if !self.config.exclusive {
+                self.outputs.push_back(Output::AddLocator(*locator));
+            }
+        }
+        for id in self.table.of_own(home) {
+            self.drop_context(id, Cause::Departed);
+        }
+        if let Some(mut old) = self.own.insert(home, own) {
+            let dropped =
+                old.hold_in.clear(&mut self.budget) + old.hold_out.clear(&mut self.budget);
+            self.counters.add(Cause::Departed, dropped);
+        }
+        self.at(self.now.time, Timer::Own(home));
+    }
+
+    /// A locator for `home`: the one it had here before, or a free one.
+    pub(in crate::agent) fn reserve(&self, home: Home) -> Result<Vec<Locator>, OpError> {
+        if !self.in_homes(home.ip()) {
+            return Err(OpError::NotAHome(home));
+        }
+        if let Some(own) = self.own.get(&home) {
+            if own.departed() {
+                return Ok(own.reserved.clone());
+            }
+            return Err(OpError::Attached(home, own.role.as_str()));
+        }
+        if self.config.exclusive {
+            let other = self.own.keys().find(|h| h.family() == home.family());
+            return match other {
+                // One home each: the host's address cannot be shared.
+                Some(_) => Err(OpError::NoLocator(home)),
+                None => Ok(self.uplink_for(home)),
+            };
+        }
+        let free = |locator: &Locator| {
+            !self.own_locators.contains_key(locator)
+                && self.quarantine.get(locator).is_none_or(|(h, _)| *h == home)
+        };
+        // Its old locator first: peers that missed a move still know it.
+        let before = self
+            .quarantine
+            .iter()
+            .find(|(_, (h, _))| *h == home)
+            .map(|(l, _)| *l);
+        let locator = before.filter(free).or_else(|| {
+            let pools = self.config.pool.iter().filter(|p| same_family(p, home));
+            pools.flat_map(addresses).find(free)
+        });
+        locator.map(|l| vec![l]).ok_or(OpError::NoLocator(home))
+    }
+
+    pub(in crate::agent) fn uplink_for(&self, home: Home) -> Vec<Locator> {
+        let usable = self.uplink.iter().copied();
+        usable
+            .filter(|l| l.family() == home.family() && self.in_locators(l.ip()))
+            .collect()
+    }
+
+    /// The instance that left no longer speaks from here.
+    pub(in crate::agent) fn silence(&mut self, home: Home) {
+        if let Some(own) = self.own.get_mut(&home) {
+            own.ready = false;
+        }
+        for id in self.table.of_own(home) {
+            self.drop_context(id, Cause::Departed);
+        }
+    }
+
+    /// Forgets a home; its locators stay out of use for a while.
+    pub(in crate::agent) fn release(&mut self, home: Home) {
+        for id in self.table.of_own(home) {
+            self.drop_context(id, Cause::NotAttached);
+        }
+        let Some(mut own) = self.own.remove(&home) else {
+            return;
+        };
+        let dropped = own.hold_in.clear(&mut self.budget) + own.hold_out.clear(&mut self.budget);
+        self.counters.add(Cause::NotAttached, dropped);
+        self.released.insert(home, (own.epoch(), self.now.time));
+        self.outputs.push_back(Output::Disconnect(home, own.link));
+        let lease = Duration::from_secs(self.config.lease_seconds.into());
+        for locator in own.reserved {
+            self.own_locators.remove(&locator);
+            if !self.config.exclusive {
+                let until = self.now.time + lease + self.config.limits.quarantine;
+                self.quarantine.insert(locator, (home, until));
+                self.outputs.push_back(Output::RemoveLocator(locator));
+            }
+        }
+    }
+}
+
+fn own_waits(own: &BTreeMap<Home, Own>, home: Home) -> bool {
+    own.get(&home)
+        .is_some_and(|own| matches!(own.role, Role::Registering | Role::Idle))
+}
+
+fn same_family(prefix: &IpNet, home: Home) -> bool {
+    Family::of(prefix.addr()) == home.family()
+}
+
+/// The usable addresses of a pool, lowest first.
+fn addresses(prefix: &IpNet) -> impl Iterator<Item = Locator> {
+    prefix.hosts().filter_map(|ip| Locator::new(ip).ok())
+}

@@ -1,0 +1,382 @@
+//! Whether a home attached here is served here: what the mapping service says of
+//! its binding, what it is told, and what follows for packets and peers.
+
+use std::time::Duration;
+
+use mat_proto::{Binding, Epoch, Home};
+
+use super::{Activated, OpError, READ_BACK, Role, Updating};
+use crate::agent::peers::MapFault;
+use crate::agent::{Agent, Answer, Now, Output, Timer, UpdateResult};
+use crate::counters::Cause;
+
+impl Agent {
+    /// What became of an update that was asked for.
+    pub fn handle_update(&mut self, now: Now, home: Home, result: UpdateResult) {
+        self.now = now;
+        let Some(own) = self.own.get_mut(&home) else {
+            return self.withdrawn(home, result);
+        };
+        let Some(updating) = own.updating.take() else {
+            return;
+        };
+        let prepared = matches!(own.role, Role::Prepared);
+        match result {
+            UpdateResult::Committed => {
+                let took = now.time.since(updating.since);
+                own.known.clone_from(&updating.new);
+                self.mapping.fault = None;
+                self.serve_known(home, updating.epoch_before, took);
+            }
+            UpdateResult::Conflict => {
+                if prepared {
+                    self.settle(home, Err(OpError::Conflict(home)));
+                    self.release(home);
+                } else {
+                    self.lookup(home);
+                }
+            }
+            UpdateResult::Refused(why) => {
+                self.note(home, None, format!("registration refused: {why}"));
+                self.mapping.fault = Some(MapFault::new(&why, now));
+                self.settle(home, Err(OpError::Refused(home, why)));
+                if prepared {
+                    self.release(home);
+                }
+            }
+            UpdateResult::Unknown(why) => {
+                // It may be committed: nobody serves until it has been read back.
+                self.mapping.fault = Some(MapFault::new(&why, now));
+                own.updating = Some(Updating {
+                    lost: true,
+                    ..updating
+                });
+                own.next_poll = now.time + READ_BACK;
+                let next = own.next_poll;
+                self.at(next, Timer::Own(home));
+            }
+        }
+    }
+
+    /// The mapping service's word about a home attached here.
+    pub(in crate::agent) fn own_answer(&mut self, home: Home, answer: &Answer) {
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
+        if own.departed() {
+            if let Answer::Found { binding, .. } = answer
+                && binding.epoch() > own.epoch()
+            {
+                self.silence(home);
+            }
+            return;
+        }
+        if let Some(updating) = &own.updating {
+            // Only an update whose answer was lost is read back; while one is
+            // under way, answers may be older than it.
+            let result = match answer {
+                _ if !updating.lost => return,
+                Answer::Failed(_) => return,
+                Answer::Found { binding, .. } if Some(binding) == updating.new.as_ref() => {
+                    UpdateResult::Committed
+                }
+                _ => UpdateResult::Conflict,
+            };
+            return self.handle_update(self.now, home, result);
+        }
+        if matches!(own.role, Role::Prepared) {
+            return;
+        }
+        match answer {
+            Answer::Found { binding, .. } if binding.epoch() >= own.epoch() => {
+                let before = own.epoch();
+                let news = own.known.as_ref() != Some(binding);
+                own.known = Some(binding.clone());
+                let here = binding
+                    .active()
+                    .filter(|e| own.reserved.contains(&e.locator));
+                let registering = matches!(own.role, Role::Registering);
+                match here {
+                    Some(entry) if own.serving() == Some(entry.locator) => {}
+                    Some(_) => self.serve_known(home, before, Duration::ZERO),
+                    None if registering && own.claim => self.try_register(home),
+                    None if news || registering => self.stop_serving(home),
+                    None => {}
+                }
+            }
+            // Deleted, or restored from an old backup: whoever serves says so again.
+            Answer::Found { binding, .. } => {
+                let behind = binding.clone();
+                self.reregister(home, Some(behind));
+            }
+            Answer::NotFound { .. } => {
+                if matches!(own.role, Role::Registering) && !own.claim {
+                    self.stop_serving(home);
+                } else {
+                    self.reregister(home, None);
+                }
+            }
+            Answer::Failed(why) => {
+                if matches!(own.role, Role::Registering) {
+                    let why = why.clone();
+                    self.settle(home, Err(OpError::Mapping(home, why)));
+                }
+            }
+        }
+    }
+
+    pub(in crate::agent) fn own_due(&mut self, home: Home) {
+        let time = self.now.time;
+        let age = self.config.limits.hold_age;
+        let poll = self.config.poll;
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
+        let expired = own.hold_in.expire(time, age, &mut self.budget)
+            + own.hold_out.expire(time, age, &mut self.budget);
+        self.counters.add(Cause::HoldExpired, expired);
+        if let Role::Departed { until, .. } = own.role {
+            if until <= time {
+                self.release(home);
+            } else {
+                // Somebody else may serve it by now: then it must not speak here.
+                let speaking = own.ready;
+                if speaking && own.next_poll <= time {
+                    own.next_poll = time + poll;
+                    self.lookup(home);
+                }
+                self.at((time + poll).min(until), Timer::Own(home));
+            }
+            return;
+        }
+        if matches!(own.role, Role::Prepared) && own.deadline.is_some_and(|d| d <= time) {
+            self.note(home, None, "prepared, but not activated in time: withdrawn");
+            self.settle(home, Err(OpError::Deadline(home)));
+            return self.release(home);
+        }
+        if own.next_poll <= time {
+            own.next_poll = time + poll;
+            if !matches!(own.role, Role::Prepared) || own.updating.is_some() {
+                self.lookup(home);
+            }
+        }
+        if let Some(own) = self.own.get(&home) {
+            let next = own.next_poll;
+            self.at(next, Timer::Own(home));
+        }
+    }
+
+    /// Asks for the binding to name our locator from now on.
+    pub(in crate::agent) fn register(&mut self, home: Home) -> Result<(), OpError> {
+        let expect = self.own.get(&home).and_then(|own| own.known.clone());
+        let epoch = expect.as_ref().map_or(Epoch(0), Binding::epoch);
+        self.swap(home, expect, epoch)
+    }
+
+    pub(in crate::agent) fn try_register(&mut self, home: Home) {
+        if let Err(error) = self.register(home) {
+            self.settle(home, Err(error));
+        }
+    }
+
+    /// The mapping service has forgotten what it once knew: says it again.
+    pub(in crate::agent) fn reregister(&mut self, home: Home, there: Option<Binding>) {
+        let Some(own) = self.own.get(&home) else {
+            return;
+        };
+        let wants = matches!(own.role, Role::Serving { .. } | Role::Registering);
+        if !own.claim || !wants {
+            return;
+        }
+        let epoch = own
+            .epoch()
+            .max(there.as_ref().map_or(Epoch(0), Binding::epoch));
+        if let Err(error) = self.swap(home, there, epoch) {
+            self.settle(home, Err(error));
+        }
+    }
+
+    pub(in crate::agent) fn swap(
+        &mut self,
+        home: Home,
+        expect: Option<Binding>,
+        epoch: Epoch,
+    ) -> Result<(), OpError> {
+        let unix = self.now.unix_seconds();
+        let last = self
+            .released
+            .get(&home)
+            .map_or(Epoch(0), |(epoch, _)| *epoch);
+        let epoch = epoch.max(last);
+        let own = self.own.get_mut(&home).ok_or(OpError::NotAttached(home))?;
+        if own.updating.is_some() {
+            return Ok(());
+        }
+        let locator = own.serving().filter(|l| own.reserved.contains(l));
+        let locator = locator.or(own.reserved.first().copied());
+        let locator = locator.ok_or(OpError::NoLocator(home))?;
+        let lease = self.config.lease_seconds;
+        let port = self.config.control_port;
+        let new = Binding::single(home, epoch.next(unix), lease, locator, port)
+            .map_err(|e| OpError::Refused(home, e.to_string()))?;
+        own.updating = Some(Updating {
+            new: Some(new.clone()),
+            epoch_before: epoch,
+            since: self.now.time,
+            lost: false,
+        });
+        self.outputs.push_back(Output::Update {
+            home,
+            expect,
+            new: Some(new),
+        });
+        Ok(())
+    }
+
+    /// The binding known names a locator of ours: serve it there.
+    pub(in crate::agent) fn serve_known(
+        &mut self,
+        home: Home,
+        epoch_before: Epoch,
+        took: Duration,
+    ) {
+        let time = self.now.time;
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
+        let Some(binding) = own.known.clone() else {
+            return;
+        };
+        let active = binding.active().map(|e| e.locator);
+        let Some(locator) = active.filter(|l| own.reserved.contains(l)) else {
+            return self.stop_serving(home);
+        };
+        let before = own.serving();
+        own.role = Role::Serving { locator };
+        own.deadline = None;
+        let imports = std::mem::take(&mut own.imports);
+        if !self.config.exclusive {
+            self.outputs.push_back(Output::Announce(locator));
+        }
+        for record in imports {
+            self.import(&record, time);
+        }
+        let grace = time + self.config.grace;
+        let contexts = self.table.of_own(home);
+        for id in &contexts {
+            if let Some(context) = self.table.get_mut(*id) {
+                if let Some(old) = context.local.filter(|l| *l != locator) {
+                    context.local_previous = Some((old, grace));
+                }
+                context.local = Some(locator);
+            }
+            self.reindexed(*id);
+        }
+        self.note(
+            home,
+            None,
+            format!("serving at {locator}, epoch {}", binding.epoch()),
+        );
+        let peers = if before != Some(locator) || epoch_before != binding.epoch() {
+            self.announce(home)
+        } else {
+            0
+        };
+        self.settle(
+            home,
+            Ok(Activated {
+                locator: Some(locator),
+                epoch_before,
+                epoch_after: binding.epoch(),
+                map_update_us: took.as_micros() as u64,
+                peers,
+            }),
+        );
+        self.flush(home);
+    }
+
+    /// The binding names another place: that place serves. Peers are told on
+    /// its behalf, since it does not know them.
+    pub(in crate::agent) fn stop_serving(&mut self, home: Home) {
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
+        let served = own.serving().is_some();
+        own.role = Role::Idle;
+        let epoch = own.epoch();
+        let place = own
+            .known
+            .as_ref()
+            .and_then(|b| b.active())
+            .map(|e| e.locator);
+        let text = match place {
+            Some(place) => format!("not serving: epoch {epoch} names {place}"),
+            None => format!("not serving: epoch {epoch} names no active locator"),
+        };
+        let dropped = own.hold_in.clear(&mut self.budget) + own.hold_out.clear(&mut self.budget);
+        self.counters.add(Cause::NotServing, dropped);
+        self.note(home, None, text);
+        if served {
+            self.announce(home);
+        }
+        self.settle(
+            home,
+            Ok(Activated {
+                locator: None,
+                epoch_before: epoch,
+                epoch_after: epoch,
+                map_update_us: 0,
+                peers: 0,
+            }),
+        );
+    }
+
+    /// Lets go what waited for this home to be served.
+    pub(in crate::agent) fn flush(&mut self, home: Home) {
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
+        if own.serving().is_none() {
+            return;
+        }
+        let mut frames = Vec::new();
+        if own.ready {
+            while let Some(frame) = own.hold_in.pop(&mut self.budget) {
+                frames.push(frame);
+            }
+        }
+        while let Some(frame) = own.hold_out.pop(&mut self.budget) {
+            frames.push(frame);
+        }
+        for frame in frames {
+            self.replay(frame);
+        }
+    }
+
+    pub(in crate::agent) fn settle(&mut self, home: Home, result: Result<Activated, OpError>) {
+        self.outputs.push_back(Output::Settled(home, result));
+    }
+
+    pub(in crate::agent) fn settle_gone(&mut self, home: Home, binding: Option<&Binding>) {
+        let epoch = binding.map_or(Epoch(0), Binding::epoch);
+        self.settle(
+            home,
+            Ok(Activated {
+                locator: None,
+                epoch_before: epoch,
+                epoch_after: epoch,
+                map_update_us: 0,
+                peers: 0,
+            }),
+        );
+    }
+
+    pub(in crate::agent) fn withdrawn(&mut self, home: Home, result: UpdateResult) {
+        match result {
+            // Conflict: somebody else has it now, so it is theirs to withdraw.
+            UpdateResult::Committed | UpdateResult::Conflict => self.settle_gone(home, None),
+            UpdateResult::Refused(why) => self.settle(home, Err(OpError::Refused(home, why))),
+            UpdateResult::Unknown(why) => self.settle(home, Err(OpError::Mapping(home, why))),
+        }
+    }
+}

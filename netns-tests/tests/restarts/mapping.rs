@@ -38,9 +38,9 @@ fn flows_outlive_the_mapping_service_and_it_forgets_nothing() -> Result<()> {
     let web = bed.instance("web", 10, "a")?;
     let user = bed.instance("user", 20, "c")?;
     let _server = serve(&bed, &web.host)?;
-    let transfer = Transfer::start(&bed, &user.host, &web.home, "--tcp-rate-mbps 100")?;
     // The last change it acknowledges before it dies.
     bed.move_instance(&web, "b")?;
+    let transfer = Transfer::start(&bed, &user.host, &web.home, "--tcp-rate-mbps 100")?;
     let before = records(&bed)?;
     bed.mapd.kill()?;
 
@@ -71,10 +71,10 @@ fn flows_outlive_the_mapping_service_and_it_forgets_nothing() -> Result<()> {
         wait_for_reachable(&bed, site, true)?;
     }
     transfer.flows()?;
-    println!("{}", bed.move_instance(&web, "a")?);
-    transfer.flows()?;
     let report = transfer.finish("mapping service restarted")?;
     let stall = report["tcp"]["longest_stall_ms"].as_f64();
     ensure!(stall < Some(1000.0), "the longest stall was {stall:?} ms");
+    println!("{}", bed.move_instance(&web, "a")?);
+    ensure!(user.host.pings(&web.home)?, "no answer from a");
     bed.lab.end()
 }

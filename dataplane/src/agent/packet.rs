@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mat_proto::message::Message;
-use mat_proto::{Home, Locator};
+use mat_proto::{Family, Home, Locator};
 
 use super::hold::Hold;
 use super::own::Role;
@@ -42,6 +42,10 @@ impl Agent {
             Ok(headers) => headers,
             Err(malformed) => return Verdict::Drop(Cause::Malformed(malformed)),
         };
+        if is_neighbour_discovery(&headers) {
+            // Of one link only; answers to our announcements come by here.
+            return Verdict::Drop(Cause::NotOurs);
+        }
         let (src, dst) = (headers.src(), headers.dst());
         let (own, locator) = (self.own_home(src), self.own_locator(dst));
         // A node's kernel speaks from the home address about what we have written.
@@ -505,6 +509,14 @@ fn copy(offload: &Offload, packet: &[u8], headers: &Headers) -> Frame {
         offload: *offload,
         packet: packet[..headers.total_len()].to_vec(),
     }
+}
+
+/// RFC 4861, section 4: router and neighbour messages.
+fn is_neighbour_discovery(headers: &Headers) -> bool {
+    let v6 = headers.family() == Family::V6;
+    v6 && headers
+        .icmp()
+        .is_some_and(|(kind, _)| (133..=137).contains(&kind))
 }
 
 fn finish(packet: &mut [u8], headers: &Headers, offload: &Offload, map: &Translation) -> Verdict {

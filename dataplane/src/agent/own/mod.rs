@@ -207,7 +207,7 @@ pub enum OpError {
     #[error("the mapping service refuses the binding of {0}: {1}")]
     Refused(Home, String),
     /// The mapping service does not answer.
-    #[error("the mapping service does not answer about {0}: {1}")]
+    #[error("the mapping service gives no usable answer about {0}: {1}")]
     Mapping(Home, String),
     /// Withdrawn because the deadline passed.
     #[error("{0} was prepared, but not activated in time")]

@@ -56,10 +56,19 @@ pub fn utc() -> Result<String> {
     first_line("date", &["-u", "+%Y-%m-%dT%H:%M:%SZ"])
 }
 
-/// The commit that is checked out, with a `+` if files differ from it; `None` outside a repository.
+/// The commit that is checked out, with a `+` if files other than results differ from it; `None`
+/// outside a repository.
 pub fn commit() -> Option<String> {
-    let commit = first_line("git", &["describe", "--always", "--dirty=+", "--abbrev=12"]);
-    commit.ok().filter(|commit| !commit.is_empty())
+    let commit = first_line("git", &["rev-parse", "--short=12", "HEAD"]).ok()?;
+    let differing = [
+        "diff",
+        "--name-only",
+        "HEAD",
+        "--",
+        ":(top,exclude)bench/results",
+    ];
+    let clean = first_line("git", &differing).ok()?.is_empty();
+    (!commit.is_empty()).then(|| commit + if clean { "" } else { "+" })
 }
 
 fn first_line(program: &str, args: &[&str]) -> Result<String> {

@@ -39,7 +39,7 @@ fn wrong_usage_is_code_2_and_wrong_configuration_code_1() {
     has(
         &err(&wrong),
         &[
-            "matctl.toml:3: sockets: unknown field `sockets`",
+            "matctl.toml:3: site.sockets: unknown field `sockets`",
             "correct or remove it",
         ],
     );

@@ -491,3 +491,48 @@ fn prometheus(status: &Status) -> String {
     );
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::{Agent, AgentConfig, Limits};
+    use crate::clock::{Now, Time};
+    use crate::counters::Cause;
+
+    #[test]
+    fn metrics_are_prometheus_text_with_every_cause() {
+        let config = AgentConfig {
+            homes: vec!["192.0.2.0/24".parse().unwrap()],
+            locators: vec!["198.51.100.0/24".parse().unwrap()],
+            pool: vec!["198.51.100.0/28".parse().unwrap()],
+            exclusive: false,
+            control_port: 6283,
+            lease_seconds: 30,
+            poll: Duration::from_secs(1),
+            trust_network: false,
+            grace: Duration::from_secs(10),
+            limits: Limits::default(),
+        };
+        let now = Now {
+            time: Time(0),
+            unix_us: 0,
+        };
+        let mut agent = Agent::new(config, now, |buffer| buffer.fill(0));
+        agent.count(Cause::UnknownGso);
+        agent.count(Cause::UnknownGso);
+        let text = prometheus(&agent.status(now));
+        assert!(
+            text.contains("mat_not_forwarded_total{cause=\"unknown_gso\"} 2\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("# TYPE mat_homes gauge\nmat_homes 0\n"),
+            "{text}"
+        );
+        for line in text.lines().filter(|line| !line.starts_with("# ")) {
+            let (name, value) = line.rsplit_once(' ').unwrap();
+            assert!(name.starts_with("mat_"), "{line}");
+            value.parse::<u64>().unwrap();
+        }
+    }
+}

@@ -283,8 +283,17 @@ pub fn ask_for(server: SocketAddr, wire: &[u8], patience: Duration) -> Option<Ve
     socket.connect(server).unwrap();
     socket.set_read_timeout(Some(patience)).unwrap();
     socket.send(wire).unwrap();
+    let deadline = Instant::now() + patience;
     let mut buffer = vec![0; 65536];
-    let len = socket.recv(&mut buffer).ok()?;
-    buffer.truncate(len);
-    Some(buffer)
+    loop {
+        let len = socket.recv(&mut buffer).ok()?;
+        // The port may have been another socket's a moment ago, whose answer is late.
+        if buffer[..len].get(..2) == wire.get(..2) {
+            buffer.truncate(len);
+            return Some(buffer);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+    }
 }

@@ -58,6 +58,10 @@ pub fn base(config: &Config, tun: &str, router: bool) -> Vec<Setting> {
         if dedicated {
             settings.extend([
                 v6(uplink, "proxy_ndp", "1"),
+                // The unicast solicitations by which a router checks an entry are
+                // answered only if this one is set too; unanswered, it forgets the
+                // locator after some seconds, and looks for it again, with a loss.
+                v6("all", "proxy_ndp", "1"),
                 Setting::new(format!("net/ipv6/neigh/{uplink}/proxy_delay"), "0"),
             ]);
         }

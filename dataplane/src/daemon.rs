@@ -126,7 +126,7 @@ async fn forward(
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 
-    let ended = wait_for_end(path, &control, thread).await;
+    let ended = wait_for_end(path, config, &control, thread).await;
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
     server.abort();
     keeper.abort();
@@ -134,7 +134,10 @@ async fn forward(
     engine.stop();
     // The data thread's end closes its channel, which ends the runner.
     let _ = tokio::time::timeout(Duration::from_secs(2), runner).await;
-    let last = last.unwrap_or_default();
+    let Some(last) = last else {
+        // The data thread has died: as after a kill, the next start takes it up.
+        return ended;
+    };
     let keep = kept(&control, &last).await;
     let kept = last.homes.len();
     if kept == 0 {
@@ -169,6 +172,7 @@ pub async fn cleanup(path: &Path) -> anyhow::Result<()> {
 
 async fn wait_for_end(
     path: &Path,
+    running: &Config,
     control: &Arc<Control>,
     thread: std::thread::JoinHandle<std::io::Result<()>>,
 ) -> anyhow::Result<()> {
@@ -181,7 +185,7 @@ async fn wait_for_end(
         tokio::select! {
             _ = terminate.recv() => return Ok(()),
             _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => match reload(path, control).await {
+            _ = hangup.recv() => match reload(path, running, control).await {
                 Ok(()) => tracing::info!("configuration reloaded"),
                 Err(error) => tracing::error!("configuration not reloaded: {error:#}"),
             },
@@ -193,8 +197,30 @@ async fn wait_for_end(
     }
 }
 
-async fn reload(path: &Path, control: &Arc<Control>) -> anyhow::Result<()> {
+async fn reload(path: &Path, running: &Config, control: &Arc<Control>) -> anyhow::Result<()> {
     let config = Config::load(path)?;
+    let fixed = [
+        ("site", config.site != running.site),
+        ("placement", config.placement != running.placement),
+        ("uplink", config.uplink != running.uplink),
+        (
+            "control_socket",
+            config.control_socket != running.control_socket,
+        ),
+        ("state_dir", config.state_dir != running.state_dir),
+        ("control_port", config.control_port != running.control_port),
+        ("tun", config.tun != running.tun),
+        (
+            "locators.exclusive",
+            config.locators.exclusive != running.locators.exclusive,
+        ),
+    ];
+    if let Some((key, _)) = fixed.iter().find(|(_, changed)| *changed) {
+        bail!(
+            "{}: {key} cannot change while matd runs; restart it",
+            path.display()
+        );
+    }
     let map = map_client(&config)?;
     control.reconfigure(&config).await?;
     control.set_map(map);

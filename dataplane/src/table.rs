@@ -223,6 +223,8 @@ pub(crate) struct PairChanges {
     pub(crate) added: Vec<(Locator, Locator)>,
     /// No longer accepted.
     pub(crate) removed: Vec<(Locator, Locator)>,
+    /// Peers that have lost a locator to another.
+    pub(crate) evicted: Vec<Home>,
 }
 
 /// All contexts of a forwarder.
@@ -310,8 +312,8 @@ impl Table {
         Some((
             context,
             PairChanges {
-                added: Vec::new(),
                 removed,
+                ..PairChanges::default()
             },
         ))
     }
@@ -330,6 +332,7 @@ impl Table {
         self.release(&dropped, peer);
         for locator in claims {
             if let Some(older) = self.holders.insert(locator, peer).filter(|h| *h != peer) {
+                changes.evicted.push(older);
                 self.evict(older, locator, &mut changes);
             }
         }
@@ -362,7 +365,15 @@ impl Table {
 
     fn release(&mut self, locators: &[Locator], home: Home) {
         for locator in locators {
-            if self.holder(*locator) == Some(home) {
+            let claims = |id: &ContextId| {
+                let context = self.contexts.get(id);
+                context.is_some_and(|c| c.claims.contains(locator))
+            };
+            let claimed = self
+                .by_peer
+                .get(&home)
+                .is_some_and(|ids| ids.iter().any(claims));
+            if !claimed && self.holder(*locator) == Some(home) {
                 self.holders.remove(locator);
             }
         }

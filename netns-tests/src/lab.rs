@@ -1,10 +1,11 @@
 //! The run: it owns every namespace, process and file, and removes them all.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use std::{fs, process, thread};
+use std::{fs, io, process, thread};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
@@ -191,12 +192,13 @@ impl Drop for Lab {
             for process in self.processes() {
                 let tail = process.log_tail();
                 if !tail.is_empty() {
-                    eprintln!("---- {} ----\n{tail}", process.name());
+                    // Nobody may be listening any more, and a drop must not panic.
+                    let _ = writeln!(io::stderr(), "---- {} ----\n{tail}", process.name());
                 }
             }
         }
         if let Err(error) = self.clean_up() {
-            eprintln!("{error:#}");
+            let _ = writeln!(io::stderr(), "{error:#}");
         }
     }
 }

@@ -84,6 +84,11 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
         "--rtt {}: give a round trip from 0 to 2000 milliseconds",
         args.rtt
     );
+    anyhow::ensure!(
+        args.tcp_rate_mbps >= 0.0 && args.tcp_rate_mbps.is_finite(),
+        "--tcp-rate-mbps {}: give a rate, or 0 for as fast as it goes",
+        args.tcp_rate_mbps
+    );
     show::title(args.ipv6, args.rtt);
     let testbed = Testbed::new(Options {
         rtt_ms: args.rtt,

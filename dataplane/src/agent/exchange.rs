@@ -496,8 +496,14 @@ impl Agent {
         if let Some(offered) = context.offered.take_if(|o| received.verify(&o.keys.key)) {
             let same = |o: &Opening| o.token == offered.keys.mine;
             context.opening.take_if(|o| same(o));
-            context.keys = Some(offered.keys);
-            self.established(id, offered.resume);
+            let known = context.keys.as_ref();
+            let known = known
+                .is_some_and(|k| k.mine == offered.keys.mine && k.theirs == offered.keys.theirs);
+            if !known {
+                // A late OPEN ends here a second time: sequence numbers go on.
+                context.keys = Some(offered.keys);
+                self.established(id, offered.resume);
+            }
             self.flow(id);
             return Ok(());
         }
@@ -583,11 +589,22 @@ impl Agent {
             pair: outgoing(pair.to, pair.from),
             sequence,
         };
-        if news {
+        if news && self.may_be_at(pair.from, binding) {
             self.provisional(id, binding.clone());
+        } else if news {
+            self.lookup(pair.from);
         }
         self.answer(id, from, &ack);
         Ok(())
+    }
+
+    /// Whether a peer's own word is enough, for a moment, that it is there: not
+    /// outside the locator prefixes, nor where another peer is.
+    fn may_be_at(&self, peer: Home, binding: &Binding) -> bool {
+        binding.entries().iter().all(|e| {
+            let holder = self.table.holder(e.locator);
+            self.in_locators(e.locator.ip()) && holder.is_none_or(|h| h == peer)
+        })
     }
 
     fn acknowledged(

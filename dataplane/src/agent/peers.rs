@@ -296,6 +296,10 @@ impl Agent {
     pub(super) fn reindexed(&mut self, id: ContextId) {
         let changes = self.table.reindex(id);
         let added = changes.added.clone();
+        for older in &changes.evicted {
+            // What was known of it put it where somebody else is now.
+            self.cache.remove(older);
+        }
         self.steer(changes);
         self.release_strangers(&added);
     }

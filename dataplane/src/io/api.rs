@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{Path as UrlPath, Query, State};
+use axum::extract::{DefaultBodyLimit, Path as UrlPath, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -44,6 +44,9 @@ use crate::agent::{
 
 /// An operation that has not ended by then is reported as still running.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A hand-over holds up to 65,536 contexts of some 400 octets each; many times that.
+const LARGEST_BODY: usize = 256 << 20;
 
 /// Who this forwarder is: the part of the status that never changes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -152,6 +155,7 @@ pub fn serve(
         .route("/v1/detach", post(detach))
         .route("/v1/prepare", post(prepare))
         .route("/v1/activate", post(activate))
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(api);
     async move { axum::serve(listener, router).await }
 }

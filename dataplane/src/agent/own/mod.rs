@@ -259,6 +259,15 @@ impl Own {
         matches!(self.role, Role::Departed { .. })
     }
 
+    /// Whether our own registration names a locator that is no longer ours, while
+    /// another one is: the uplink's address has changed.
+    fn names_lost_locator(&self) -> bool {
+        let active = self.known.as_ref().and_then(|b| b.active());
+        let lost = active.is_some_and(|e| !self.reserved.contains(&e.locator));
+        let spoke = matches!(self.role, Role::Serving { .. });
+        lost && spoke && self.claim && !self.reserved.is_empty()
+    }
+
     /// Neither on its way in nor on its way out.
     pub(in crate::agent) fn is_settled(&self) -> bool {
         !matches!(self.role, Role::Prepared | Role::Departed { .. })

@@ -93,7 +93,6 @@ impl Agent {
                         until,
                         next_id: 0,
                     };
-                    own.ready = false;
                     own.updating = None;
                 }
                 self.at(until, Timer::Own(home));

@@ -25,8 +25,14 @@ impl Agent {
             UpdateResult::Committed => {
                 let took = now.time.since(updating.since);
                 own.known.clone_from(&updating.new);
+                let gone = own.names_lost_locator();
                 self.mapping.fault = None;
-                self.serve_known(home, updating.epoch_before, took);
+                if gone {
+                    // The uplink has changed again while the update was on its way.
+                    self.try_register(home);
+                } else {
+                    self.serve_known(home, updating.epoch_before, took);
+                }
             }
             UpdateResult::Conflict => {
                 if prepared {
@@ -38,7 +44,6 @@ impl Agent {
             }
             UpdateResult::Refused(why) => {
                 self.note(home, None, format!("registration refused: {why}"));
-                self.mapping.fault = Some(MapFault::new(&why, now));
                 self.settle(home, Err(OpError::Refused(home, why)));
                 if prepared {
                     self.release(home);
@@ -99,6 +104,7 @@ impl Agent {
                 match here {
                     Some(entry) if own.serving() == Some(entry.locator) => {}
                     Some(_) => self.serve_known(home, before, Duration::ZERO),
+                    None if !news && own.names_lost_locator() => self.try_register(home),
                     None if registering && own.claim => self.try_register(home),
                     None if news || registering => self.stop_serving(home),
                     None => {}

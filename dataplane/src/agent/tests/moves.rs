@@ -267,3 +267,55 @@ fn detaching_withdraws_the_record() {
     assert!(!world.map.contains_key(&home(10)));
     assert!(world.agents[0].status(world.clock()).homes.is_empty());
 }
+
+#[test]
+fn what_a_departing_instance_still_sends_reaches_its_peers_until_its_link_is_gone() {
+    let mut world = talking();
+    let key = mat_proto::auth::MoveKey([7; 32]);
+    let now = world.clock();
+    let prepared = world.agents[2].prepare(now, home(10), key, None).unwrap();
+    let relay = crate::agent::RelayTo {
+        locator: prepared.locator,
+        port: prepared.port,
+        key,
+    };
+    world.agents[0].detach(now, home(10), Some(relay)).unwrap();
+    world.send(0, home(10), home(20).ip(), b"last words");
+    world.run_for(DELAY);
+    assert_eq!(world.payloads(home(20), home(10).ip()), [b"last words"]);
+    let now = world.clock();
+    world.agents[0].link_ready(now, home(10), false);
+    world.send(0, home(10), home(20).ip(), b"from the grave");
+    world.run_for(SECOND);
+    assert_eq!(world.payloads(home(20), home(10).ip()).len(), 1);
+    assert_eq!(world.counter(0, "departed"), 1);
+}
+
+#[test]
+fn a_peer_cannot_claim_to_be_where_another_one_is() {
+    let mut world = talking();
+    world.attach(2, home(30));
+    world.run_for(SECOND);
+    world.send(1, home(20), home(30).ip(), b"x");
+    world.run_for(SECOND);
+    // The site of 10 says, with a good MAC, that 10 has moved to the locator of 30.
+    let stolen = world.map[&home(30)].active().unwrap().locator;
+    world.set_map(home(10), stolen);
+    let true_binding = world.map[&home(10)].clone();
+    world.map_up = false;
+    let now = world.clock();
+    let answer = crate::agent::Answer::Found {
+        binding: true_binding,
+        verified: true,
+    };
+    world.agents[0].handle_lookup(now, home(10), answer);
+    world.drain(0);
+    world.run_for(100 * MILLISECOND);
+    world.send(1, home(20), home(30).ip(), b"still for 30");
+    world.run_for(DELAY);
+    let last = world.payloads(home(30), home(20).ip());
+    assert_eq!(last.last().unwrap(), b"still for 30");
+    let status = world.agents[1].status(world.clock());
+    let other = status.contexts.iter().find(|c| c.peer == home(10)).unwrap();
+    assert_ne!(other.remote, Some(stolen));
+}

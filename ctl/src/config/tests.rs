@@ -181,7 +181,7 @@ fn the_example_is_read() {
     let text = std::fs::read_to_string(&path).unwrap();
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(
-        dir.path().join("orchestrator.key"),
+        dir.path().join("operator.key"),
         "AAECAwQFBgcICQoLDA0ODw==\n",
     )
     .unwrap();

@@ -580,11 +580,13 @@ impl Agent {
         if !received.verify(&keys.key) {
             return Err(Cause::ControlMac);
         }
-        if sequence < context.sequence_in {
+        // The epoch orders moves, and makes old ones useless. Sequence numbers do
+        // not: while a move is rolled back both sites go on from the same ones.
+        let news = binding.epoch() > context.epoch();
+        if !news && sequence < context.sequence_in {
             return Err(Cause::ControlReplay);
         }
-        let news = sequence > context.sequence_in && binding.epoch() > context.epoch();
-        context.sequence_in = sequence;
+        context.sequence_in = context.sequence_in.max(sequence);
         let ack = Message::Ack {
             pair: outgoing(pair.to, pair.from),
             sequence,

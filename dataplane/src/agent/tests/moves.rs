@@ -319,3 +319,41 @@ fn a_peer_cannot_claim_to_be_where_another_one_is() {
     let other = status.contexts.iter().find(|c| c.peer == home(10)).unwrap();
     assert_ne!(other.remote, Some(stolen));
 }
+
+#[test]
+fn peers_follow_back_when_a_move_that_was_committed_late_is_taken_back() {
+    let mut world = talking();
+    let key = mat_proto::auth::MoveKey([7; 32]);
+    let now = world.clock();
+    let prepared = world.agents[2].prepare(now, home(10), key, None).unwrap();
+    let relay = crate::agent::RelayTo {
+        locator: prepared.locator,
+        port: prepared.port,
+        key,
+    };
+    let handover = world.agents[0].detach(now, home(10), Some(relay)).unwrap();
+    let contexts = handover.contexts.clone();
+    world.activate(2, handover);
+    world.run_for(200 * MILLISECOND);
+    // Both sites have taken the same contexts, and speak with the same numbers.
+    let request = crate::agent::Attach {
+        home: home(10),
+        claim: true,
+        link: None,
+        ready: true,
+        contexts,
+        binding: None,
+    };
+    let now = world.clock();
+    world.agents[0].attach(now, request).unwrap();
+    world.drain(0);
+    world.run_for(20 * MILLISECOND);
+    let now = world.clock();
+    world.agents[2].detach(now, home(10), None).unwrap();
+    world.drain(2);
+    world.run_for(100 * MILLISECOND);
+    world.send(1, home(20), home(10).ip(), b"home again");
+    world.run_for(DELAY);
+    assert_eq!(world.payloads(home(10), home(20).ip()), [b"home again"]);
+    assert_eq!(world.received.last().unwrap().0, 0);
+}

@@ -169,14 +169,8 @@ fn a_reused_locator_never_gets_the_wrong_instances_packets() {
 #[test]
 fn a_move_that_fails_is_rolled_back() {
     let mut world = talking();
-    let key = mat_proto::auth::MoveKey([7; 32]);
+    let relay = world.prepare(2, home(10));
     let now = world.clock();
-    let prepared = world.agents[2].prepare(now, home(10), key, None).unwrap();
-    let relay = crate::agent::RelayTo {
-        locator: prepared.locator,
-        port: prepared.port,
-        key,
-    };
     let handover = world.agents[0].detach(now, home(10), Some(relay)).unwrap();
     world.run_for(100 * MILLISECOND);
     let request = crate::agent::Attach {
@@ -204,14 +198,8 @@ fn nothing_is_handed_over_while_the_mapping_service_is_known_to_be_away() {
     let mut world = talking();
     world.map_up = false;
     world.run_for(2 * SECOND);
-    let key = mat_proto::auth::MoveKey([7; 32]);
+    let relay = world.prepare(2, home(10));
     let now = world.clock();
-    let prepared = world.agents[2].prepare(now, home(10), key, None).unwrap();
-    let relay = crate::agent::RelayTo {
-        locator: prepared.locator,
-        port: prepared.port,
-        key,
-    };
     let refused = world.agents[0].detach(now, home(10), Some(relay));
     assert!(matches!(refused, Err(OpError::Mapping(..))), "{refused:?}");
     world.send(1, home(20), home(10).ip(), b"still here");
@@ -271,14 +259,8 @@ fn detaching_withdraws_the_record() {
 #[test]
 fn what_a_departing_instance_still_sends_reaches_its_peers_until_its_link_is_gone() {
     let mut world = talking();
-    let key = mat_proto::auth::MoveKey([7; 32]);
+    let relay = world.prepare(2, home(10));
     let now = world.clock();
-    let prepared = world.agents[2].prepare(now, home(10), key, None).unwrap();
-    let relay = crate::agent::RelayTo {
-        locator: prepared.locator,
-        port: prepared.port,
-        key,
-    };
     world.agents[0].detach(now, home(10), Some(relay)).unwrap();
     world.send(0, home(10), home(20).ip(), b"last words");
     world.run_for(DELAY);
@@ -323,14 +305,8 @@ fn a_peer_cannot_claim_to_be_where_another_one_is() {
 #[test]
 fn peers_follow_back_when_a_move_that_was_committed_late_is_taken_back() {
     let mut world = talking();
-    let key = mat_proto::auth::MoveKey([7; 32]);
+    let relay = world.prepare(2, home(10));
     let now = world.clock();
-    let prepared = world.agents[2].prepare(now, home(10), key, None).unwrap();
-    let relay = crate::agent::RelayTo {
-        locator: prepared.locator,
-        port: prepared.port,
-        key,
-    };
     let handover = world.agents[0].detach(now, home(10), Some(relay)).unwrap();
     let contexts = handover.contexts.clone();
     world.activate(2, handover);

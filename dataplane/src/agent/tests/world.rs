@@ -153,17 +153,23 @@ impl World {
         self.drain(site);
     }
 
-    /// A whole planned move, with `freeze` between unplugging and plugging in.
-    pub fn move_home(&mut self, home: Home, from: usize, to: usize, freeze: Duration) {
+    /// Reserves a locator at a site; gives back where the old one is to relay.
+    pub fn prepare(&mut self, site: usize, home: Home) -> RelayTo {
         let key = MoveKey([7; 32]);
         let now = self.clock();
-        let prepared = self.agents[to].prepare(now, home, key, None).unwrap();
-        self.drain(to);
-        let relay = RelayTo {
+        let prepared = self.agents[site].prepare(now, home, key, None).unwrap();
+        self.drain(site);
+        RelayTo {
             locator: prepared.locator,
             port: prepared.port,
             key,
-        };
+        }
+    }
+
+    /// A whole planned move, with `freeze` between unplugging and plugging in.
+    pub fn move_home(&mut self, home: Home, from: usize, to: usize, freeze: Duration) {
+        let relay = self.prepare(to, home);
+        let now = self.clock();
         self.plugged.remove(&(from, home));
         let handover = self.agents[from].detach(now, home, Some(relay)).unwrap();
         self.drain(from);

@@ -2,7 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::rewrite::{Malformed, Refusal};
+
+/// Packets and octets in one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Packets; a super-packet counts once.
+    pub packets: u64,
+    /// Octets of IP packets.
+    pub bytes: u64,
+}
 
 macro_rules! causes {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {

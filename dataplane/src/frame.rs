@@ -15,9 +15,14 @@ impl Offload {
 
     /// What the packet's transport checksum field holds.
     pub fn checksum_state(&self, headers: &Headers) -> ChecksumState {
+        self.checksum_state_at(headers.transport_offset())
+    }
+
+    /// The same for a packet whose transport header begins at `transport`, in octets.
+    pub fn checksum_state_at(&self, transport: usize) -> ChecksumState {
         let needs_csum = self.0[0] & Self::NEEDS_CSUM != 0;
         let csum_start = u16::from_ne_bytes([self.0[6], self.0[7]]);
-        ChecksumState::from_virtio(needs_csum, csum_start, headers)
+        ChecksumState::from_virtio(needs_csum, csum_start, transport)
     }
 }
 

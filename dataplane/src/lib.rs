@@ -21,6 +21,7 @@ pub mod clock;
 pub mod config;
 pub mod counters;
 pub mod daemon;
+pub mod fib;
 pub mod frame;
 pub mod io;
 pub mod rewrite;

@@ -12,16 +12,21 @@
 //! * only contexts whose tokens were exchanged are found by locators;
 //! * a locator belongs to at most one peer home: binding it to another evicts
 //!   the older holder everywhere.
+//!
+//! The data threads do not look here but into the forwarding table ([`crate::fib`]),
+//! where each context has a record. Every change of a context is remembered until
+//! the agent has brought its record in line ([`Table::changed`]).
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use mat_proto::auth::{Key, Token};
 use mat_proto::{Binding, Epoch, Home, Locator};
-use serde::{Deserialize, Serialize};
 
 use crate::agent::hold::Hold;
 use crate::clock::Time;
+use crate::fib::{Fib, Slot, Tally, Way, Writer};
 
 /// Names a context; never reused for another while anything refers to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -82,22 +87,6 @@ pub(crate) struct Provisional {
     pub(crate) attempts: u32,
 }
 
-/// Packets and octets in one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Traffic {
-    /// Packets; a super-packet counts once.
-    pub packets: u64,
-    /// Octets of IP packets.
-    pub bytes: u64,
-}
-
-impl Traffic {
-    pub(crate) fn add(&mut self, bytes: usize) {
-        self.packets += 1;
-        self.bytes += bytes as u64;
-    }
-}
-
 /// The state between one own home and one peer home.
 #[derive(Debug)]
 pub struct Context {
@@ -128,14 +117,16 @@ pub struct Context {
     pub(crate) probing: Option<(u64, Time)>,
     pub(crate) round_trip_us: Option<u64>,
     pub(crate) created: Time,
-    pub(crate) last_out: Option<Time>,
-    pub(crate) last_in: Option<Time>,
+    /// When the peer's forwarder was last heard of. Packets are in the tally.
+    pub(crate) heard: Option<Time>,
     /// When a stranger last made us OPEN again.
     pub(crate) last_reopen: Option<Time>,
-    pub(crate) out: Traffic,
-    pub(crate) into: Traffic,
     pub(crate) hold: Hold,
     pub(crate) timer: Option<Time>,
+    /// Its record in the forwarding table.
+    pub(crate) slot: Slot,
+    /// Whether it is in `Table::changed`.
+    changed: bool,
     /// What `Table::inbound` says because of this context.
     pairs: Vec<(Locator, Locator)>,
     /// What `Table::holders` says because of this context.
@@ -143,7 +134,7 @@ pub struct Context {
 }
 
 impl Context {
-    fn new(own: Home, peer: Home, now: Time) -> Self {
+    fn new(own: Home, peer: Home, now: Time, slot: Slot) -> Self {
         Context {
             own,
             peer,
@@ -162,13 +153,12 @@ impl Context {
             probing: None,
             round_trip_us: None,
             created: now,
-            last_out: None,
-            last_in: None,
+            heard: None,
             last_reopen: None,
-            out: Traffic::default(),
-            into: Traffic::default(),
             hold: Hold::default(),
             timer: None,
+            slot,
+            changed: false,
             pairs: Vec::new(),
             claims: Vec::new(),
         }
@@ -228,8 +218,11 @@ pub(crate) struct PairChanges {
 }
 
 /// All contexts of a forwarder.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Table {
+    fib: Writer,
+    /// Contexts that may have changed since their records were looked after.
+    changed: Vec<ContextId>,
     contexts: HashMap<ContextId, Context>,
     outbound: HashMap<(IpAddr, IpAddr), ContextId>,
     inbound: HashMap<(IpAddr, IpAddr), ContextId>,
@@ -240,6 +233,61 @@ pub struct Table {
 }
 
 impl Table {
+    /// A table with room for so many contexts of each family. `seed` is for
+    /// [`Fib::new`].
+    pub fn new(capacity: usize, seed: [u64; 4]) -> Self {
+        let (_, fib) = Fib::new(capacity, seed);
+        Table {
+            fib,
+            changed: Vec::new(),
+            contexts: HashMap::new(),
+            outbound: HashMap::new(),
+            inbound: HashMap::new(),
+            by_peer: HashMap::new(),
+            by_own: HashMap::new(),
+            holders: HashMap::new(),
+            next: 0,
+        }
+    }
+
+    /// The forwarding table made from this one.
+    pub fn fib(&self) -> &Arc<Fib> {
+        self.fib.fib()
+    }
+
+    /// What went through a context.
+    pub fn tally(&self, context: &Context) -> Tally {
+        self.fib().tally(context.slot)
+    }
+
+    /// The way of a context's packets at present.
+    pub(crate) fn way(&self, id: ContextId) -> Option<Way> {
+        self.fib.way(self.contexts.get(&id)?.slot)
+    }
+
+    /// The packets of a context go this way from now on, or to the agent.
+    pub(crate) fn set_way(&mut self, id: ContextId, way: Option<Way>) {
+        if let Some(context) = self.contexts.get(&id) {
+            self.fib.set(context.slot, way);
+        }
+    }
+
+    /// The contexts that may have changed since they were last asked for.
+    pub(crate) fn take_changed(&mut self) -> Vec<ContextId> {
+        let changed = std::mem::take(&mut self.changed);
+        for id in &changed {
+            if let Some(context) = self.contexts.get_mut(id) {
+                context.changed = false;
+            }
+        }
+        changed
+    }
+
+    /// Whether [`Table::take_changed`] would give anything.
+    pub(crate) fn has_changed(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
     /// The context of an outbound packet, by its addresses.
     pub fn outbound(&self, own: IpAddr, peer: IpAddr) -> Option<ContextId> {
         self.outbound.get(&(own, peer)).copied()
@@ -256,7 +304,16 @@ impl Table {
     }
 
     pub(crate) fn get_mut(&mut self, id: ContextId) -> Option<&mut Context> {
-        self.contexts.get_mut(&id)
+        let context = self.contexts.get_mut(&id)?;
+        if !std::mem::replace(&mut context.changed, true) {
+            self.changed.push(id);
+        }
+        Some(context)
+    }
+
+    /// Something that is not in the context decides about its way, and has changed.
+    pub(crate) fn mark_changed(&mut self, id: ContextId) {
+        let _marked = self.get_mut(id);
     }
 
     /// How many contexts there are.
@@ -284,23 +341,25 @@ impl Table {
         self.holders.get(&locator).copied()
     }
 
-    /// The context of a pair of homes, made if it is not there.
-    pub(crate) fn obtain(&mut self, own: Home, peer: Home, now: Time) -> ContextId {
+    /// The context of a pair of homes, made if it is not there and there is room.
+    pub(crate) fn obtain(&mut self, own: Home, peer: Home, now: Time) -> Option<ContextId> {
         if let Some(id) = self.outbound(own.ip(), peer.ip()) {
-            return id;
+            return Some(id);
         }
+        let slot = self.fib.claim(own, peer)?;
         self.next += 1;
         let id = ContextId(self.next);
-        self.contexts.insert(id, Context::new(own, peer, now));
+        self.contexts.insert(id, Context::new(own, peer, now, slot));
         self.outbound.insert((own.ip(), peer.ip()), id);
         self.by_peer.entry(peer).or_default().insert(id);
         self.by_own.entry(own).or_default().insert(id);
-        id
+        Some(id)
     }
 
     /// Forgets a context; it is given back for its queue to be emptied.
     pub(crate) fn remove(&mut self, id: ContextId) -> Option<(Context, PairChanges)> {
         let mut context = self.contexts.remove(&id)?;
+        self.fib.release(context.slot);
         self.outbound.remove(&(context.own.ip(), context.peer.ip()));
         unlist(&mut self.by_peer, context.peer, id);
         unlist(&mut self.by_own, context.own, id);
@@ -322,7 +381,7 @@ impl Table {
     /// evicts older holders of the locators it now accepts from.
     pub(crate) fn reindex(&mut self, id: ContextId) -> PairChanges {
         let mut changes = PairChanges::default();
-        let Some(context) = self.contexts.get_mut(&id) else {
+        let Some(context) = self.get_mut(id) else {
             return changes;
         };
         let peer = context.peer;
@@ -383,6 +442,7 @@ impl Table {
     /// accept from there until they are resolved again.
     fn evict(&mut self, home: Home, locator: Locator, changes: &mut PairChanges) {
         for id in self.of_peer(home) {
+            self.mark_changed(id);
             let Some(context) = self.contexts.get_mut(&id) else {
                 continue;
             };
@@ -442,7 +502,8 @@ mod tests {
         local: &str,
         remote: &str,
     ) -> ContextId {
-        let id = table.obtain(own.parse().unwrap(), peer.parse().unwrap(), NOW);
+        let obtained = table.obtain(own.parse().unwrap(), peer.parse().unwrap(), NOW);
+        let id = obtained.unwrap();
         let context = table.get_mut(id).unwrap();
         context.local = Some(local.parse().unwrap());
         context.binding = Some(binding(peer, epoch, remote));
@@ -457,7 +518,7 @@ mod tests {
 
     #[test]
     fn contexts_are_found_by_both_keys_and_forgotten_wholly() {
-        let mut table = Table::default();
+        let mut table = Table::new(16, [1, 2, 3, 4]);
         let id = open(
             &mut table,
             "192.0.2.1",
@@ -480,7 +541,7 @@ mod tests {
 
     #[test]
     fn a_context_without_tokens_is_not_found_by_locators() {
-        let mut table = Table::default();
+        let mut table = Table::new(16, [1, 2, 3, 4]);
         let id = open(
             &mut table,
             "192.0.2.1",
@@ -497,7 +558,7 @@ mod tests {
 
     #[test]
     fn a_reused_locator_leaves_its_older_holder() {
-        let mut table = Table::default();
+        let mut table = Table::new(16, [1, 2, 3, 4]);
         let old = open(
             &mut table,
             "192.0.2.1",
@@ -533,7 +594,7 @@ mod tests {
 
     #[test]
     fn the_previous_locator_is_accepted_but_not_sent_to() {
-        let mut table = Table::default();
+        let mut table = Table::new(16, [1, 2, 3, 4]);
         let id = open(
             &mut table,
             "192.0.2.1",

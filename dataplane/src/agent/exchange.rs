@@ -198,7 +198,7 @@ impl Agent {
             context.sequence_out = record.sequence_out + ContextRecord::SEQUENCE_GAP;
             context.lease_until = time + record.binding.lease();
             context.binding = Some(record.binding.clone());
-            context.last_in = Some(time);
+            context.heard = Some(time);
         }
         self.reindexed(id);
         self.context_at(id, time + Duration::from_secs(1));
@@ -521,7 +521,7 @@ impl Agent {
             context.sequence_in = 0;
             context.sequence_out = 0;
             context.announcing = None;
-            context.last_in = Some(time);
+            context.heard = Some(time);
         }
         self.note_pair(id, "context open");
         if !resume {
@@ -619,7 +619,7 @@ impl Agent {
         let id = self.authentic(pair, received)?;
         let context = self.table.get_mut(id).ok_or(Cause::ControlUnexpected)?;
         let done = context.announcing.take_if(|a| a.sequence == sequence);
-        context.last_in = Some(time);
+        context.heard = Some(time);
         if let (Some(_), Some(own)) = (done, self.own.get_mut(&pair.to))
             && let Some(switch) = &mut own.switch
         {
@@ -646,7 +646,7 @@ impl Agent {
             from_epoch,
             counters: vec![ModeCount {
                 mode: Modes::NATIVE.bits(),
-                packets: context.into.packets,
+                packets: self.table.tally(context).received.packets,
             }],
         };
         self.answer(id, from, &reply);
@@ -666,7 +666,7 @@ impl Agent {
         let probing = context.probing.take_if(|(s, _)| *s == sequence);
         let (_, sent) = probing.ok_or(Cause::ControlReplay)?;
         context.round_trip_us = Some(time.since(sent).as_micros() as u64);
-        context.last_in = Some(time);
+        context.heard = Some(time);
         if from_epoch == context.epoch() {
             let lease = context
                 .binding

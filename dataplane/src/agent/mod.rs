@@ -16,6 +16,7 @@
 //! | `own` | homes attached here: attach, prepare, activate, detach, serving |
 //! | `peers` | where peers are: look-ups, bindings, leases |
 //! | `exchange` | the control messages of contexts |
+//! | `forwarding` | what the data threads may do without asking |
 //! | `gate` | which pairs of an exclusive locator are ours already |
 //! | `relay`, `hold` | packets that take the long way, or wait |
 //! | `status`, `snapshot` | what people and restarts see |
@@ -27,6 +28,7 @@
 
 mod config;
 mod exchange;
+mod forwarding;
 mod gate;
 pub(crate) mod hold;
 mod own;
@@ -41,6 +43,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mat_proto::auth::Token;
@@ -48,6 +51,7 @@ use mat_proto::{Binding, Epoch, Home, Locator};
 
 use crate::clock::{Now, Time};
 use crate::counters::{Cause, Counters};
+use crate::fib::Fib;
 use crate::frame::{Frame, Offload};
 use crate::rewrite::build;
 use crate::table::{ContextId, Table};
@@ -181,6 +185,8 @@ pub struct Agent {
     timers: BTreeSet<(Time, Timer)>,
     outputs: VecDeque<Output>,
     events: VecDeque<(Now, Event)>,
+    /// Contexts whose packets come here until all outputs are drained.
+    detoured: Vec<ContextId>,
     now: Now,
     mapping: peers::MappingState,
 }
@@ -203,13 +209,19 @@ impl Agent {
     pub fn new(
         config: AgentConfig,
         now: Now,
-        entropy: impl FnMut(&mut [u8]) + Send + 'static,
+        mut entropy: impl FnMut(&mut [u8]) + Send + 'static,
     ) -> Self {
+        let seed = std::array::from_fn(|_| {
+            let mut octets = [0; 8];
+            entropy(&mut octets);
+            u64::from_ne_bytes(octets)
+        });
+        let table = Table::new(config.limits.contexts, seed);
         let budget = Budget::new(config.limits.hold_bytes_total);
         let mut agent = Agent {
             config,
             entropy: Box::new(entropy),
-            table: Table::default(),
+            table,
             own: BTreeMap::new(),
             own_locators: BTreeMap::new(),
             quarantine: BTreeMap::new(),
@@ -226,6 +238,7 @@ impl Agent {
             timers: BTreeSet::new(),
             outputs: VecDeque::new(),
             events: VecDeque::new(),
+            detoured: Vec::new(),
             now,
             mapping: peers::MappingState::default(),
         };
@@ -242,11 +255,30 @@ impl Agent {
     pub fn reconfigure(&mut self, now: Now, config: AgentConfig) {
         self.now = now;
         self.config = config;
+        for id in self.table.ids() {
+            self.table.mark_changed(id);
+        }
+    }
+
+    /// What the data threads look at.
+    pub fn fib(&self) -> &Arc<Fib> {
+        self.table.fib()
     }
 
     /// The next thing to do, if any.
+    ///
+    /// The forwarding table follows what has changed: before the first output no
+    /// packet goes the old way any more, and none goes the new way before the last
+    /// one, since those that waited come first.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        if self.table.has_changed() {
+            self.detour();
+        }
+        let output = self.outputs.pop_front();
+        if output.is_none() && !self.detoured.is_empty() {
+            self.lead_on();
+        }
+        output
     }
 
     /// When [`Agent::handle_timeout`] wants to be called.

@@ -15,6 +15,7 @@ use super::own::Role;
 use super::{Agent, Verdict};
 use crate::clock::Time;
 use crate::counters::Cause;
+use crate::fib::{Direction, Slot};
 use crate::frame::{Frame, Offload};
 use crate::rewrite::build::{self, Unreachable};
 use crate::rewrite::{Fragment, Headers, Packet, Quoted, Translation, rewrite};
@@ -165,16 +166,15 @@ impl Agent {
         }
         match id {
             Some(id) => {
-                let time = self.now.time;
-                let Some(context) = self.table.get_mut(id) else {
+                let Some(context) = self.table.get(id) else {
                     return Verdict::Drop(Cause::NotOurs);
                 };
                 if context.own != home {
                     return Verdict::Drop(Cause::WrongHome);
                 }
-                context.last_in = Some(time);
-                context.into.add(headers.total_len());
                 map.new_src = Some(context.peer.ip());
+                let slot = context.slot;
+                self.count_packet(slot, Direction::In, headers);
                 finish(packet, headers, offload, &map)
             }
             None if self.in_locators(src) => self.stranger(headers, offload, packet),
@@ -263,7 +263,7 @@ impl Agent {
         let Some(id) = self.table.outbound(own.ip(), headers.dst()) else {
             return self.first_packet(own, headers, offload, packet);
         };
-        let Some(context) = self.table.get_mut(id) else {
+        let Some(context) = self.table.get(id) else {
             return Verdict::Drop(Cause::NotOurs);
         };
         let fresh = context.lease_until > time;
@@ -273,8 +273,8 @@ impl Agent {
         if context.keys.is_none() {
             return self.wait_for_context(id, copy(offload, packet, headers));
         }
-        context.last_out = Some(time);
-        context.out.add(headers.total_len());
+        let slot = context.slot;
+        self.count_packet(slot, Direction::Out, headers);
         let map = Translation {
             new_src: Some(local.ip()),
             new_dst: Some(remote.ip()),
@@ -284,6 +284,11 @@ impl Agent {
             }),
         };
         finish(packet, headers, offload, &map)
+    }
+
+    fn count_packet(&self, slot: Slot, direction: Direction, headers: &Headers) {
+        let bytes = headers.total_len() as u64;
+        self.fib().count(slot, direction, 1, bytes, self.now.time);
     }
 
     fn first_packet(

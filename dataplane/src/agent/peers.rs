@@ -158,7 +158,7 @@ impl Agent {
         if there.is_none() && self.table.len() >= self.config.limits.contexts {
             return None;
         }
-        let id = self.table.obtain(own, peer, self.now.time);
+        let id = self.table.obtain(own, peer, self.now.time)?;
         let local = self.own.get(&own).and_then(|own| own.serving());
         if let Some(context) = self.table.get_mut(id) {
             context.local = local.or(context.local);
@@ -320,9 +320,13 @@ impl Agent {
     pub(super) fn context_due(&mut self, id: ContextId) {
         let time = self.now.time;
         let (age, idle) = (self.config.limits.hold_age, self.config.limits.idle);
+        let Some(tally) = self.table.get(id).map(|c| self.table.tally(c)) else {
+            return;
+        };
         let Some(context) = self.table.get_mut(id) else {
             return;
         };
+        let heard = tally.last_received;
         context.timer = None;
         let expired = context.hold.expire(time, age, &mut self.budget);
         let cause = match (&context.binding, &context.keys) {
@@ -331,9 +335,9 @@ impl Agent {
             _ => Cause::HoldExpired,
         };
         self.counters.add(cause, expired);
-        let last = context
-            .last_in
-            .max(context.last_out)
+        let last = heard
+            .max(tally.last_sent)
+            .max(context.heard)
             .unwrap_or(context.created);
         let waiting =
             context.hold.len() > 0 || context.opening.is_some() || context.offered.is_some();
@@ -372,14 +376,16 @@ impl Agent {
         let Some(context) = self.table.get(id) else {
             return;
         };
+        let tally = self.table.tally(context);
+        let (last_in, last_out) = (context.heard.max(tally.last_received), tally.last_sent);
         let recent = |t: Option<Time>| t.is_some_and(|t| time.since(t) < ONE_WAY);
-        let used = recent(context.last_out) || recent(context.last_in);
+        let used = recent(last_out) || recent(last_in);
         let lease = context
             .binding
             .as_ref()
             .map_or(Duration::ZERO, Binding::lease);
-        let one_way = recent(context.last_out)
-            && context.last_in.is_none_or(|t| time.since(t) >= ONE_WAY)
+        let one_way = recent(last_out)
+            && last_in.is_none_or(|t| time.since(t) >= ONE_WAY)
             && time.since(context.created) >= ONE_WAY;
         let ageing = used && context.lease_until <= time + lease / 2;
         match context.probing {

@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 
 use super::own::Link;
 use super::{Agent, Now};
-use crate::table::{Context, Traffic};
+use crate::counters::Traffic;
+use crate::fib::Tally;
+use crate::table::Context;
 
 /// Everything about a forwarder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -159,7 +161,7 @@ impl Agent {
                 .collect(),
             contexts: contexts
                 .filter_map(|id| self.table.get(id))
-                .map(|c| context_status(c, now))
+                .map(|c| context_status(c, self.table.tally(c), now))
                 .collect(),
             not_attached: self
                 .misdirected
@@ -227,7 +229,7 @@ impl Agent {
         Explanation {
             verdict: verdict.to_owned(),
             reason,
-            context: context.map(|c| context_status(c, now)),
+            context: context.map(|c| context_status(c, self.table.tally(c), now)),
             events,
         }
     }
@@ -284,7 +286,7 @@ impl Agent {
     }
 }
 
-fn context_status(c: &Context, now: Now) -> ContextStatus {
+fn context_status(c: &Context, tally: Tally, now: Now) -> ContextStatus {
     let state = match (&c.binding, &c.keys, &c.provisional) {
         (None, ..) => "resolving",
         (_, None, _) => "opening",
@@ -303,7 +305,7 @@ fn context_status(c: &Context, now: Now) -> ContextStatus {
         lease_ms: c.lease_until.since(now.time).as_millis() as u64,
         round_trip_us: c.round_trip_us,
         held: c.hold.len(),
-        sent: c.out,
-        received: c.into,
+        sent: tally.sent,
+        received: tally.received,
     }
 }

@@ -23,6 +23,25 @@ impl Delta {
         Delta::new(address_sum(new)) + -Delta::new(address_sum(old))
     }
 
+    /// The change when `new` replaces `old`, both in memory order.
+    pub fn words(old: &[u32], new: &[u32]) -> Delta {
+        let sum = |words: &[u32]| {
+            let total = words.iter().map(|word| u64::from(word.to_be())).sum();
+            Delta::new(fold(total))
+        };
+        sum(new) + -sum(old)
+    }
+
+    /// The change as a number, for keeping; 0 is no change.
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// The reverse of [`Delta::bits`].
+    pub const fn from_bits(bits: u16) -> Delta {
+        Delta::new(bits)
+    }
+
     /// The change when one 16-bit word replaces another.
     pub const fn word(old: u16, new: u16) -> Delta {
         Delta::new(fold(!old as u64 + new as u64))

@@ -8,6 +8,7 @@ use mat_proto::Family;
 use super::build::{self, Unreachable};
 use super::checksum;
 use super::ip::Fragment;
+use super::plain::{self, Ends, Plain};
 use super::translate::{ChecksumState, Quoted, Translation, rewrite};
 use super::transport::protocol;
 use super::view::{self, Headers, Packet};
@@ -51,6 +52,7 @@ fn round_trip(
         assert_eq!(packet, data, "a refused packet is left as it was");
         return;
     }
+    plain_agrees(data, &packet, there, state);
     let rewritten = Packet::parse(&packet).expect("a rewritten packet can be read");
     assert_eq!(rewritten.src(), there.new_src.unwrap_or(headers.src()));
     assert_eq!(rewritten.dst(), there.new_dst.unwrap_or(headers.dst()));
@@ -74,6 +76,26 @@ fn round_trip(
     }
     rewrite(&mut packet, &rewritten, back, state).expect("what went there comes back");
     assert_restored(&packet, data);
+}
+
+/// A plain packet is rewritten by [`plain::rewrite`] to the same octets.
+fn plain_agrees(data: &[u8], rewritten: &[u8], there: &Translation, state: ChecksumState) {
+    let (Some(source), Some(destination)) = (there.new_src, there.new_dst) else {
+        return;
+    };
+    let mut packet = data.to_vec();
+    match Plain::parse(data, 0) {
+        Some(Plain::V4(shape, old)) => {
+            let new = Ends::new(source, destination);
+            plain::rewrite(&mut packet, shape, &new, old.delta(&new), state);
+        }
+        Some(Plain::V6(shape, old)) => {
+            let new = Ends::new(source, destination);
+            plain::rewrite(&mut packet, shape, &new, old.delta(&new), state);
+        }
+        None => return,
+    }
+    assert_eq!(packet, rewritten, "plain and general rewriting differ");
 }
 
 /// The new addresses, alone and together, and the way back.

@@ -63,6 +63,7 @@ pub mod build;
 pub mod checksum;
 mod exercise;
 mod ip;
+pub mod plain;
 mod reason;
 mod translate;
 mod transport;

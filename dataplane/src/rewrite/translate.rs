@@ -46,10 +46,11 @@ pub enum ChecksumState {
 impl ChecksumState {
     /// What a virtio-net header says about this packet.
     ///
+    /// `transport` is where its transport header begins.
     /// `needs_csum` with a `csum_start` other than the packet's own transport header means a packet
     /// inside a tunnel: the outer checksum is complete then, and the inner one is not ours.
-    pub fn from_virtio(needs_csum: bool, csum_start: u16, headers: &Headers) -> ChecksumState {
-        if needs_csum && usize::from(csum_start) == headers.transport_offset() {
+    pub fn from_virtio(needs_csum: bool, csum_start: u16, transport: usize) -> ChecksumState {
+        if needs_csum && usize::from(csum_start) == transport {
             ChecksumState::Partial
         } else {
             ChecksumState::Full

@@ -382,15 +382,15 @@ fn a_partial_checksum_inside_a_tunnel_is_not_ours() {
     };
     let headers = Packet::parse(&spec.build(old).bytes).unwrap();
     assert_eq!(
-        ChecksumState::from_virtio(true, 24, &headers),
+        ChecksumState::from_virtio(true, 24, headers.transport_offset()),
         ChecksumState::Partial
     );
     assert_eq!(
-        ChecksumState::from_virtio(true, 66, &headers),
+        ChecksumState::from_virtio(true, 66, headers.transport_offset()),
         ChecksumState::Full
     );
     assert_eq!(
-        ChecksumState::from_virtio(false, 24, &headers),
+        ChecksumState::from_virtio(false, 24, headers.transport_offset()),
         ChecksumState::Full
     );
 }

@@ -95,6 +95,7 @@ impl Agent {
                     };
                     own.updating = None;
                 }
+                self.home_changed(home);
                 self.at(until, Timer::Own(home));
                 self.note(home, None, format!("handed to {}", to.locator));
             }
@@ -133,6 +134,7 @@ impl Agent {
             return;
         }
         own.ready = ready;
+        self.home_changed(home);
         self.flush(home);
     }
 
@@ -163,6 +165,7 @@ impl Agent {
             // Packets on their way to a lost address would find nobody anyway.
             self.own_locators.retain(|_, owner| *owner != home);
             self.own_locators.extend(usable.iter().map(|l| (*l, home)));
+            self.home_changed(home);
             if let (Some(lost), false) = (lost, usable.is_empty()) {
                 self.note(home, None, format!("{lost} is gone from the uplink"));
                 self.try_register(home);
@@ -212,6 +215,10 @@ impl Agent {
         }
         for id in self.table.of_own(home) {
             self.drop_context(id, Cause::Departed);
+        }
+        // A peer of others here: their packets need no rewriting any more.
+        for id in self.table.of_peer(home) {
+            self.table.mark_changed(id);
         }
         if let Some(mut old) = self.own.insert(home, own) {
             let dropped =
@@ -287,6 +294,9 @@ impl Agent {
         self.released.insert(home, (own.epoch(), self.now.time));
         self.outputs.push_back(Output::Disconnect(home, own.link));
         let lease = Duration::from_secs(self.config.lease_seconds.into());
+        for id in self.table.of_peer(home) {
+            self.table.mark_changed(id);
+        }
         for locator in own.reserved {
             self.own_locators.remove(&locator);
             if !self.config.exclusive {

@@ -309,6 +309,10 @@ impl Agent {
         };
         let served = own.serving().is_some();
         own.role = Role::Idle;
+        self.home_changed(home);
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
         let epoch = own.epoch();
         let place = own
             .known
@@ -357,6 +361,7 @@ impl Agent {
         for frame in frames {
             self.replay(frame);
         }
+        self.home_changed(home);
     }
 
     pub(in crate::agent) fn settle(&mut self, home: Home, result: Result<Activated, OpError>) {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mat_proto::auth::MoveKey;
@@ -12,6 +13,7 @@ use crate::agent::{
     Verdict,
 };
 use crate::clock::{Now, Time};
+use crate::fib::Candidate;
 use crate::frame::Offload;
 use crate::rewrite::{Packet, build};
 
@@ -48,6 +50,8 @@ pub struct World {
     /// Decides, by the running number of a packet between sites, what is lost.
     pub lose: Lose,
     pub crossed: u64,
+    /// Packets that no agent saw.
+    pub forwarded: u64,
     queue: BTreeMap<(Time, u64), Happening>,
     sequence: u64,
 }
@@ -90,6 +94,7 @@ impl World {
             misdelivered: 0,
             lose: Box::new(|_, _| false),
             crossed: 0,
+            forwarded: 0,
             queue: BTreeMap::new(),
             sequence: 0,
         };
@@ -146,7 +151,20 @@ impl World {
     /// A packet enters the TUN of a site.
     pub fn enter(&mut self, site: usize, mut packet: Vec<u8>) {
         let now = self.clock();
-        let verdict = self.agents[site].handle_packet(now, &Offload::default(), &mut packet);
+        let agent = &mut self.agents[site];
+        // As a data thread does it: the forwarding table first.
+        let fib = Arc::clone(agent.fib());
+        let offload = Offload::default();
+        let hit = Candidate::of(&fib, &packet, config(site).control_port)
+            .and_then(|found| found.forward(&fib, &offload, &mut packet, now.time));
+        let verdict = match hit {
+            Some((slot, direction)) => {
+                fib.count(slot, direction, 1, packet.len() as u64, now.time);
+                self.forwarded += 1;
+                Verdict::Send
+            }
+            None => agent.handle_packet(now, &offload, &mut packet),
+        };
         if verdict == Verdict::Send {
             self.route(site, packet);
         }
@@ -240,6 +258,7 @@ impl World {
                 _ => {}
             }
         }
+        self.agents[site].check_forwarding();
     }
 
     fn later(&mut self, delay: Duration, happening: Happening) {

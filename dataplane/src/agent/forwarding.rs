@@ -1,0 +1,81 @@
+//! What the data threads may do without asking: the forwarding table, derived from
+//! contexts and homes.
+//!
+//! Everything that changes a context's way is noted by the table as it happens
+//! ([`crate::table::Table::get_mut`]), or here, for what a home decides
+//! ([`Agent::home_changed`]). [`Agent::way`] alone says what the way is.
+
+use mat_proto::Home;
+
+use super::Agent;
+use crate::fib::Way;
+use crate::table::ContextId;
+
+impl Agent {
+    /// Packets of a context whose way has changed come to the agent from now on.
+    pub(super) fn detour(&mut self) {
+        for id in self.table.take_changed() {
+            let (is, shall) = (self.table.way(id), self.way(id));
+            let same = |a: Way, b: Way| (a.local, a.remote) == (b.local, b.remote);
+            match (is, shall) {
+                (None, None) => {}
+                // Longer or shorter, but the same way.
+                (Some(is), Some(shall)) if same(is, shall) => self.table.set_way(id, Some(shall)),
+                _ => {
+                    self.table.set_way(id, None);
+                    self.detoured.push(id);
+                }
+            }
+        }
+    }
+
+    /// Nothing waits any more: packets of these contexts go their new way.
+    pub(super) fn lead_on(&mut self) {
+        for id in std::mem::take(&mut self.detoured) {
+            let way = self.way(id);
+            self.table.set_way(id, way);
+        }
+    }
+
+    /// The home is served, or can be reached, otherwise than before.
+    pub(super) fn home_changed(&mut self, home: Home) {
+        for id in self.table.of_own(home) {
+            self.table.mark_changed(id);
+        }
+    }
+
+    /// The way of a context's ordinary packets, if the agent has nothing to say about
+    /// each of them: tokens exchanged, the home served and reachable, the peer's
+    /// binding fresh, and nothing waiting that they would overtake.
+    fn way(&self, id: ContextId) -> Option<Way> {
+        let context = self.table.get(id)?;
+        let own = self.own.get(&context.own)?;
+        let (local, remote) = (context.local?, context.remote()?);
+        let clear = own.hold_in.len() + own.hold_out.len() + context.hold.len() == 0;
+        let ours = own.ready && own.serving() == Some(local);
+        let theirs = context.keys.is_some()
+            && self.in_homes(context.peer.ip())
+            && !self.own.contains_key(&context.peer);
+        let to_us = self.own_locators.get(&local) == Some(&context.own)
+            && self.table.inbound(remote.ip(), local.ip()) == Some(id);
+        (clear && ours && theirs && to_us).then_some(Way {
+            local,
+            remote,
+            until: context.lease_until,
+        })
+    }
+
+    /// Whether the forwarding table says what the contexts say.
+    #[cfg(test)]
+    pub(super) fn check_forwarding(&self) {
+        assert!(!self.table.has_changed() && self.detoured.is_empty());
+        for id in self.table.ids() {
+            let ends = |way: Way| (way.local, way.remote, way.until.0 >> 16);
+            assert_eq!(
+                self.table.way(id).map(ends),
+                self.way(id).map(ends),
+                "{id:?}"
+            );
+        }
+    }
+}

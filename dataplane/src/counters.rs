@@ -1,7 +1,10 @@
 //! Why packets and messages were not simply forwarded, counted by cause.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
+use mat_proto::Home;
 use serde::{Deserialize, Serialize};
 
 use crate::rewrite::{Malformed, Refusal};
@@ -28,6 +31,36 @@ macro_rules! causes {
         }
 
         impl Cause {
+            const PLAIN: &[(Cause, &'static str)] = &[$((Cause::$variant, $name),)*];
+            /// How many there are.
+            pub const COUNT: usize = Self::PLAIN.len() + Malformed::ALL.len() + Refusal::ALL.len();
+
+            /// A number below [`Cause::COUNT`], each its own.
+            fn index(self) -> usize {
+                let mut place = 0;
+                $(
+                    if matches!(self, Cause::$variant) {
+                        return place;
+                    }
+                    place += 1;
+                )*
+                match self {
+                    Cause::Malformed(m) => place + m as usize,
+                    Cause::Refused(r) => place + Malformed::ALL.len() + r as usize,
+                    _ => 0,
+                }
+            }
+
+            fn name(index: usize) -> &'static str {
+                let malformed = index.checked_sub(Self::PLAIN.len());
+                let refused = malformed.and_then(|at| at.checked_sub(Malformed::ALL.len()));
+                match (malformed, refused) {
+                    (_, Some(at)) => Refusal::ALL[at].as_str(),
+                    (Some(at), _) => Malformed::ALL[at].as_str(),
+                    _ => Self::PLAIN[index].1,
+                }
+            }
+
             /// The stable name.
             pub fn as_str(self) -> &'static str {
                 match self {
@@ -107,25 +140,117 @@ causes! {
     PassImpossible = "pass_impossible",
 }
 
-/// Counts by cause.
-#[derive(Clone, Debug, Default)]
-pub struct Counters(BTreeMap<&'static str, u64>);
+/// Counts by cause: written by data threads and the agent, read by anybody, without a lock.
+#[derive(Debug)]
+pub struct Counters([AtomicU64; Cause::COUNT]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Counters(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
 
 impl Counters {
     /// Counts one.
-    pub fn count(&mut self, cause: Cause) {
+    pub fn count(&self, cause: Cause) {
         self.add(cause, 1);
     }
 
     /// Counts `n`.
-    pub fn add(&mut self, cause: Cause, n: u64) {
-        if n > 0 {
-            *self.0.entry(cause.as_str()).or_default() += n;
-        }
+    pub fn add(&self, cause: Cause, n: u64) {
+        self.0[cause.index()].fetch_add(n, Ordering::Relaxed);
     }
 
-    /// Everything counted so far, by name.
+    /// Everything counted so far, by name; what never happened is left out.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.0.iter().map(|(name, n)| (*name, *n))
+        let counts = self.0.iter().map(|n| n.load(Ordering::Relaxed));
+        (0..Cause::COUNT)
+            .map(Cause::name)
+            .zip(counts)
+            .filter(|(_, n)| *n > 0)
+    }
+}
+
+/// What befell the packets of a home, or of a pair of homes, beside being forwarded.
+#[derive(Debug, Default)]
+pub struct Account {
+    /// Dropped, by cause.
+    pub dropped: Counters,
+    /// Kept for a while, for a context or for a move.
+    pub held: AtomicU64,
+    /// Sent after an instance that has left.
+    pub relayed: AtomicU64,
+}
+
+/// Whose an [`Account`] is: a home attached here, alone or with one peer.
+pub type Party = (Home, Option<Home>);
+
+/// All accounts. The lock is for opening and closing accounts and for reading them;
+/// packets that are simply forwarded come nowhere near it.
+#[derive(Debug, Default)]
+pub struct Accounts(RwLock<BTreeMap<Party, Arc<Account>>>);
+
+impl Accounts {
+    /// The account of a party, opened if there is none.
+    pub fn of(&self, party: Party) -> Arc<Account> {
+        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(account) = known.get(&party) {
+            return Arc::clone(account);
+        }
+        drop(known);
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(all.entry(party).or_default())
+    }
+
+    /// Closes the account of a party: it is not attached here any more, or forgotten.
+    pub fn close(&self, party: Party) {
+        let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        all.remove(&party);
+    }
+
+    /// All accounts as they are now.
+    pub fn all(&self) -> Vec<(Party, Arc<Account>)> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        all.iter()
+            .map(|(party, account)| (*party, Arc::clone(account)))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_cause_has_a_place_and_a_name_of_its_own() {
+        let names: BTreeSet<_> = (0..Cause::COUNT).map(Cause::name).collect();
+        assert_eq!(names.len(), Cause::COUNT);
+        let counters = Counters::default();
+        let some = [
+            Cause::NotOurs,
+            Cause::PassImpossible,
+            Cause::Malformed(Malformed::ALL[0]),
+            Cause::Malformed(Malformed::ALL[8]),
+            Cause::Refused(Refusal::ALL[0]),
+            Cause::Refused(Refusal::ALL[6]),
+        ];
+        for cause in some {
+            counters.count(cause);
+            assert_eq!(Cause::name(cause.index()), cause.as_str());
+        }
+        assert_eq!(counters.iter().count(), some.len());
+    }
+
+    #[test]
+    fn an_account_is_one_until_it_is_closed() {
+        let accounts = Accounts::default();
+        let party = ("192.0.2.1".parse().unwrap(), None);
+        accounts.of(party).held.fetch_add(1, Ordering::Relaxed);
+        assert_eq!(accounts.of(party).held.load(Ordering::Relaxed), 1);
+        accounts.close(party);
+        assert_eq!(accounts.of(party).held.load(Ordering::Relaxed), 0);
+        assert_eq!(accounts.all().len(), 1);
     }
 }

@@ -44,13 +44,14 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use mat_proto::auth::Token;
 use mat_proto::{Binding, Epoch, Home, Locator};
 
 use crate::clock::{Now, Time};
-use crate::counters::{Cause, Counters};
+use crate::counters::{Accounts, Cause, Counters, Party};
 use crate::fib::Fib;
 use crate::frame::{Frame, Offload};
 use crate::rewrite::build;
@@ -68,8 +69,10 @@ use hold::{Budget, Hold};
 pub enum Verdict {
     /// It was rewritten in place (or needs no rewriting): write it back.
     Send,
-    /// The agent keeps or has consumed it.
+    /// The agent has consumed it.
     Taken,
+    /// The agent keeps it until it can be sent or delivered.
+    Held,
     /// It is dropped, and counted.
     Drop(Cause),
 }
@@ -181,7 +184,10 @@ pub struct Agent {
     gates: gate::Gates,
     misdirected: BTreeMap<Home, (Locator, Time)>,
     budget: Budget,
-    counters: Counters,
+    counters: Arc<Counters>,
+    accounts: Arc<Accounts>,
+    /// Whose the packet in hand is.
+    party: Option<Party>,
     timers: BTreeSet<(Time, Timer)>,
     outputs: VecDeque<Output>,
     events: VecDeque<(Now, Event)>,
@@ -234,7 +240,9 @@ impl Agent {
             gates: gate::Gates::new(),
             misdirected: BTreeMap::new(),
             budget,
-            counters: Counters::default(),
+            counters: Arc::default(),
+            accounts: Arc::default(),
+            party: None,
             timers: BTreeSet::new(),
             outputs: VecDeque::new(),
             events: VecDeque::new(),
@@ -304,8 +312,13 @@ impl Agent {
     }
 
     /// The counts by cause.
-    pub fn counters(&self) -> &Counters {
+    pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// The same by whose packets they were, as far as that is known.
+    pub fn accounts(&self) -> &Arc<Accounts> {
+        &self.accounts
     }
 
     /// Counts what happened to a packet outside the agent.
@@ -406,7 +419,7 @@ impl Agent {
 
     fn hold_in(hold: &mut Hold, now: Time, frame: Frame, max: usize, all: &mut Budget) -> Verdict {
         if hold.push(now, frame, max, all) {
-            Verdict::Taken
+            Verdict::Held
         } else {
             Verdict::Drop(Cause::HoldFull)
         }
@@ -415,20 +428,36 @@ impl Agent {
     /// Handles a packet as if it had just been read, and writes it out if it
     /// is to be sent: for packets that waited.
     fn replay(&mut self, mut frame: Frame) {
-        match self.route(&frame.offload, &mut frame.packet) {
-            Verdict::Send => self.outputs.push_back(Output::Write(frame)),
-            Verdict::Taken => {}
-            Verdict::Drop(cause) => self.counters.count(cause),
+        if self.decide(&frame.offload, &mut frame.packet) == Verdict::Send {
+            self.outputs.push_back(Output::Write(frame));
         }
+    }
+
+    fn decide(&mut self, offload: &Offload, packet: &mut [u8]) -> Verdict {
+        // Packets that wait are replayed while another one is in hand.
+        let outer = self.party.take();
+        let verdict = self.route(offload, packet);
+        match verdict {
+            Verdict::Send | Verdict::Taken => {}
+            Verdict::Held => {
+                if let Some(party) = self.party {
+                    self.accounts.of(party).held.fetch_add(1, Relaxed);
+                }
+            }
+            Verdict::Drop(cause) => {
+                self.counters.count(cause);
+                if let Some(party) = self.party {
+                    self.accounts.of(party).dropped.count(cause);
+                }
+            }
+        }
+        self.party = outer;
+        verdict
     }
 
     /// What becomes of a packet read from the TUN; rewritten in place.
     pub fn handle_packet(&mut self, now: Now, offload: &Offload, packet: &mut [u8]) -> Verdict {
         self.now = now;
-        let verdict = self.route(offload, packet);
-        if let Verdict::Drop(cause) = verdict {
-            self.counters.count(cause);
-        }
-        verdict
+        self.decide(offload, packet)
     }
 }

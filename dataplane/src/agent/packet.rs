@@ -96,6 +96,7 @@ impl Agent {
             }
             return Verdict::Drop(Cause::NotAttached);
         };
+        self.party = Some((home, None));
         let Some(own) = self.own.get_mut(&home) else {
             return Verdict::Drop(Cause::NotAttached);
         };
@@ -172,6 +173,7 @@ impl Agent {
                 if context.own != home {
                     return Verdict::Drop(Cause::WrongHome);
                 }
+                self.party = Some((home, Some(context.peer)));
                 map.new_src = Some(context.peer.ip());
                 let slot = context.slot;
                 self.count_packet(slot, Direction::In, headers);
@@ -192,6 +194,7 @@ impl Agent {
         packet: &mut [u8],
     ) -> Verdict {
         let dst = headers.dst();
+        self.party = Some((own, None));
         if self.is_control(headers) {
             return Verdict::Drop(Cause::ControlPort);
         }
@@ -266,6 +269,7 @@ impl Agent {
         let Some(context) = self.table.get(id) else {
             return Verdict::Drop(Cause::NotOurs);
         };
+        self.party = Some((own, Some(context.peer)));
         let fresh = context.lease_until > time;
         let (Some(local), Some(remote), true) = (context.local, context.remote(), fresh) else {
             return self.wait_for_context(id, copy(offload, packet, headers));
@@ -306,7 +310,10 @@ impl Agent {
             return Verdict::Drop(Cause::NoBinding);
         }
         match self.context(own, peer) {
-            Some(id) => self.wait_for_context(id, copy(offload, packet, headers)),
+            Some(id) => {
+                self.party = Some((own, Some(peer)));
+                self.wait_for_context(id, copy(offload, packet, headers))
+            }
             None => Verdict::Drop(Cause::ContextsFull),
         }
     }

@@ -418,6 +418,7 @@ impl Agent {
             }
             let dropped = context.hold.clear(&mut self.budget);
             self.counters.add(cause, dropped);
+            self.accounts.close((context.own, Some(context.peer)));
             self.steer(changes);
         }
     }

@@ -292,6 +292,7 @@ impl Agent {
         let dropped = own.hold_in.clear(&mut self.budget) + own.hold_out.clear(&mut self.budget);
         self.counters.add(Cause::NotAttached, dropped);
         self.released.insert(home, (own.epoch(), self.now.time));
+        self.accounts.close((home, None));
         self.outputs.push_back(Output::Disconnect(home, own.link));
         let lease = Duration::from_secs(self.config.lease_seconds.into());
         for id in self.table.of_peer(home) {

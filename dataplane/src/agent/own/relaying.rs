@@ -1,5 +1,7 @@
 //! Packets that arrive at the old site of a move, on their way to the new one.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use mat_proto::Home;
 use mat_proto::auth::Key;
 use mat_proto::message::{Message, Received, Relay};
@@ -29,6 +31,8 @@ impl Agent {
         let Some(from) = own.reserved.first().copied() else {
             return;
         };
+        let account = self.accounts.of((home, None));
+        account.relayed.fetch_add(1, Relaxed);
         let key = Key::of_move(to.key);
         let address = (to.locator.ip(), to.port).into();
         for piece in relay::cut(home, epoch, hops + 1, id, &frame) {

@@ -80,6 +80,10 @@ pub struct TunConfig {
     pub mtu: u32,
     /// Ask the kernel for super-packets and partial checksums.
     pub offload: bool,
+    /// Join small packets of one flow into super-packets; needs `offload`.
+    pub coalesce: bool,
+    /// Queues, and data threads, one each.
+    pub queues: usize,
 }
 
 /// `[homes]`.

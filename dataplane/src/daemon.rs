@@ -14,9 +14,10 @@ use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::{Agent, AgentConfig, Attach, Limits, Link, Output, Snapshot};
-use crate::config::{Config, KeyAlgorithm, Placement, Trust};
+use crate::config::{Config, KeyAlgorithm, Placement, Trust, TunConfig};
+use crate::gso::Joinable;
 use crate::io::control::{Control, Parts};
-use crate::io::engine::{self, Clock};
+use crate::io::engine::{self, Clock, Engine};
 use crate::io::steering::{Attachment, Claims, Steering};
 use crate::io::tun::Tun;
 use crate::io::{api, netlink, state};
@@ -50,8 +51,8 @@ async fn forward(
     listener: UnixListener,
 ) -> anyhow::Result<()> {
     let tun_is_new = if_nametoindex(config.tun.name.as_str()).is_err();
-    let tun = Tun::open(&config.tun)?;
-    let described = tun.describe();
+    let queues = Tun::open_all(&config.tun)?;
+    let described = describe(&queues, &config.tun);
     tracing::info!("{described}");
     let map = map_client(config)?;
 
@@ -67,7 +68,7 @@ async fn forward(
     let mut steering = match Steering::up(config, &config.tun.name).await {
         Ok(steering) => steering,
         Err(error) => {
-            drop(tun);
+            drop(queues);
             if tun_is_new {
                 // The first failure is the one worth reporting.
                 let _ = Tun::destroy(&config.tun.name);
@@ -80,7 +81,17 @@ async fn forward(
         agent.handle_steered(clock.now(), *peer, *own);
     }
 
-    let (engine, wants, thread) = engine::start(tun, agent, clock)?;
+    let joinable = if config.tun.coalesce {
+        Joinable::ALL
+    } else {
+        Joinable::NONE
+    };
+    let Engine {
+        handle: engine,
+        wants,
+        thread,
+        gauges,
+    } = engine::start(queues, joinable, agent, clock)?;
     let parts = Parts {
         engine: engine.clone(),
         map,
@@ -211,6 +222,10 @@ async fn reload(path: &Path, running: &Config, control: &Arc<Control>) -> anyhow
         ("control_port", config.control_port != running.control_port),
         ("tun", config.tun != running.tun),
         (
+            "limits.contexts",
+            config.limits.contexts != running.limits.contexts,
+        ),
+        (
             "locators.exclusive",
             config.locators.exclusive != running.locators.exclusive,
         ),
@@ -315,6 +330,19 @@ async fn kept(control: &Control, last: &Snapshot) -> Claims {
         keep.pairs.clear();
     }
     keep
+}
+
+/// One line: which packet path is active.
+fn describe(queues: &[Tun], config: &TunConfig) -> String {
+    let path = queues.first().map(Tun::describe).unwrap_or_default();
+    let joined = match (queues.first().is_some_and(Tun::vnet), config.coalesce) {
+        (true, true) => ", small packets joined",
+        _ => "",
+    };
+    match queues.len() {
+        1 => format!("{path}{joined}"),
+        n => format!("{path}{joined}, {n} queues"),
+    }
 }
 
 fn agent_config(config: &Config) -> AgentConfig {

@@ -12,6 +12,18 @@ impl Offload {
     /// Octets of the header.
     pub const LEN: usize = 10;
     const NEEDS_CSUM: u8 = 1;
+    /// TCP over IPv4 and IPv6, each also with ECN, and UDP datagrams of equal size.
+    const KNOWN: [u8; 6] = [0, 1, 4, 5, 0x81, 0x84];
+
+    /// Whether the packet is to be cut into several.
+    pub fn is_super_packet(&self) -> bool {
+        self.0[1] != 0
+    }
+
+    /// Whether it is to be cut in a way that was asked for.
+    pub fn is_known(&self) -> bool {
+        Self::KNOWN.contains(&self.0[1])
+    }
 
     /// What the packet's transport checksum field holds.
     pub fn checksum_state(&self, headers: &Headers) -> ChecksumState {

@@ -41,6 +41,8 @@ fn the_example_is_good_and_its_optional_keys_show_the_defaults() {
         "name = \"mat0\"",
         "mtu",
         "offload",
+        "coalesce",
+        "queues",
         "exclusive",
         "lease_s",
         "poll_ms",
@@ -136,6 +138,7 @@ fn every_mistake_names_its_line_key_and_mend() {
             "from 1280 to 65535",
         ),
         ("mtu = 1500 ", "mtu = \"big\" ", "tun.mtu", "expected i64"),
+        ("queues = 1 ", "queues = 0 ", "tun.queues", "from 1 to 16"),
         (
             "offload = true",
             "offlode = true",

@@ -23,6 +23,8 @@ const INTERFACE_NAME_MAX: usize = 15;
 const SOCKET_PATH_MAX: usize = 107;
 /// IPv6 needs 1280 on every link (RFC 8200, section 5).
 const MTU: RangeInclusive<i64> = 1280..=65535;
+/// Threads beyond this have only been seen to get in each other's way.
+const QUEUES: RangeInclusive<i64> = 1..=16;
 const LEASE_S: RangeInclusive<i64> = 1..=86_400;
 /// A shorter secret than half the digest is guessable (RFC 8945, section 8).
 const SECRET_MIN: usize = 16;
@@ -102,6 +104,11 @@ impl<'a> Checker<'a> {
                 .as_ref()
                 .map_or(1500, |n| self.number("tun.mtu", n, MTU)),
             offload: raw.offload.unwrap_or(true),
+            coalesce: raw.coalesce.unwrap_or(true),
+            queues: raw
+                .queues
+                .as_ref()
+                .map_or(1, |n| self.number("tun.queues", n, QUEUES)),
         }
     }
 

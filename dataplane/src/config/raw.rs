@@ -35,6 +35,8 @@ pub(super) struct RawTun {
     pub name: Option<Text>,
     pub mtu: Option<Number>,
     pub offload: Option<bool>,
+    pub coalesce: Option<bool>,
+    pub queues: Option<Number>,
 }
 
 #[derive(Deserialize)]

@@ -15,6 +15,7 @@ pub mod control;
 pub mod engine;
 pub mod item;
 pub mod mac;
+pub mod meter;
 pub mod netlink;
 pub mod rt;
 pub mod state;

@@ -3,10 +3,9 @@
 //!
 //! The device is persistent: it, and every route to it, outlives the process, so
 //! that a restart loses no route and leaks no packet with an unrewritten address.
-//! One descriptor, non-blocking; reading and writing need no `&mut`.
-//!
-//! # Limitations
-//! One queue. Several queues did not pay in measurements and reorder packets.
+//! A [`Tun`] is one queue of it: a descriptor, non-blocking; reading and writing need no
+//! `&mut`. With several queues the kernel spreads flows over them, and a flow that changes
+//! its queue may be reordered: see ARCHITECTURE.md, "Threads".
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
@@ -120,17 +119,29 @@ pub struct Tun {
 }
 
 impl Tun {
-    /// Opens the device of `config`, creating it if need be, and makes it
+    /// Opens all queues of the device of `config`, as [`Tun::open`] does one.
+    pub fn open_all(config: &TunConfig) -> Result<Vec<Self>, TunError> {
+        (0..config.queues.max(1))
+            .map(|_| Self::open(config))
+            .collect()
+    }
+
+    /// Opens a queue of the device of `config`, creating it if need be, and makes it
     /// persistent. If the kernel refuses an offload the next lower one is used.
     ///
     /// A device that is busy is tried again for half a second.
     pub fn open(config: &TunConfig) -> Result<Self, TunError> {
-        let vnet = if config.offload {
-            libc::IFF_VNET_HDR
-        } else {
-            0
+        let file = match claim(&config.name, flags(config)) {
+            Err(TunError::NotATun(name)) => {
+                // Perhaps it is one, of one queue where several are wanted, or the reverse.
+                let other = flags(config) ^ libc::IFF_MULTI_QUEUE;
+                let old = claim(&name, other).map_err(|_| TunError::NotATun(name.clone()))?;
+                sys::set_persist(&old, false).map_err(fault(&name, "making it anew"))?;
+                drop(old);
+                claim(&name, flags(config))?
+            }
+            claimed => claimed?,
         };
-        let file = claim(&config.name, vnet)?;
         let name = &config.name;
         sys::set_persist(&file, true).map_err(fault(name, "making it persistent"))?;
         let offload = if config.offload {
@@ -148,7 +159,10 @@ impl Tun {
     /// Removes the persistent device; nothing happens if there is none. Fails
     /// with [`TunError::Busy`] while somebody has it open.
     pub fn destroy(name: &str) -> Result<(), TunError> {
-        let file = claim(name, 0)?;
+        let file = match claim(name, 0) {
+            Err(TunError::NotATun(_)) => claim(name, libc::IFF_MULTI_QUEUE)?,
+            claimed => claimed?,
+        };
         sys::set_persist(&file, false).map_err(fault(name, "making it temporary"))
     }
 
@@ -192,6 +206,24 @@ impl Tun {
         Ok(Some(Received { len, frame }))
     }
 
+    /// Reads one frame as it is; `None` if nothing is waiting.
+    pub fn read(&self, frame: &mut [u8]) -> io::Result<Option<usize>> {
+        match (&self.file).read(frame) {
+            Ok(length) => Ok(Some(length)),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes one frame that lies in pieces.
+    ///
+    /// # Errors
+    /// As [`Tun::send`].
+    pub fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        let length = pieces.iter().map(|piece| piece.len()).sum();
+        whole((&self.file).write_vectored(pieces)?, length)
+    }
+
     /// Writes a frame: a packet with its header before it if [`Tun::vnet`].
     ///
     /// # Errors
@@ -225,6 +257,20 @@ fn whole(written: usize, len: usize) -> io::Result<()> {
     } else {
         Err(io::ErrorKind::WriteZero.into())
     }
+}
+
+fn flags(config: &TunConfig) -> libc::c_int {
+    let vnet = if config.offload {
+        libc::IFF_VNET_HDR
+    } else {
+        0
+    };
+    let queues = if config.queues > 1 {
+        libc::IFF_MULTI_QUEUE
+    } else {
+        0
+    };
+    vnet | queues
 }
 
 /// Opens the clone device and binds it to the interface `name`.

@@ -18,6 +18,8 @@ fn config(offload: bool) -> TunConfig {
         name: "mat0".to_owned(),
         mtu: 1500,
         offload,
+        coalesce: true,
+        queues: 1,
     }
 }
 

@@ -22,6 +22,7 @@ pub mod config;
 pub mod counters;
 pub mod daemon;
 pub mod frame;
+pub mod gso;
 pub mod io;
 pub mod rewrite;
 pub mod table;

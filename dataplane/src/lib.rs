@@ -23,6 +23,7 @@ pub mod counters;
 pub mod daemon;
 pub mod fib;
 pub mod frame;
+pub mod gso;
 pub mod io;
 pub mod rewrite;
 pub mod table;

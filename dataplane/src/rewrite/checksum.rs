@@ -87,16 +87,28 @@ impl Neg for Delta {
 
 /// The folded ones' complement sum of `bytes` as big-endian words; an odd last byte is the high
 /// half of its word.
+///
+/// The words are added in native byte order and the sum's own bytes put right at the end: carries
+/// run around, so it comes out the same (RFC 1071, section 2B).
 pub fn sum(bytes: &[u8]) -> u16 {
-    let (words, rest) = bytes.as_chunks::<4>();
-    let mut total: u64 = words
+    let (words, rest) = bytes.as_chunks::<8>();
+    // 33 bits for each word, so that their sum overflows behind 16 GiB only.
+    let total: u64 = words
         .iter()
-        .map(|word| u64::from(u32::from_be_bytes(*word)))
+        .map(|word| u64::from_ne_bytes(*word))
+        .map(|word| (word & 0xFFFF_FFFF) + (word >> 32))
         .sum();
-    for (index, byte) in rest.iter().enumerate() {
-        total += u64::from(*byte) << if index % 2 == 0 { 8 } else { 0 };
-    }
-    fold(total)
+    u16::from_be(fold(total + sum_of_rest(rest)))
+}
+
+/// The sum, in native byte order and not folded, of fewer than eight bytes.
+fn sum_of_rest(bytes: &[u8]) -> u64 {
+    let (fours, rest) = bytes.as_chunks::<4>();
+    let (twos, rest) = rest.as_chunks::<2>();
+    let fours = fours.iter().map(|word| u32::from_ne_bytes(*word));
+    let twos = twos.iter().map(|word| u16::from_ne_bytes(*word));
+    let ones = rest.iter().map(|byte| u16::from_ne_bytes([*byte, 0]));
+    fours.map(u64::from).sum::<u64>() + twos.chain(ones).map(u64::from).sum::<u64>()
 }
 
 /// The checksum over a whole IPv4 header, options included. With the checksum field zero it is
@@ -114,6 +126,14 @@ pub fn pseudo_header(source: IpAddr, destination: IpAddr, protocol: u8, length: 
             + u64::from(protocol)
             + u64::from(length),
     )
+}
+
+/// The folded sum of a pseudo-header and of what follows it, from the bytes as they lie in a packet
+/// where the transport header follows the addresses directly. `covered` begins with the addresses;
+/// if it ends with them the result is that of [`pseudo_header`], and if it goes on to the end of a
+/// correct segment it is `0xFFFF`. `length` is that of the whole segment, in bytes.
+pub fn pseudo_header_and(covered: &[u8], protocol: u8, length: usize) -> u16 {
+    fold(u64::from(sum(covered)) + u64::from(protocol) + length as u64)
 }
 
 /// The checksum over pseudo-header and `segment` (transport header and payload). With the checksum
@@ -159,6 +179,33 @@ mod tests {
             sum(&[0x00, 0x01, 0xF2, 0x03, 0xF4, 0xF5, 0xF6, 0xF7]),
             0xDDF2
         );
+    }
+
+    #[test]
+    fn every_length_sums_as_word_by_word() {
+        let bytes: Vec<u8> = (0..100u32).map(|i| (i * 7919 >> 3) as u8 | 0x80).collect();
+        for length in 0..bytes.len() {
+            let words = bytes[..length].chunks(2).map(|word| match word {
+                [high, low] => u64::from(u16::from_be_bytes([*high, *low])),
+                _ => u64::from(word[0]) << 8,
+            });
+            assert_eq!(sum(&bytes[..length]), fold(words.sum()), "{length} bytes");
+        }
+        assert_eq!(sum(&[0xFF; 70_000]), 0xFFFF);
+        assert_eq!(sum(&[0; 70_000]), 0);
+    }
+
+    #[test]
+    fn a_pseudo_header_sums_the_same_out_of_a_packet() {
+        let (source, destination) = ([192, 0, 2, 1], [198, 51, 100, 7]);
+        let mut covered = [source, destination].concat();
+        let expected = pseudo_header(source.into(), destination.into(), 17, 11);
+        assert_eq!(pseudo_header_and(&covered, 17, 11), expected);
+        let mut segment = [1, 2, 3, 4, 0, 11, 0, 0, 5, 6, 7];
+        let checksum = transport(source.into(), destination.into(), 17, &segment);
+        segment[6..8].copy_from_slice(&checksum.to_be_bytes());
+        covered.extend(segment);
+        assert_eq!(pseudo_header_and(&covered, 17, 11), 0xFFFF);
     }
 
     #[test]

@@ -1,0 +1,333 @@
+//! The joiner: a batch of packets in, the writes that carry them out.
+
+use std::ops::Range;
+
+use super::flow::{self, Flow, Kind, Pair, Reading, Segment};
+use super::header::Header;
+use super::run::{MAX_PACKETS, Run};
+use super::sound::is_sound;
+use crate::frame::Offload;
+
+/// Which kinds of packets may be joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Joinable {
+    /// TCP over IPv4.
+    pub tcp4: bool,
+    /// TCP over IPv6.
+    pub tcp6: bool,
+    /// UDP over IPv4.
+    pub udp4: bool,
+    /// UDP over IPv6.
+    pub udp6: bool,
+}
+
+impl Joinable {
+    /// Every kind.
+    pub const ALL: Joinable = Joinable {
+        tcp4: true,
+        tcp6: true,
+        udp4: true,
+        udp6: true,
+    };
+    /// No kind: every packet is written as it came.
+    pub const NONE: Joinable = Joinable {
+        tcp4: false,
+        tcp6: false,
+        udp4: false,
+        udp6: false,
+    };
+
+    /// Whether packets of this kind may be joined.
+    pub const fn allows(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Tcp4 => self.tcp4,
+            Kind::Tcp6 => self.tcp6,
+            Kind::Udp4 => self.udp4,
+            Kind::Udp6 => self.udp6,
+        }
+    }
+
+    /// These but one.
+    #[must_use]
+    pub const fn without(mut self, kind: Kind) -> Joinable {
+        match kind {
+            Kind::Tcp4 => self.tcp4 = false,
+            Kind::Tcp6 => self.tcp6 = false,
+            Kind::Udp4 => self.udp4 = false,
+            Kind::Udp6 => self.udp6 = false,
+        }
+        self
+    }
+}
+
+/// One packet or super-packet to be written.
+#[derive(Debug, Clone)]
+pub struct Write<'a> {
+    /// What goes before it.
+    pub offload: Offload,
+    /// What it was joined from; `None` for a packet as it came.
+    pub joined: Option<Kind>,
+    /// The packet in pieces, at most [`MAX_PACKETS`]: one for each packet that it carries, of which
+    /// the first brings the headers.
+    pub pieces: &'a [Range<usize>],
+    /// What the pieces are pieces of.
+    pub arena: &'a [u8],
+}
+
+impl<'a> Write<'a> {
+    /// The bytes to gather.
+    pub fn slices(&self) -> impl ExactSizeIterator<Item = &'a [u8]> {
+        let arena = self.arena;
+        self.pieces.iter().map(move |piece| &arena[piece.clone()])
+    }
+}
+
+/// What became of a [`Write`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reply {
+    /// It is done with, be it written or lost.
+    Done,
+    /// It was refused for being joined: its packets are to be offered one by one, as they came.
+    Refused,
+}
+
+/// Joins the packets of one batch after another.
+///
+/// [`push`](Joiner::push) every packet of the batch in the order of its arrival, with all addresses
+/// rewritten, then [`finish`](Joiner::finish). The arena may not change in between.
+#[derive(Debug)]
+pub struct Joiner {
+    /// Which kinds are joined from the next packet on.
+    pub joinable: Joinable,
+    packets: Vec<Packet>,
+    groups: Vec<Group>,
+    /// For each group the tag of its flow, or [`CLOSED`]: what is searched for every packet.
+    tags: Vec<u32>,
+    /// Room for [`Write::pieces`].
+    pieces: Vec<Range<usize>>,
+}
+
+/// The tag of a group that takes no more packets.
+const CLOSED: u32 = 0;
+
+/// The longest headers: IPv6 and TCP with all its options.
+const MAX_HEADER: usize = 40 + 60;
+
+/// A packet of the batch.
+#[derive(Debug)]
+struct Packet {
+    offload: Offload,
+    at: Range<usize>,
+    /// Where it ends by its IP header, which may be before the end of `at`.
+    end: usize,
+    /// The packet behind it in its group.
+    next: Option<usize>,
+}
+
+/// Packets that go into one write.
+#[derive(Debug)]
+struct Group {
+    first: usize,
+    last: usize,
+    /// `None` if nothing can be joined with its one packet.
+    run: Option<Run>,
+}
+
+impl Joiner {
+    /// One that takes batches of `packets` without allocating; larger ones make it grow.
+    pub fn new(packets: usize, joinable: Joinable) -> Joiner {
+        Joiner {
+            joinable,
+            packets: Vec::with_capacity(packets),
+            groups: Vec::with_capacity(packets),
+            tags: Vec::with_capacity(packets),
+            pieces: Vec::with_capacity(MAX_PACKETS),
+        }
+    }
+
+    /// Takes the next packet of the batch, which lies in `arena` at `at`.
+    ///
+    /// # Panics
+    /// If `at` is outside `arena`.
+    pub fn push(&mut self, arena: &[u8], offload: Offload, at: Range<usize>) {
+        let packet = &arena[at.clone()];
+        match flow::read(packet) {
+            Reading::Segment(segment) => self.push_segment(arena, offload, at, &segment),
+            Reading::Pair(pair) => {
+                self.close(&pair);
+                self.begin(offload, at, None);
+            }
+            Reading::Nothing => {
+                self.tags.fill(CLOSED);
+                self.begin(offload, at, None);
+            }
+        }
+    }
+
+    /// Ends the batch: calls `write` for everything that is to be written, in the order of the
+    /// first packets. The headers of joined packets are made in place, in `arena`.
+    ///
+    /// If `write` answers [`Reply::Refused`] to a joined packet, its packets are offered singly.
+    /// What it answers to any other does not matter.
+    ///
+    /// # Panics
+    /// If `arena` is shorter than the one that the packets were pushed from.
+    pub fn finish(&mut self, arena: &mut [u8], mut write: impl FnMut(Write<'_>) -> Reply) {
+        for group in &self.groups {
+            if let Some(run) = group.run.as_ref().filter(|run| run.packets() > 1) {
+                let start = self.packets[group.first].at.start;
+                let headers = start..start + run.first().header;
+                let mut kept = [0; MAX_HEADER];
+                let kept = &mut kept[..headers.len()];
+                kept.copy_from_slice(&arena[headers.clone()]);
+                let offload = run.complete(&mut arena[headers.clone()]);
+                self.pieces.clear();
+                self.pieces
+                    .extend(group.pieces(&self.packets, headers.len()));
+                let reply = write(Write {
+                    offload,
+                    joined: Some(run.first().kind),
+                    pieces: &self.pieces,
+                    arena,
+                });
+                if reply == Reply::Done {
+                    continue;
+                }
+                arena[headers].copy_from_slice(kept);
+            }
+            for packet in group.packets(&self.packets) {
+                write(Write {
+                    offload: packet.offload,
+                    joined: None,
+                    pieces: std::slice::from_ref(&packet.at),
+                    arena,
+                });
+            }
+        }
+        self.packets.clear();
+        self.groups.clear();
+        self.tags.clear();
+    }
+
+    fn push_segment(
+        &mut self,
+        arena: &[u8],
+        offload: Offload,
+        at: Range<usize>,
+        segment: &Segment,
+    ) {
+        let header = Header::from(&offload);
+        let joinable =
+            segment.joinable && header.is_ordinary() && self.joinable.allows(segment.kind);
+        let tag = segment.flow.tag();
+        if let Some((group, run)) = self.find(tag, &segment.flow) {
+            let packet = &arena[at.clone()];
+            let first = &self.packets[self.groups[group].first];
+            if joinable && continues(run, first, arena, segment, packet, &header) {
+                return self.append(group, offload, at, segment);
+            }
+            self.tags[group] = CLOSED;
+        }
+        self.begin(offload, at, joinable.then_some((tag, segment)));
+    }
+
+    /// The open group of a flow. The newest is looked at first: most batches are of few flows, and
+    /// neighbours are of the same one.
+    fn find(&self, tag: u32, flow: &Flow) -> Option<(usize, &Run)> {
+        let newest_first = self.tags.iter().enumerate().rev();
+        newest_first
+            .filter(|(_, other)| **other == tag)
+            .filter_map(|(group, _)| Some((group, self.groups[group].run.as_ref()?)))
+            .find(|(_, run)| run.first().flow == *flow)
+    }
+
+    /// Closes every group between two addresses.
+    fn close(&mut self, pair: &Pair) {
+        for (tag, group) in self.tags.iter_mut().zip(&self.groups) {
+            if (group.run.as_ref()).is_some_and(|run| run.first().flow.pair == *pair) {
+                *tag = CLOSED;
+            }
+        }
+    }
+
+    /// Begins a group with a packet, and for a segment that may be joined a run.
+    fn begin(&mut self, offload: Offload, at: Range<usize>, open: Option<(u32, &Segment)>) {
+        let (tag, run) = match open {
+            Some((tag, segment)) => {
+                let run = Run::new(*segment);
+                let tag = if run.is_ended_by(segment) {
+                    CLOSED
+                } else {
+                    tag
+                };
+                (tag, Some(run))
+            }
+            None => (CLOSED, None),
+        };
+        let end = run.map_or(at.end, |run| at.start + run.first().end);
+        let first = self.add(offload, at, end);
+        let last = first;
+        self.groups.push(Group { first, last, run });
+        self.tags.push(tag);
+    }
+
+    fn append(&mut self, group: usize, offload: Offload, at: Range<usize>, segment: &Segment) {
+        let end = at.start + segment.end;
+        let packet = self.add(offload, at, end);
+        let Group { last, run, .. } = &mut self.groups[group];
+        self.packets[*last].next = Some(packet);
+        *last = packet;
+        if let Some(run) = run {
+            run.append(segment);
+            if run.is_ended_by(segment) {
+                self.tags[group] = CLOSED;
+            }
+        }
+    }
+
+    fn add(&mut self, offload: Offload, at: Range<usize>, end: usize) -> usize {
+        self.packets.push(Packet {
+            offload,
+            at,
+            end,
+            next: None,
+        });
+        self.packets.len() - 1
+    }
+}
+
+/// Whether a packet goes on where a run ends, and both may be given another checksum. The first
+/// packet of a run is looked into only now: one that stays alone never is.
+fn continues(
+    run: &Run,
+    first: &Packet,
+    arena: &[u8],
+    segment: &Segment,
+    packet: &[u8],
+    header: &Header,
+) -> bool {
+    let first_packet = &arena[first.at.start..first.end];
+    run.is_continued_by(first_packet, segment, packet)
+        && (run.packets() > 1
+            || is_sound(first_packet, segment.kind, &Header::from(&first.offload)))
+        && is_sound(&packet[..segment.end], segment.kind, header)
+}
+
+impl Group {
+    /// Its packets in order.
+    fn packets<'a>(&self, packets: &'a [Packet]) -> impl Iterator<Item = &'a Packet> {
+        std::iter::successors(packets.get(self.first), |packet| {
+            packet.next.map(|next| &packets[next])
+        })
+    }
+
+    /// What of them makes up the super-packet: of all but the first, what is behind `header` bytes.
+    fn pieces(&self, packets: &[Packet], header: usize) -> impl Iterator<Item = Range<usize>> {
+        self.packets(packets)
+            .enumerate()
+            .map(move |(index, packet)| {
+                let skipped = if index == 0 { 0 } else { header };
+                packet.at.start + skipped..packet.end
+            })
+    }
+}

@@ -1,0 +1,15 @@
+//! Joining and cutting against packets that an independent library built.
+//!
+//! The chief property: packets joined and cut again are, flow by flow, the packets that came in.
+
+mod allocation;
+mod bytes;
+mod cutting;
+mod headers;
+mod limits;
+mod order;
+mod packets;
+mod properties;
+mod refusal;
+mod rules;
+mod soundness;

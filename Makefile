@@ -4,6 +4,8 @@ CARGO ?= cargo
 # Passed to `matctl demo`, for instance ARGS="--ipv6 --rtt 20"; without any, `make demo`
 # shows both families at two round trips.
 ARGS ?=
+# Passed to `mat-bench`, for instance BENCH="--rounds 6 --only mat,wireguard-go".
+BENCH ?=
 
 # The scripts name the command that was typed when they say what it needs.
 export MAKECMDGOALS
@@ -12,7 +14,7 @@ export PATH := $(PATH):/usr/local/sbin:/usr/sbin:/sbin
 
 .PHONY: help
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
 
 .PHONY: setup
 setup: ## check for what is needed, and install what is missing
@@ -38,13 +40,20 @@ deny: ## check licences, duplicates and sources of the dependencies
 	$(CARGO) deny --locked check licenses bans sources
 
 .PHONY: bench
-bench: setup ## micro-benchmarks, then the full run against kernel forwarding, both families
+bench: setup bench-tools ## micro-benchmarks, then every contender side by side; two hours (BENCH="--rounds 6 --only mat")
 	$(CARGO) bench --package mat-bench --locked
 	$(CARGO) build --release --locked
-	scripts/privileged target/release/mat-bench
-	scripts/privileged target/release/mat-bench --ipv6
+	scripts/privileged target/release/mat-bench $(BENCH)
+	scripts/privileged target/release/mat-bench --ipv6 --measures tcp1,udp64,latency $(BENCH)
+	# Packets of 1500 bytes would rather measure the user-space link that carries them.
+	scripts/privileged target/release/mat-bench --rtt 20 --set-up tso $(BENCH)
+	scripts/privileged target/release/mat-bench --rtt 100 --set-up tso $(BENCH)
 
 .PHONY: bench-quick
-bench-quick: setup ## one TCP flow and pings against kernel forwarding, IPv4, in two minutes
+bench-quick: setup ## the wire, the kernel and MAT side by side, IPv4, in four minutes
 	$(CARGO) build --release --locked
-	scripts/privileged target/release/mat-bench --quick
+	scripts/privileged target/release/mat-bench --quick $(BENCH)
+
+.PHONY: bench-tools
+bench-tools: ## fetch the other forwarders for `make bench` into target/bench-tools
+	@scripts/bench-tools

@@ -106,8 +106,12 @@ impl Host {
     /// Turns every offload of the device off, so that whole packets of at most the MTU cross it,
     /// with complete checksums, and the receiver verifies them. Both ends of a link need it.
     pub fn offloads_off(&self, device: &str) -> Result<()> {
-        let features = "tx off rx off tso off gso off gro off";
-        self.run(Cmd::new("ethtool").args(["-K", device]).words(features))
+        self.features(device, "tx off rx off tso off gso off gro off")
+    }
+
+    /// Switches features of the device; the words are those of `ethtool -K`.
+    pub fn features(&self, device: &str, words: &str) -> Result<()> {
+        self.run(Cmd::new("ethtool").args(["-K", device]).words(words))
             .map(drop)
     }
 

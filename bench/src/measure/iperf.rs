@@ -3,18 +3,10 @@
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-/// One TCP flow from client to server.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Transfer {
-    /// Payload that arrived, in octets.
-    pub bytes: u64,
-    /// Payload that arrived, in Mbit/s, over the receiver's own time.
-    pub mbps: f64,
-    /// Segments the sender sent again.
-    pub retransmits: u64,
-}
+use crate::record::Transfer;
 
-/// Reads the output of the client. The error is iperf3's own where it reports one.
+/// Reads the output of the client: all streams together, over the receiver's own time. The error
+/// is iperf3's own where it reports one.
 pub fn read(output: &str) -> Result<Transfer> {
     let json: Value = serde_json::from_str(output).context("iperf3 wrote no JSON")?;
     if let Some(error) = json["error"].as_str() {
@@ -28,7 +20,8 @@ pub fn read(output: &str) -> Result<Transfer> {
     let transfer = Transfer {
         bytes: end("sum_received", "bytes")? as u64,
         mbps: end("sum_received", "bits_per_second")? / 1e6,
-        retransmits: end("sum_sent", "retransmits")? as u64,
+        retransmits: Some(end("sum_sent", "retransmits")? as u64),
+        ..Transfer::default()
     };
     if transfer.bytes == 0 {
         bail!("iperf3: nothing arrived");
@@ -40,13 +33,13 @@ pub fn read(output: &str) -> Result<Transfer> {
 mod tests {
     use super::*;
 
-    const SAMPLE: &str = include_str!("../samples/iperf3-3.12.json");
+    const SAMPLE: &str = include_str!("../../samples/iperf3-3.12.json");
 
     #[test]
     fn a_recorded_run_is_read() {
         let transfer = read(SAMPLE).unwrap();
         assert_eq!(transfer.bytes, 3_765_698_560);
-        assert_eq!(transfer.retransmits, 2);
+        assert_eq!(transfer.retransmits, Some(2));
         assert!((transfer.mbps - 29_849.48).abs() < 0.1, "{transfer:?}");
     }
 

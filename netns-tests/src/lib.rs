@@ -50,6 +50,7 @@
 //!   means the same everywhere; [`wan`] has its own list of limits.
 
 mod cmd;
+pub mod counters;
 mod host;
 pub mod interrupt;
 mod lab;
@@ -59,6 +60,7 @@ mod netlink;
 pub mod privileges;
 mod process;
 mod registry;
+pub mod soak;
 mod spawner;
 pub mod testbed;
 mod wait;

@@ -1,8 +1,9 @@
-//! A wide-area link: delay, jitter, loss, rate and cuts between two hosts.
+//! A wide-area link: delay, jitter, loss, duplication, corruption, rate and cuts between two hosts.
 //!
 //! A namespace in the middle holds the far ends of two veth pairs; one thread for each direction
 //! carries frames between them through packet sockets. `line` decides when each comes out and is
-//! pure; `shuttle` is the thread; `packet_socket` the system calls.
+//! pure, and so is `spoil`, which flips a bit; `shuttle` is the thread; `packet_socket` the system
+//! calls.
 //!
 //! netem would do the same in the kernel, but not every kernel has it, and its queue cannot be
 //! replayed from a seed.
@@ -18,6 +19,7 @@
 mod line;
 mod packet_socket;
 mod shuttle;
+mod spoil;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -43,6 +45,8 @@ pub struct WanCounters {
     pub overrun: u64,
     /// Longer than any frame should be, dropped.
     pub oversized: u64,
+    /// Frames with a flipped bit; a copy of one is not counted again.
+    pub spoilt: u64,
     /// Of those delivered, how many the device at the end did not take.
     pub refused: u64,
 }
@@ -198,11 +202,16 @@ fn check(config: &WanConfig) -> Result<()> {
         config.rate_mbit != Some(0.0),
         "WanConfig::rate_mbit = 0: use `up: false` to cut the link, `None` for no limit"
     );
-    ensure!(
-        (0.0..=1.0).contains(&config.loss),
-        "WanConfig::loss = {}: must be from 0 to 1",
-        config.loss
-    );
+    for (name, share) in [
+        ("loss", config.loss),
+        ("duplicate", config.duplicate),
+        ("corrupt", config.corrupt),
+    ] {
+        ensure!(
+            (0.0..=1.0).contains(&share),
+            "WanConfig::{name} = {share}: must be from 0 to 1"
+        );
+    }
     Ok(())
 }
 

@@ -13,8 +13,9 @@ use nix::sys::prctl;
 use nix::sys::time::TimeSpec;
 
 use super::WanCounters;
-use super::line::{Line, WanConfig};
+use super::line::{Admitted, Line, WanConfig};
 use super::packet_socket::{MAX_FRAME, PacketSocket, VNET_HEADER};
+use super::spoil::flip_payload_bit;
 
 /// Frames taken from the socket before those that have become due are looked at again: about
 /// 100 us of small frames, which bounds the error of the delay under load.
@@ -108,19 +109,31 @@ pub(super) fn run(control: &Control, from: &PacketSocket, to: &Arc<PacketSocket>
                 idle = true;
                 break;
             };
-            let Some(frame) = buffer.get(..length) else {
+            let Some(frame) = buffer.get_mut(..length) else {
                 counters.oversized += 1;
                 continue;
             };
             let bytes = length.saturating_sub(VNET_HEADER);
             let now = origin.elapsed();
-            match line.admit(now, bytes) {
-                Ok(due) if due <= now && line.next_due().is_none() => {
-                    line.delivered(bytes);
-                    deliver(to, frame, &mut counters);
-                }
-                Ok(due) => line.hold(due, bytes, frame.to_vec()),
-                Err(_) => {}
+            let Ok(admitted) = line.admit(now, bytes) else {
+                continue;
+            };
+            let Admitted {
+                due,
+                copy_due,
+                spoil,
+            } = admitted;
+            if spoil.is_some_and(|number| flip_payload_bit(frame, number)) {
+                counters.spoilt += 1;
+            }
+            if due <= now && line.next_due().is_none() {
+                line.delivered(bytes);
+                deliver(to, frame, &mut counters);
+            } else {
+                line.hold(due, bytes, frame.to_vec());
+            }
+            if let Some(due) = copy_due {
+                line.hold(due, bytes, frame.to_vec());
             }
         }
 

@@ -1,6 +1,6 @@
 //! One packet's headers, read as far as joining needs them, and as words that compare quickly.
 
-use super::header::{GSO_TCP_V4, GSO_TCP_V6, GSO_UDP_L4};
+use crate::frame::{GSO_TCP_V4, GSO_TCP_V6, GSO_UDP_L4};
 use crate::rewrite::protocol;
 
 /// A kind of packet that can be joined. The kernel may take one kind and refuse another.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::flow::{self, Flow, Kind, Pair, Reading, Segment};
-use super::header::Header;
+use crate::frame::Header;
 use super::run::{MAX_PACKETS, Run};
 use super::sound::is_sound;
 use crate::frame::Offload;

@@ -48,7 +48,6 @@
 
 mod cut;
 mod flow;
-mod header;
 mod join;
 mod run;
 mod sound;

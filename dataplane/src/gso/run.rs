@@ -1,7 +1,7 @@
 //! A run: packets of one flow that follow each other and go into one super-packet.
 
 use super::flow::{PSH, Segment};
-use super::header::{Header, NEEDS_CSUM};
+use crate::frame::{Header, NEEDS_CSUM};
 use crate::frame::Offload;
 use crate::rewrite::checksum;
 

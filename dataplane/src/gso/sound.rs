@@ -1,7 +1,7 @@
 //! Whether the checksums of a packet are right, so that replacing them hides nothing.
 
 use super::flow::Kind;
-use super::header::{DATA_VALID, Header};
+use crate::frame::{DATA_VALID, Header};
 use crate::rewrite::checksum;
 
 /// Whether the IPv4 header checksum and the transport checksum of `packet` are what a sender

@@ -22,6 +22,5 @@ pub mod state;
 pub mod steering;
 pub mod sysctl;
 pub mod tun;
-pub mod vnet;
 
 pub use mac::MacAddr;

@@ -1,5 +1,5 @@
 //! The TUN device: packets in, packets out, and what the kernel leaves for us to
-//! do with them ([`crate::io::vnet`]).
+//! do with them ([`crate::frame`]).
 //!
 //! The device is persistent: it, and every route to it, outlives the process, so
 //! that a restart loses no route and leaks no packet with an unrewritten address.
@@ -14,7 +14,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use crate::config::TunConfig;
-use crate::io::vnet::{Frame, VNET_HEADER};
+use crate::frame;
 
 const DEVICE: &str = "/dev/net/tun";
 /// A killed owner's descriptor is closed within milliseconds; a living owner
@@ -101,15 +101,6 @@ pub enum Offload {
     None,
 }
 
-/// One frame that was read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Received {
-    /// Its length in the buffer, with the header if there is one.
-    pub len: usize,
-    /// What its header says.
-    pub frame: Frame,
-}
-
 /// An open TUN device.
 #[derive(Debug)]
 pub struct Tun {
@@ -192,22 +183,9 @@ impl Tun {
         format!("tun {}: {path}", self.name)
     }
 
-    /// Reads one frame into `buf`, which should hold
-    /// [`MAX_FRAME`](crate::io::vnet::MAX_FRAME) bytes (what does not fit is cut
-    /// off by the kernel). `None` if nothing is waiting.
-    pub fn recv(&self, buf: &mut [u8]) -> io::Result<Option<Received>> {
-        let len = match (&self.file).read(buf) {
-            Ok(len) => len,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let frame = Frame::parse(&buf[..len], self.vnet())
-            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "frame without header"))?;
-        Ok(Some(Received { len, frame }))
-    }
-
-    /// Reads one frame as it is; `None` if nothing is waiting.
-    pub fn read(&self, frame: &mut [u8]) -> io::Result<Option<usize>> {
+    /// Reads one frame into `frame`, which should hold [`MAX_FRAME`](crate::frame::MAX_FRAME)
+    /// octets (what does not fit is cut off by the kernel). `None` if nothing is waiting.
+    pub fn recv(&self, frame: &mut [u8]) -> io::Result<Option<usize>> {
         match (&self.file).read(frame) {
             Ok(length) => Ok(Some(length)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
@@ -215,47 +193,25 @@ impl Tun {
         }
     }
 
-    /// Writes one frame that lies in pieces.
-    ///
-    /// # Errors
-    /// As [`Tun::send`].
-    pub fn write(&self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
-        let length = pieces.iter().map(|piece| piece.len()).sum();
-        whole((&self.file).write_vectored(pieces)?, length)
-    }
-
-    /// Writes a frame: a packet with its header before it if [`Tun::vnet`].
+    /// Writes one frame that lies in pieces: a packet with its header before it if
+    /// [`Tun::vnet`].
     ///
     /// # Errors
     /// `InvalidInput` means that the kernel refuses this packet or its header;
     /// others will still be taken. `WouldBlock`: its queue is full.
-    pub fn send(&self, frame: &[u8]) -> io::Result<()> {
-        whole((&self.file).write(frame)?, frame.len())
-    }
-
-    /// Writes a packet whose checksums are complete and which is not to be cut.
-    pub fn send_packet(&self, packet: &[u8]) -> io::Result<()> {
-        if !self.vnet() {
-            return self.send(packet);
+    pub fn send(&self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        let length = pieces.iter().map(|piece| piece.len()).sum();
+        // A TUN takes a packet whole or not at all.
+        match (&self.file).write_vectored(pieces)? {
+            written if written == length => Ok(()),
+            _ => Err(io::ErrorKind::WriteZero.into()),
         }
-        let parts = [IoSlice::new(&[0; VNET_HEADER]), IoSlice::new(packet)];
-        let written = (&self.file).write_vectored(&parts)?;
-        whole(written, VNET_HEADER + packet.len())
     }
 }
 
 impl AsFd for Tun {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
-    }
-}
-
-/// A TUN takes a packet whole or not at all.
-fn whole(written: usize, len: usize) -> io::Result<()> {
-    if written == len {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::WriteZero.into())
     }
 }
 
@@ -310,7 +266,7 @@ fn claim(name: &str, flags: libc::c_int) -> Result<File, TunError> {
 /// Tries the offloads, best first.
 fn negotiate(file: &File) -> io::Result<Offload> {
     // A device that persisted may still have another program's header length.
-    sys::set_header_length(file, VNET_HEADER)?;
+    sys::set_header_length(file, frame::Offload::LEN)?;
     let accepted = OFFLOADS
         .into_iter()
         .find(|(_, bits)| sys::set_offload(file, *bits).is_ok());

@@ -16,12 +16,13 @@ use std::time::Duration;
 use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
 use mat_dataplane::io::steering::{Attachment, Claims, Steering};
 use mat_dataplane::io::tun::Tun;
-use mat_dataplane::io::vnet::MAX_FRAME;
+use mat_dataplane::frame::MAX_FRAME;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
 
 use crate::netns::{Neighbour, in_namespace, ip, run};
 use crate::steering::{POOL, config, links};
+use crate::tun::{recv, send};
 
 /// Rewrites source and destination of whole packets, and computes all
 /// checksums afresh.
@@ -39,10 +40,9 @@ impl Rewriter {
         while !self.stop.load(Ordering::Relaxed) {
             let mut fds = [PollFd::new(self.tun.as_fd(), PollFlags::POLLIN)];
             poll(&mut fds, PollTimeout::from(20u16)).unwrap();
-            while let Some(received) = self.tun.recv(&mut buffer).unwrap() {
-                let packet = &buffer[received.frame.packet];
+            while let Some((_, packet)) = recv(&self.tun, &mut buffer) {
                 match rewritten(packet, &self.table) {
-                    Some(packet) => self.tun.send_packet(&packet).unwrap(),
+                    Some(packet) => send(&self.tun, &[&packet]),
                     None if is_chatter(packet) => {}
                     None => {
                         self.strange.fetch_add(1, Ordering::Relaxed);
@@ -315,8 +315,8 @@ fn errors_about_packets_of_a_pair_reach_the_tun() {
                 .send_to(b"x", SocketAddr::new(pair.0.ip(), 9))
                 .unwrap();
             crate::tun::wait(&tun);
-            let received = tun.recv(&mut buffer).unwrap().unwrap();
-            let packet = PacketHeaders::from_ip_slice(&buffer[received.frame.packet]).unwrap();
+            let (_, packet) = recv(&tun, &mut buffer).unwrap();
+            let packet = PacketHeaders::from_ip_slice(packet).unwrap();
             assert!(matches!(
                 packet.transport,
                 Some(TransportHeader::Icmpv4(_) | TransportHeader::Icmpv6(_))

@@ -191,11 +191,11 @@ impl Device for Tun {
     }
 
     fn recv(&self, frame: &mut [u8]) -> io::Result<Option<usize>> {
-        self.read(frame)
+        Tun::recv(self, frame)
     }
 
     fn send(&self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
-        self.write(pieces)
+        Tun::send(self, pieces)
     }
 }
 

@@ -9,10 +9,9 @@ use nix::errno::Errno;
 
 use super::Device;
 use crate::counters::{Cause, Counters};
-use crate::frame::{Frame, Offload};
+use crate::frame::{Frame, MAX_FRAME, Offload};
 use crate::gso::{self, Joinable, Joiner, Kind, MAX_PACKETS, Reply, Write};
 use crate::io::meter::{Meter, add};
-use crate::io::vnet::MAX_FRAME;
 
 /// A kernel that refuses a kind of super-packet refuses all of them (Linux 6.6.44 and
 /// its siblings did, for some); after so many it is not offered that kind any more.
@@ -55,11 +54,6 @@ impl<D: Device> Sink<D> {
             joiner: Joiner::new(batch, joinable),
             waiting: 0,
         }
-    }
-
-    /// Which kinds are joined at present.
-    pub(super) fn joinable(&self) -> Joinable {
-        self.joiner.joinable
     }
 
     /// The next packet of the batch: `arena` holds it at `at`. It is written at the

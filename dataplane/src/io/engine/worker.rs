@@ -24,10 +24,9 @@ use crate::agent::{Agent, Output, Verdict};
 use crate::clock::Now;
 use crate::counters::{Cause, Counters};
 use crate::fib::{Candidate, Direction, Fib, Reader, Slot};
-use crate::frame::Offload;
+use crate::frame::{MAX_FRAME, Offload};
 use crate::gso::{Joinable, MAX_PACKETS};
 use crate::io::meter::{Meter, add};
-use crate::io::vnet::{MAX_FRAME, VNET_HEADER};
 
 /// Frames of a batch: as many as are ever joined into one.
 pub(super) const BATCH: usize = MAX_PACKETS;
@@ -103,10 +102,6 @@ impl<D: Device> Worker<D> {
         &self.sink.out.meter
     }
 
-    pub(super) fn joinable(&self) -> Joinable {
-        self.sink.joinable()
-    }
-
     /// Handles one batch; `true` if there may be more.
     pub(super) fn pump(&mut self, now: Now) -> io::Result<bool> {
         let meter = &self.sink.out.meter;
@@ -147,7 +142,7 @@ impl<D: Device> Worker<D> {
         let mut more = true;
         while self.batch.len() < BATCH && used + MAX_FRAME <= self.arena.len() {
             // Without the header the packet lies where it would lie with it.
-            let start = used + if vnet { 0 } else { VNET_HEADER };
+            let start = used + if vnet { 0 } else { Offload::LEN };
             let length = match device.recv(&mut self.arena[start..used + MAX_FRAME]) {
                 Ok(Some(length)) => length,
                 Ok(None) => {
@@ -164,15 +159,15 @@ impl<D: Device> Worker<D> {
             };
             let mut offload = Offload::default();
             if vnet {
-                if length < VNET_HEADER {
+                if length < Offload::LEN {
                     let text = "a frame without its header";
                     return Err(io::Error::new(io::ErrorKind::InvalidData, text));
                 }
                 offload
                     .0
-                    .copy_from_slice(&self.arena[used..used + VNET_HEADER]);
+                    .copy_from_slice(&self.arena[used..used + Offload::LEN]);
             }
-            let at = used + VNET_HEADER..start + length;
+            let at = used + Offload::LEN..start + length;
             bytes += at.len() as u64;
             used = at.end.next_multiple_of(CACHE_LINE);
             let whole = offload.is_super_packet();

@@ -93,7 +93,7 @@ fn start(host: &Host, program: &Path) -> Result<Process> {
         .arg(program)
         .words("--foreground wg0")
         // GotaTun and BoringTun give up their rights otherwise, where they are not root's own.
-        .env("WG_SUDO", "1")
+        .env("WG_SUDO", "true")
         .name(program.file_name().unwrap_or_default().to_string_lossy());
     let process = host.spawn(command)?;
     let socket = format!("/proc/{}/root/run/wireguard/wg0.sock", process.pid());

@@ -1,8 +1,8 @@
 //! Datagrams as fast as they can be sent, one system call each at both ends.
 //!
-//! iperf3 would spend several system calls on a datagram and so be most of what is measured, and
-//! has one size for all flows. Sender and receiver are two threads of this program; what arrives
-//! until the sender stops counts.
+//! iperf3 has one size for all its flows, and reckons what arrived from the sender's numbers.
+//! Here sender and receiver are two threads of this program, which do nothing else, and what the
+//! receiver has got when the sender stops counts.
 
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};

@@ -191,13 +191,17 @@ pub type Party = (Home, Option<Home>);
 pub struct Accounts(RwLock<BTreeMap<Party, Arc<Account>>>);
 
 impl Accounts {
+    /// The account of a party, if it has one.
+    pub fn get(&self, party: Party) -> Option<Arc<Account>> {
+        let all = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        all.get(&party).map(Arc::clone)
+    }
+
     /// The account of a party, opened if there is none.
     pub fn of(&self, party: Party) -> Arc<Account> {
-        let known = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(account) = known.get(&party) {
-            return Arc::clone(account);
+        if let Some(account) = self.get(party) {
+            return account;
         }
-        drop(known);
         let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(all.entry(party).or_default())
     }

@@ -60,7 +60,9 @@ use crate::table::{ContextId, Table};
 pub use config::{AgentConfig, Limits};
 pub use own::{Activated, Attach, Handover, Link, OpError, Prepared, RelayTo};
 pub use snapshot::{ContextRecord, OwnRecord, Snapshot};
-pub use status::{ContextStatus, EventStatus, Explanation, OwnStatus, Status};
+pub use status::{
+    AccountStatus, ContextStatus, EventStatus, Explanation, OwnStatus, Status, Vitals,
+};
 
 use hold::{Budget, Hold};
 

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::Ordering::Relaxed;
 
 use mat_proto::{Epoch, Home, Locator};
 use serde::{Deserialize, Serialize};
 
 use super::own::Link;
 use super::{Agent, Now};
-use crate::counters::Traffic;
-use crate::fib::Tally;
+use crate::counters::{Party, Traffic};
 use crate::table::Context;
 
 /// Everything about a forwarder.
@@ -28,6 +28,21 @@ pub struct Status {
     pub held_bytes: usize,
     /// Packets and messages that were not simply forwarded, by cause.
     pub counters: BTreeMap<String, u64>,
+}
+
+/// How a forwarder is, in a few numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Vitals {
+    /// Homes attached here.
+    pub homes: usize,
+    /// Homes served here.
+    pub serving: usize,
+    /// Contexts with peers.
+    pub contexts: usize,
+    /// Bytes of packets that wait.
+    pub held_bytes: usize,
+    /// Whether the last exchange with the mapping service succeeded.
+    pub mapping_reachable: bool,
 }
 
 /// The mapping service as seen from here.
@@ -72,6 +87,9 @@ pub struct OwnStatus {
     /// How peers followed the last move.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub switch: Option<SwitchStatus>,
+    /// What befell its packets, beside those of its contexts.
+    #[serde(flatten)]
+    pub account: AccountStatus,
 }
 
 /// How peers followed a move.
@@ -119,6 +137,23 @@ pub struct ContextStatus {
     pub sent: Traffic,
     /// Received from the peer.
     pub received: Traffic,
+    /// What else befell its packets.
+    #[serde(flatten)]
+    pub account: AccountStatus,
+}
+
+/// What befell the packets of a home or a pair, beside being forwarded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountStatus {
+    /// Dropped, by cause.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dropped: BTreeMap<String, u64>,
+    /// Kept for a while, since it began.
+    #[serde(default)]
+    pub kept: u64,
+    /// Sent after an instance that has left.
+    #[serde(default)]
+    pub relayed: u64,
 }
 
 /// Something that happened to a home or a pair.
@@ -150,6 +185,18 @@ pub struct Explanation {
 }
 
 impl Agent {
+    /// The few numbers, without going through contexts.
+    pub fn vitals(&self) -> Vitals {
+        let serving = self.own.values().filter(|own| own.serving().is_some());
+        Vitals {
+            homes: self.own.len(),
+            serving: serving.count(),
+            contexts: self.table.len(),
+            held_bytes: self.budget.used(),
+            mapping_reachable: self.mapping.fault.is_none(),
+        }
+    }
+
     /// A description of everything.
     pub fn status(&self, now: Now) -> Status {
         let contexts = self.table.ids().into_iter();
@@ -161,7 +208,7 @@ impl Agent {
                 .collect(),
             contexts: contexts
                 .filter_map(|id| self.table.get(id))
-                .map(|c| context_status(c, self.table.tally(c), now))
+                .map(|c| self.context_status(c, now))
                 .collect(),
             not_attached: self
                 .misdirected
@@ -202,6 +249,7 @@ impl Agent {
                 acknowledged: s.acknowledged,
                 last_ack_us: s.last_ack.map(|t| t.since(s.since).as_micros() as u64),
             }),
+            account: self.account_status((home, None)),
         })
     }
 
@@ -229,7 +277,7 @@ impl Agent {
         Explanation {
             verdict: verdict.to_owned(),
             reason,
-            context: context.map(|c| context_status(c, self.table.tally(c), now)),
+            context: context.map(|c| self.context_status(c, now)),
             events,
         }
     }
@@ -284,9 +332,9 @@ impl Agent {
             format!("{dst} is not mobile: sent from {local}, which a move would change"),
         )
     }
-}
 
-fn context_status(c: &Context, tally: Tally, now: Now) -> ContextStatus {
+fn context_status(&self, c: &Context, now: Now) -> ContextStatus {
+    let tally = self.table.tally(c);
     let state = match (&c.binding, &c.keys, &c.provisional) {
         (None, ..) => "resolving",
         (_, None, _) => "opening",
@@ -307,5 +355,19 @@ fn context_status(c: &Context, tally: Tally, now: Now) -> ContextStatus {
         held: c.hold.len(),
         sent: tally.sent,
         received: tally.received,
+        account: self.account_status((c.own, Some(c.peer))),
+    }
+}
+
+    fn account_status(&self, party: Party) -> AccountStatus {
+        let Some(account) = self.accounts.get(party) else {
+            return AccountStatus::default();
+        };
+        let dropped = account.dropped.iter();
+        AccountStatus {
+            dropped: dropped.map(|(cause, n)| (cause.to_owned(), n)).collect(),
+            kept: account.held.load(Relaxed),
+            relayed: account.relayed.load(Relaxed),
+        }
     }
 }

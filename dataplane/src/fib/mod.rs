@@ -32,6 +32,7 @@ mod index;
 mod pairs;
 mod readers;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use mat_proto::{Family, Home, Locator};
@@ -80,6 +81,12 @@ impl Fib {
     /// Returns once every reader but `own` has finished the batch it was in.
     pub fn synchronize(&self, own: Option<&Reader>) {
         self.readers.wait(own);
+    }
+
+    /// Every pair: own home, peer home, and what went through.
+    pub fn each(&self, mut visit: impl FnMut(IpAddr, IpAddr, Tally)) {
+        self.v4.each(&mut visit);
+        self.v6.each(&mut visit);
     }
 
     /// What has gone through a pair so far.
@@ -168,8 +175,14 @@ impl Writer {
     pub fn release(&mut self, slot: Slot) {
         self.set(slot, None);
         match slot.family {
-            Family::V4 => self.v4.give_back(slot.id),
-            Family::V6 => self.v6.give_back(slot.id),
+            Family::V4 => {
+                self.fib.v4.release(slot.id);
+                self.v4.give_back(slot.id);
+            }
+            Family::V6 => {
+                self.fib.v6.release(slot.id);
+                self.v6.give_back(slot.id);
+            }
         }
     }
 

@@ -225,6 +225,35 @@ impl<const W: usize> Pairs<W> {
         counts.last_received.store(0, Ordering::Relaxed);
     }
 
+    /// It is nobody's any more; it has no way.
+    pub(super) fn release(&self, id: u32) {
+        if let Some(record) = self.record(id) {
+            record.write(|record| {
+                record.put(OWN, [0; W]);
+                record.put(PEER, [0; W]);
+            });
+        }
+    }
+
+    /// Every pair that is somebody's, and what went through it.
+    pub(super) fn each(&self, visit: &mut impl FnMut(IpAddr, IpAddr, Tally)) {
+        for (n, piece) in self.pieces.iter().enumerate() {
+            let Some(piece) = piece.get() else {
+                continue;
+            };
+            for (place, record) in piece.records.iter().enumerate() {
+                let version = record.version.load(Ordering::Acquire);
+                let homes = record.key(false);
+                fence(Ordering::Acquire);
+                let whole = record.version.load(Ordering::Relaxed) == version;
+                if whole && homes.source != [0; W] {
+                    let tally = self.tally((n * PIECE + place) as u32);
+                    visit(address(homes.source), address(homes.destination), tally);
+                }
+            }
+        }
+    }
+
     pub(super) fn set(&self, id: u32, way: Option<Way>) {
         let Some(record) = self.record(id) else {
             return;

@@ -16,6 +16,7 @@ pub mod engine;
 pub mod item;
 pub mod mac;
 pub mod meter;
+pub mod metrics;
 pub mod netlink;
 pub mod rt;
 pub mod state;

@@ -174,7 +174,7 @@ impl EngineHandle {
 }
 
 /// Where packets come from and go to: a queue of a TUN, or a test's idea of one.
-pub trait Device: AsFd {
+pub trait Device {
     /// Whether frames begin with the virtio-net header.
     fn vnet(&self) -> bool;
 
@@ -428,3 +428,6 @@ impl Others {
         ended
     }
 }
+
+#[cfg(test)]
+mod tests;

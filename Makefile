@@ -4,6 +4,11 @@ CARGO ?= cargo
 # Passed to `matctl demo`, for instance ARGS="--ipv6 --rtt 20"; without any, `make demo`
 # shows both families at two round trips.
 ARGS ?=
+# Gigabytes that `make soak` moves.
+SIZE ?= 100
+# Results of long runs are kept.
+SOAK = scripts/privileged target/release/mat-soak --cell-seconds 300 \
+    --json bench/results/soak/$(shell date -u +%F)-
 
 # The scripts name the command that was typed when they say what it needs.
 export MAKECMDGOALS
@@ -48,3 +53,13 @@ bench: setup ## micro-benchmarks, then the full run against kernel forwarding, b
 bench-quick: setup ## one TCP flow and pings against kernel forwarding, IPv4, in two minutes
 	$(CARGO) build --release --locked
 	scripts/privileged target/release/mat-bench --quick
+
+.PHONY: soak
+soak: setup ## 100 GB (SIZE=100) through every combination of offloads and impairments, none wrong
+	$(CARGO) build --release --locked
+	$(SOAK)$(SIZE)G.json --bytes $(SIZE)G
+
+.PHONY: soak-quick
+soak-quick: setup ## the same with 5 GB, in a few minutes
+	$(CARGO) build --release --locked
+	$(SOAK)5G.json --bytes 5G

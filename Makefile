@@ -6,6 +6,11 @@ CARGO ?= cargo
 ARGS ?=
 # Passed to `mat-bench`, for instance BENCH="--rounds 6 --only mat,wireguard-go".
 BENCH ?=
+# Gigabytes that `make soak` moves.
+SIZE ?= 100
+# Results of long runs are kept.
+SOAK = scripts/privileged target/release/mat-soak --cell-seconds 300 \
+    --json bench/results/soak/$(shell date -u +%F)-
 
 # The scripts name the command that was typed when they say what it needs.
 export MAKECMDGOALS
@@ -57,3 +62,13 @@ bench-quick: setup ## the wire, the kernel and MAT side by side, IPv4, in four m
 .PHONY: bench-tools
 bench-tools: ## fetch the other forwarders for `make bench` into target/bench-tools
 	@scripts/bench-tools
+
+.PHONY: soak
+soak: setup ## 100 GB (SIZE=100) through every combination of offloads and impairments, none wrong
+	$(CARGO) build --release --locked
+	$(SOAK)$(SIZE)G.json --bytes $(SIZE)G
+
+.PHONY: soak-quick
+soak-quick: setup ## the same with 5 GB, in a few minutes
+	$(CARGO) build --release --locked
+	$(SOAK)5G.json --bytes 5G

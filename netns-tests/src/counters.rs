@@ -23,6 +23,25 @@ pub fn checksum_errors(host: &Host) -> Result<u64> {
     counted(host, "InCsumErrors")
 }
 
+/// Packets that found no room in a device's queue, on its way in or out.
+pub fn device_drops(host: &Host) -> Result<u64> {
+    let path = "/proc/thread-self/net/dev";
+    let table = host.enter(|| fs::read_to_string(path))?;
+    Ok(in_devices(
+        &table.with_context(|| format!("cannot read {path}"))?,
+    ))
+}
+
+/// Two lines of titles, then `NAME: bytes packets errs drop ..` for both directions.
+fn in_devices(table: &str) -> u64 {
+    let devices = table.lines().filter_map(|line| line.split_once(':'));
+    let drops = devices.flat_map(|(_, values)| {
+        let values: Vec<&str> = values.split_whitespace().collect();
+        [3, 11].map(|n| values.get(n).and_then(|value| value.parse::<u64>().ok()))
+    });
+    drops.flatten().sum()
+}
+
 /// A line of names above each line of values.
 fn in_columns(table: &str, name: &str) -> u64 {
     let lines: Vec<&str> = table.lines().collect();
@@ -57,5 +76,12 @@ mod tests {
         assert_eq!(in_columns(snmp, "MaxConn"), 0);
         let snmp6 = "Udp6InErrors                    \t7\nUdp6InCsumErrors                \t4\n";
         assert_eq!(in_rows(snmp6, "InCsumErrors"), 4);
+    }
+    #[test]
+    fn drops_are_summed_over_devices_and_directions() {
+        let table = "Inter-|   Receive  |  Transmit\n face |bytes packets errs drop|bytes\n\
+                     lo:  1 2 3 0 0 0 0 0 5 6 7 0 0 0 0 0\n\
+                     mat0: 9 9 9 4 9 9 9 9 9 9 9 30 9 9 9 9\n";
+        assert_eq!(in_devices(table), 34);
     }
 }

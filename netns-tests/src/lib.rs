@@ -33,8 +33,9 @@
 //! # }
 //! ```
 //!
-//! [`testbed`] is the deployment that the demo, the tests and the benchmarks share; the rest of the
-//! crate knows nothing of mobility and starts whatever programs it is told to.
+//! [`testbed`] is the deployment that the demo, the tests and the benchmarks share, and [`soak`]
+//! moves many bytes through it; the rest of the crate knows nothing of mobility and starts whatever
+//! programs it is told to.
 //!
 //! **Invariant**: a [`Lab`] leaves nothing. Its drop, on success, error or panic, ends every
 //! process and removes every namespace and file; Ctrl-C makes waits fail and so comes to the same

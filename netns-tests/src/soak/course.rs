@@ -42,9 +42,11 @@ pub(super) struct Readings {
     pub(super) checksum_errors: u64,
     /// Frames with a flipped bit.
     pub(super) spoilt: u64,
-    /// Frames lost or overtaken by intention or not.
+    /// Frames lost by intention.
     pub(super) lost: u64,
     pub(super) duplicated: u64,
+    /// Packets that found a queue full.
+    pub(super) dropped: u64,
     /// Packets and bytes that the forwarders sent to each other.
     pub(super) packets: u64,
     pub(super) bytes: u64,
@@ -106,30 +108,9 @@ impl Course {
 
     /// From *user* to *web*, and the other way round.
     pub(super) fn both_ways(&self, family: Family) -> Result<[Ends<'_>; 2]> {
-        let address = |instance: &Instance| -> Result<IpAddr> {
-            Ok(match family {
-                Family::Ipv4 => instance.home.parse()?,
-                Family::Ipv6 => instance.home6.parse()?,
-            })
-        };
-        let ends = |from: &'_ Instance, to: &'_ Instance| -> Result<(IpAddr, IpAddr)> {
-            Ok((address(from)?, address(to)?))
-        };
-        let (user, web) = ends(&self.user, &self.web)?;
-        let (user_host, web_host) = (&self.user.host, &self.web.host);
         Ok([
-            Ends {
-                sender: user_host,
-                sender_address: user,
-                receiver: web_host,
-                receiver_address: web,
-            },
-            Ends {
-                sender: web_host,
-                sender_address: web,
-                receiver: user_host,
-                receiver_address: user,
-            },
+            ends(&self.user, &self.web, family)?,
+            ends(&self.web, &self.user, family)?,
         ])
     }
 
@@ -138,12 +119,17 @@ impl Course {
         let mut readings = Readings::default();
         for host in self.receivers() {
             readings.checksum_errors += counters::checksum_errors(host)?;
+            readings.dropped += counters::counted(host, "RcvbufErrors")?;
+        }
+        for host in self.receivers().into_iter().chain([&self.bed.router]) {
+            readings.dropped += counters::device_drops(host)?;
         }
         for wan in self.wans() {
             for counters in [wan.counters_to_a(), wan.counters_to_b()] {
                 readings.spoilt += counters.spoilt;
                 readings.lost += counters.line.lost;
                 readings.duplicated += counters.line.duplicated;
+                readings.dropped += counters.overrun + counters.refused;
             }
         }
         for site in ["a", "c"] {
@@ -213,11 +199,27 @@ impl Readings {
             spoilt: self.spoilt - before.spoilt,
             lost: self.lost - before.lost,
             duplicated: self.duplicated - before.duplicated,
+            dropped: self.dropped - before.dropped,
             packets: self.packets - before.packets,
             bytes: self.bytes - before.bytes,
             causes: causes.filter(|(_, count)| *count > 0).collect(),
         }
     }
+}
+
+fn ends<'a>(from: &'a Instance, to: &'a Instance, family: Family) -> Result<Ends<'a>> {
+    let address = |instance: &Instance| -> Result<IpAddr> {
+        Ok(match family {
+            Family::Ipv4 => instance.home.parse()?,
+            Family::Ipv6 => instance.home6.parse()?,
+        })
+    };
+    Ok(Ends {
+        sender: &from.host,
+        sender_address: address(from)?,
+        receiver: &to.host,
+        receiver_address: address(to)?,
+    })
 }
 
 fn impairment(path: Path, seed: u64) -> WanConfig {

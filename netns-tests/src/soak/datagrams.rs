@@ -120,10 +120,14 @@ impl Ledger {
         self.count(never, "datagrams came that were never sent");
         if !duplicates {
             self.count(self.duplicates, "datagrams came twice");
-            for length in 1..NUMBER {
-                let sizes = (0..sent).map(|number| self.schedule.size(number));
-                let sent = sizes.filter(|size| *size == length).count() as u64;
-                let more = self.short[length].saturating_sub(sent);
+            let mut sent_short = [0; NUMBER];
+            for number in 0..sent {
+                if let Some(count) = sent_short.get_mut(self.schedule.size(number)) {
+                    *count += 1;
+                }
+            }
+            for (length, (came, sent)) in self.short.into_iter().zip(sent_short).enumerate() {
+                let more = came.saturating_sub(sent);
                 self.count(more, &format!("more datagrams of {length} bytes than sent"));
             }
         }

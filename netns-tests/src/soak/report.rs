@@ -50,6 +50,8 @@ pub struct CellReport {
     pub frames_doubled: u64,
     /// Frames in which the path flipped a bit.
     pub frames_spoilt: u64,
+    /// Packets that found a queue on the way full; a super-packet counts once.
+    pub queue_drops: u64,
     /// Packets that receiving kernels dropped because of a wrong checksum.
     pub checksum_errors: u64,
     /// What the forwarders did not simply forward, by cause.
@@ -85,6 +87,7 @@ impl fmt::Display for CellReport {
             (self.frames_lost, "lost"),
             (self.frames_doubled, "doubled"),
             (self.frames_spoilt, "spoilt"),
+            (self.queue_drops, "dropped by queues"),
             (self.checksum_errors, "checksum errors"),
         ] {
             if count > 0 {

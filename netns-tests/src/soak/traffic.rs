@@ -14,7 +14,7 @@ use super::udp::{Flow, Kind, Outcome};
 use crate::interrupt;
 
 /// Bytes of TCP for each datagram of each flow, and how many datagrams there are at least.
-const BYTES_PER_DATAGRAM: u64 = 20_000;
+const BYTES_PER_DATAGRAM: u64 = 100_000;
 const LEAST_DATAGRAMS: u64 = 16 * BURST;
 /// How many bytes of the largest packet are not payload of a datagram.
 const HEADERS: [usize; 2] = [20 + 8, 40 + 8];

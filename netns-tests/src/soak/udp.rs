@@ -23,7 +23,7 @@ const WINDOW: u64 = 4 * BURST;
 /// When nothing arrives for so long, what was on the way is taken for lost.
 const LOST: Duration = Duration::from_millis(20);
 /// When nothing arrives for so long after the last was sent, the flow has ended.
-const SILENCE: Duration = Duration::from_millis(500);
+const SILENCE: Duration = Duration::from_millis(300);
 /// For what waits in a receiver that is not scheduled.
 const BUFFER: usize = 8 << 20;
 /// The most that one system call receives.

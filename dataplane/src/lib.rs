@@ -25,3 +25,4 @@ pub mod frame;
 pub mod io;
 pub mod rewrite;
 pub mod table;
+pub mod upgrade;

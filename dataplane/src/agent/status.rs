@@ -172,7 +172,7 @@ impl Agent {
                 fault_since_unix_us: self.mapping.fault.as_ref().map(|f| f.since_unix_us),
                 authenticated: !self.mapping.unverified,
             },
-            held_bytes: self.budget.used(),
+            held_bytes: self.held_bytes(),
             counters: self
                 .counters
                 .iter()

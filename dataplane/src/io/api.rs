@@ -18,7 +18,9 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +35,6 @@ use mat_proto::auth::MoveKey;
 use mat_proto::{Binding, Home};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::net::UnixListener;
 
 use super::control::Control;
 use super::engine::Ended;
@@ -139,12 +140,13 @@ fn yes() -> bool {
     true
 }
 
-/// Serves the API until the process ends.
+/// Serves the API; after `until` no new requests, and ends with those under way.
 pub fn serve(
-    listener: UnixListener,
+    listener: tokio::net::UnixListener,
     control: Arc<Control>,
     identity: Identity,
-) -> impl Future<Output = std::io::Result<()>> + use<> {
+    until: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = std::io::Result<()>> + Send {
     let api = Api { control, identity };
     let router = Router::new()
         .route("/v1/status", get(status))
@@ -157,14 +159,26 @@ pub fn serve(
         .route("/v1/activate", post(activate))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(api);
-    async move { axum::serve(listener, router).await }
+    async move {
+        axum::serve(listener, router)
+            .with_graceful_shutdown(until)
+            .await
+    }
 }
 
-/// Makes the socket; whoever connects waits until it is served.
+/// Makes the socket, or goes on with `inherited` if that is it; whoever connects
+/// waits until it is served.
 ///
 /// # Errors
 /// The text says why it cannot be made and what to do.
-pub async fn listen(socket: &Path) -> Result<UnixListener, String> {
+pub fn listen(socket: &Path, inherited: Option<OwnedFd>) -> Result<UnixListener, String> {
+    if let Some(listener) = inherited.map(UnixListener::from)
+        && let Ok(address) = listener.local_addr()
+        && address.as_pathname() == Some(socket)
+        && socket.exists()
+    {
+        return Ok(listener);
+    }
     let fault = |doing: &str, error: std::io::Error| {
         format!(
             "control socket {}: cannot {doing}: {error}",
@@ -176,7 +190,7 @@ pub async fn listen(socket: &Path) -> Result<UnixListener, String> {
     }
     if socket.exists() {
         // A socket nobody answers at is left over from a process that was killed.
-        if tokio::net::UnixStream::connect(socket).await.is_ok() {
+        if UnixStream::connect(socket).is_ok() {
             return Err(format!(
                 "control socket {}: another matd answers there; stop it, or set another \
                  control_socket",
@@ -188,6 +202,8 @@ pub async fn listen(socket: &Path) -> Result<UnixListener, String> {
     let listener = UnixListener::bind(socket).map_err(|e| fault("listen", e))?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o660))
         .map_err(|e| fault("restrict it", e))?;
+    let nonblocking = listener.set_nonblocking(true);
+    nonblocking.map_err(|e| fault("make it non-blocking", e))?;
     Ok(listener)
 }
 

@@ -12,7 +12,7 @@ use std::time::Duration;
 use mat_mapping::client::{MapClient, MapError, Swap};
 use mat_proto::{Binding, Home, Locator};
 use tokio::net::UdpSocket;
-use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+use tokio::sync::{Mutex, MutexGuard, Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use super::engine::EngineHandle;
@@ -121,12 +121,18 @@ impl Control {
 
     /// Writes what is so now into the state file, so that it outlives a kill.
     pub async fn save(&self) {
+        drop(self.save_and_rest().await);
+    }
+
+    /// The same; nothing is written any more as long as the guard lives.
+    pub async fn save_and_rest(&self) -> MutexGuard<'_, ()> {
         // One at a time: an older snapshot must not replace a newer one.
-        let _writing = self.writing.lock().await;
+        let writing = self.writing.lock().await;
         // The data thread has ended only if the whole process is ending.
         if let Ok(snapshot) = self.engine.call(|agent, _| agent.snapshot()).await {
             self.store(&snapshot);
         }
+        writing
     }
 
     /// Writes the state file.

@@ -61,6 +61,8 @@ impl Clock {
 
 /// A request to the agent, run on the data thread.
 type Call = Box<dyn FnOnce(&mut Agent, Now) + Send>;
+/// One that says whether it is the last.
+type LastCall = Box<dyn FnOnce(&mut Agent, Now) -> bool + Send>;
 
 enum Input {
     Lookup(Home, Answer),
@@ -68,7 +70,7 @@ enum Input {
     Control(SocketAddr, IpAddr, Vec<u8>),
     Uplink(Vec<Locator>),
     Call(Call),
-    Stop,
+    Last(LastCall),
 }
 
 /// How everybody else talks to the data thread.
@@ -123,9 +125,32 @@ impl EngineHandle {
         answer.await.map_err(|_| Ended)
     }
 
+    /// Runs `f` with the agent, and ends the data thread right behind it if `f`
+    /// gives something back: not one more packet is read then, and the thread has
+    /// ended when this returns.
+    pub async fn finish<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut Agent, Now) -> Option<T> + Send + 'static,
+    ) -> Result<Option<T>, Ended> {
+        let (reply, answer) = oneshot::channel();
+        self.put(Input::Last(Box::new(move |agent, now| {
+            let result = f(agent, now);
+            let last = result.is_some();
+            // As in `call`.
+            let _ = reply.send(result);
+            last
+        })));
+        let result = answer.await.map_err(|_| Ended)?;
+        if result.is_some() {
+            // Refused once the thread has let go of everything it had.
+            let _ = self.call(|_, _| ()).await;
+        }
+        Ok(result)
+    }
+
     /// Ends the data thread.
     pub fn stop(&self) {
-        self.put(Input::Stop);
+        self.put(Input::Last(Box::new(|_, _| true)));
     }
 
     fn put(&self, input: Input) {
@@ -214,9 +239,11 @@ impl Engine {
                 }
                 Input::Uplink(locators) => self.agent.handle_uplink(now, locators),
                 Input::Call(call) => call(&mut self.agent, now),
-                Input::Stop => {
-                    self.write_outputs();
-                    return false;
+                Input::Last(call) => {
+                    if call(&mut self.agent, now) {
+                        self.write_outputs();
+                        return false;
+                    }
                 }
             }
             self.write_outputs();

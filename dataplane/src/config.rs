@@ -47,6 +47,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// UDP port of the control exchange.
     pub control_port: u16,
+    /// TCP address at which metrics are served, beside the control socket.
+    pub metrics_listen: Option<SocketAddr>,
     /// The TUN device.
     pub tun: TunConfig,
     /// Which addresses can be home addresses.

@@ -3,14 +3,15 @@
 //! State is loaded and homes are served again *before* kernel state is brought
 //! in line with it, so that a restart neither opens a gap nor leaks a packet.
 
-use std::path::Path;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 use mat_mapping::client::{Algorithm, MapClient, TsigKey};
 use nix::net::if_::if_nametoindex;
-use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::{Agent, AgentConfig, Attach, Limits, Link, Output, Snapshot};
@@ -18,85 +19,140 @@ use crate::config::{Config, KeyAlgorithm, Placement, Trust, TunConfig};
 use crate::gso::Joinable;
 use crate::io::control::{Control, Parts};
 use crate::io::engine::{self, Clock, Engine};
+use crate::io::inherit::Inherited;
+use crate::io::server::Server;
 use crate::io::steering::{Attachment, Claims, Steering};
-use crate::io::tun::Tun;
-use crate::io::{api, netlink, state};
+use crate::io::tun::{Tun, TunError};
+use crate::io::{api, metrics, netlink, service, state};
+use crate::upgrade::{Failure, Legacy, Program, unblock_signals};
 
 const STATE_FILE: &str = "state.json";
 
-/// Runs the forwarder until SIGTERM or SIGINT. SIGHUP reloads the configuration.
+/// Runs the forwarder until SIGTERM or SIGINT. SIGHUP reloads the configuration,
+/// SIGUSR2 replaces the program by its successor ([`crate::upgrade`]). To be
+/// called on the main thread.
 ///
 /// Homes that are attached stay attached: their kernel state and the state file
 /// are kept, so that a restart loses no connection. With no home attached
 /// everything is removed.
-pub async fn run(path: &Path) -> anyhow::Result<()> {
+pub async fn run(path: &Path, inherited: Inherited) -> anyhow::Result<()> {
+    let program = Program::running().context("where is this program?")?;
     let config = Config::load(path)?;
     let state_dir = state::StateDir::open(&config.state_dir)?;
     let state_file = state_dir.file(STATE_FILE);
-    let snapshot = state::load::<Snapshot>(&state_file)?.unwrap_or_default();
+    let legacy = match inherited.state.and_then(Legacy::take_up) {
+        Some(legacy) => legacy,
+        None => Legacy::old(state::load(&state_file)?.unwrap_or_default()),
+    };
     // Before anything in the kernel is touched, since it can fail.
-    let listener = api::listen(&config.control_socket).await;
+    let listener = api::listen(&config.control_socket, inherited.control);
     let listener = listener.map_err(|e| anyhow!(e))?;
-    let ended = forward(path, &config, snapshot, &state_file, listener).await;
+    let metrics = match config.metrics_listen {
+        Some(address) => Some(metrics::listen(address).await.map_err(|e| anyhow!(e))?),
+        None => None,
+    };
+    let past = Past {
+        program,
+        legacy,
+        state_file,
+        tun: inherited.tun,
+        metrics,
+    };
+    let ended = forward(path, &config, past, listener).await;
     // A dead socket misleads people.
     let _ = std::fs::remove_file(&config.control_socket);
     ended
 }
 
+/// What a forwarder begins with, beside its configuration.
+struct Past {
+    program: Program,
+    legacy: Legacy,
+    state_file: PathBuf,
+    /// A descriptor that may be our TUN.
+    tun: Option<OwnedFd>,
+    /// Where metrics are served beside the control socket.
+    metrics: Option<tokio::net::TcpListener>,
+}
+
 async fn forward(
     path: &Path,
     config: &Config,
-    snapshot: Snapshot,
-    state_file: &Path,
+    mut past: Past,
     listener: UnixListener,
 ) -> anyhow::Result<()> {
     let tun_is_new = if_nametoindex(config.tun.name.as_str()).is_err();
-    let queues = Tun::open_all(&config.tun)?;
+    let queues = open_queues(config, past.tun)?;
     let described = describe(&queues, &config.tun);
     tracing::info!("{described}");
+    // Stays open when the data thread ends.
+    let open_tun = queues[0].as_fd().try_clone_to_owned()?;
+    service::keep(open_tun.as_fd());
     let map = map_client(config)?;
 
     let clock = Clock::start();
     let mut agent = Agent::new(agent_config(config), clock.now(), entropy);
+    let snapshot = std::mem::take(&mut past.legacy.snapshot);
     let attached: Vec<_> = snapshot
         .homes
         .iter()
         .map(|h| (h.home, h.link.clone()))
         .collect();
     agent.restore(clock.now(), snapshot);
+    if past.legacy.pause().is_some() {
+        // A moment ago whatever is there now was connected.
+        for (home, link) in &attached {
+            let interface = link.as_ref().map(|link| link.interface.as_str());
+            let there = interface.is_none_or(|name| if_nametoindex(name).is_ok());
+            agent.link_ready(clock.now(), *home, there);
+        }
+    }
     let (claims, pending) = claims(&mut agent, config, &attached)?;
-    let mut steering = match Steering::up(config, &config.tun.name).await {
-        Ok(steering) => steering,
-        Err(error) => {
-            drop(queues);
-            if tun_is_new {
+    let (steering, running) = if tun_is_new {
+        let mut steering = match Steering::up(config, &config.tun.name).await {
+            Ok(steering) => steering,
+            Err(error) => {
+                drop((queues, open_tun));
+                service::forget();
                 // The first failure is the one worth reporting.
                 let _ = Tun::destroy(&config.tun.name);
+                return Err(error.into());
             }
-            return Err(error.into());
-        }
-    };
-    steering.reconcile(&claims).await?;
-    for (peer, own) in &claims.pairs {
-        agent.handle_steered(clock.now(), *peer, *own);
-    }
-
-    let joinable = if config.tun.coalesce {
-        Joinable::ALL
+        };
+        steering.reconcile(&claims).await?;
+        (
+            steering,
+            engine::start(queues, joinable(config), agent, clock)?,
+        )
     } else {
-        Joinable::NONE
+        // The kernel leads packets into the device already, and they wait.
+        let running = engine::start(queues, joinable(config), agent, clock)?;
+        if let Some(pause) = past.legacy.pause() {
+            tracing::info!("took over; the TUN was not read for {pause:.1?}");
+        }
+        let mut steering = Steering::up(config, &config.tun.name).await?;
+        steering.reconcile(&claims).await?;
+        (steering, running)
     };
     let Engine {
         handle: engine,
         wants,
         thread,
         gauges,
-    } = engine::start(queues, joinable, agent, clock)?;
+    } = running;
+    let pairs = claims.pairs;
+    let steered = move |agent: &mut Agent, now| {
+        for (peer, own) in pairs {
+            agent.handle_steered(now, peer, own);
+        }
+    };
+    engine.call(steered).await?;
     let parts = Parts {
         engine: engine.clone(),
         map,
         steering,
-        state_file: state_file.to_owned(),
+        gauges,
+        state_file: past.state_file.clone(),
     };
     let control = Control::new(parts, config);
     let runner = tokio::spawn(Arc::clone(&control).run(wants));
@@ -107,10 +163,12 @@ async fn forward(
     tokio::spawn(Arc::clone(&control).follow(events));
     let keeper = tokio::spawn(Arc::clone(&control).keep_state());
     for (home, link) in &attached {
-        match control.connect(*home, link.as_ref()).await {
-            Ok(ready) => control.ready(*home, ready).await,
-            Err(error) => tracing::error!("{home}: {error}"),
-        }
+        let connected = control.connect(*home, link.as_ref()).await;
+        let ready = connected.unwrap_or_else(|error| {
+            tracing::error!("{home}: {error}");
+            false
+        });
+        control.ready(*home, ready).await;
     }
     attach_static(&control, config).await;
 
@@ -128,18 +186,33 @@ async fn forward(
         },
         pid: std::process::id(),
     };
-    let server = tokio::spawn(api::serve(listener, Arc::clone(&control), identity));
+    if let Some(listener) = past.metrics.take() {
+        let control = Arc::clone(&control);
+        tokio::spawn(async move {
+            if let Err(error) = metrics::serve(listener, control).await {
+                tracing::error!("metrics are no longer served: {error}");
+            }
+        });
+    }
+    let server = Server::start(listener, Arc::clone(&control), identity)?;
     tracing::info!(
         "site {} ready, control socket {}",
         config.site,
         config.control_socket.display()
     );
-    // Without systemd there is nobody to tell.
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+    service::ready();
 
-    let ended = wait_for_end(path, config, &control, thread).await;
-    let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
-    server.abort();
+    let mut running = Running {
+        path,
+        config,
+        program: past.program,
+        tun: open_tun,
+        control: Arc::clone(&control),
+        server,
+    };
+    let ended = running.wait_for_end(thread).await;
+    service::stopping();
+    running.server.stop();
     keeper.abort();
     let last = engine.call(|agent, _| agent.snapshot()).await.ok();
     engine.stop();
@@ -152,7 +225,9 @@ async fn forward(
     let keep = kept(&control, &last).await;
     let kept = last.homes.len();
     if kept == 0 {
-        state::remove(state_file)?;
+        state::remove(&past.state_file)?;
+        // Kept open, the device would outlive its removal.
+        service::forget();
     } else {
         control.store(&last);
         tracing::info!(
@@ -162,6 +237,34 @@ async fn forward(
     }
     control.steering.lock().await.down(&keep).await?;
     ended
+}
+
+/// All queues of the device; the first is the one that was handed to us, if it can be
+/// used. There is at least one.
+fn open_queues(config: &Config, inherited: Option<OwnedFd>) -> Result<Vec<Tun>, TunError> {
+    let mut queues = Vec::new();
+    if let Some(descriptor) = inherited {
+        match Tun::adopt(descriptor, &config.tun) {
+            Ok(tun) => queues.push(tun),
+            Err(error) => {
+                tracing::warn!("{error}; closed, and the device opened anew");
+                // As long as somebody else has it open too, it is busy.
+                service::forget();
+            }
+        }
+    }
+    while queues.len() < config.tun.queues.max(1) {
+        queues.push(Tun::open(&config.tun)?);
+    }
+    Ok(queues)
+}
+
+fn joinable(config: &Config) -> Joinable {
+    if config.tun.coalesce {
+        Joinable::ALL
+    } else {
+        Joinable::NONE
+    }
 }
 
 /// Removes everything a forwarder with this configuration left: for when it
@@ -181,29 +284,66 @@ pub async fn cleanup(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn wait_for_end(
-    path: &Path,
-    running: &Config,
-    control: &Arc<Control>,
-    thread: std::thread::JoinHandle<std::io::Result<()>>,
-) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let (sender, mut data_thread) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || sender.send(thread.join()));
-    loop {
-        tokio::select! {
-            _ = terminate.recv() => return Ok(()),
-            _ = interrupt.recv() => return Ok(()),
-            _ = hangup.recv() => match reload(path, running, control).await {
-                Ok(()) => tracing::info!("configuration reloaded"),
-                Err(error) => tracing::error!("configuration not reloaded: {error:#}"),
-            },
-            ended = &mut data_thread => match ended {
-                Ok(Ok(result)) => return result.context("the TUN cannot be read"),
-                _ => bail!("the data thread panicked"),
-            },
+/// A forwarder at work.
+struct Running<'a> {
+    path: &'a Path,
+    config: &'a Config,
+    program: Program,
+    tun: OwnedFd,
+    control: Arc<Control>,
+    server: Server,
+}
+
+impl Running<'_> {
+    async fn wait_for_end(
+        &mut self,
+        thread: std::thread::JoinHandle<std::io::Result<()>>,
+    ) -> anyhow::Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut hangup = signal(SignalKind::hangup())?;
+        let mut upgrade = signal(SignalKind::user_defined2())?;
+        unblock_signals()?;
+        let (sender, mut data_thread) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || sender.send(thread.join()));
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                _ = hangup.recv() => match reload(self.path, self.config, &self.control).await {
+                    Ok(()) => tracing::info!("configuration reloaded"),
+                    Err(error) => tracing::error!("configuration not reloaded: {error:#}"),
+                },
+                _ = upgrade.recv() => tokio::select! {
+                    _ = terminate.recv() => return Ok(()),
+                    _ = interrupt.recv() => return Ok(()),
+                    ended = self.upgrade() => ended?,
+                },
+                ended = &mut data_thread => match ended {
+                    Ok(Ok(result)) => return result.context("the TUN cannot be read"),
+                    _ => bail!("the data thread panicked"),
+                },
+            }
+        }
+    }
+
+    /// Returns if the upgrade is refused; fails if the data thread has ended.
+    async fn upgrade(&mut self) -> anyhow::Result<()> {
+        let tun = self.tun.try_clone()?;
+        let Running {
+            path,
+            program,
+            control,
+            server,
+            ..
+        } = self;
+        match program.upgrade(path, tun, control, server).await {
+            Failure::Before(error) => {
+                tracing::error!("not upgraded: {error:#}");
+                service::ready();
+                Ok(())
+            }
+            Failure::Ended(error) => Err(error),
         }
     }
 }
@@ -221,6 +361,10 @@ async fn reload(path: &Path, running: &Config, control: &Arc<Control>) -> anyhow
         ("state_dir", config.state_dir != running.state_dir),
         ("control_port", config.control_port != running.control_port),
         ("tun", config.tun != running.tun),
+        (
+            "metrics_listen",
+            config.metrics_listen != running.metrics_listen,
+        ),
         (
             "limits.contexts",
             config.limits.contexts != running.limits.contexts,

@@ -27,3 +27,4 @@ pub mod gso;
 pub mod io;
 pub mod rewrite;
 pub mod table;
+pub mod upgrade;

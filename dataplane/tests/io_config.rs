@@ -132,6 +132,12 @@ fn every_mistake_names_its_line_key_and_mend() {
             "from 1 to 65535",
         ),
         (
+            "\"127.0.0.1:9283\"",
+            "\"localhost:9283\"",
+            "metrics_listen",
+            "write \"127.0.0.1:9283\"",
+        ),
+        (
             "mtu = 1500 ",
             "mtu = 1000 ",
             "tun.mtu",

@@ -187,9 +187,13 @@ impl Carrier for Forwarders {
 
 /// What the status tells of the system calls that read packets, if it does.
 fn reads(report: &Value) -> Option<Reads> {
+    let sum = |name: &str| -> Option<u64> {
+        let threads = report["threads"].as_array()?;
+        threads.iter().map(|thread| thread[name].as_u64()).sum()
+    };
     Some(Reads {
-        count: report["reads"]["count"].as_u64()?,
-        bytes: report["reads"]["bytes"].as_u64()?,
+        count: sum("reads")?,
+        bytes: sum("read_bytes")?,
     })
 }
 
@@ -200,7 +204,7 @@ mod tests {
 
     #[test]
     fn reads_are_told_where_the_status_tells_them() {
-        let report = json!({"reads": {"count": 2, "bytes": 131_000}});
+        let report = json!({"threads": [{"reads": 1, "read_bytes": 1000}, {"reads": 1, "read_bytes": 130_000}]});
         let expected = Reads {
             count: 2,
             bytes: 131_000,

@@ -1,5 +1,7 @@
 //! What outlives a restart, and what travels with an instance.
 
+use std::collections::BTreeMap;
+
 use mat_proto::auth::Token;
 use mat_proto::{Binding, Home, Locator};
 use serde::{Deserialize, Serialize};
@@ -98,23 +100,34 @@ impl Agent {
         }
     }
 
+    /// A home on its way in or out, whose move would be rolled back, or whose
+    /// stragglers would be lost, if this life ended now.
+    pub fn moving(&self) -> Option<Home> {
+        let mut own = self.own.iter();
+        own.find(|(_, own)| !own.is_settled())
+            .map(|(home, _)| *home)
+    }
+
+    /// Bytes of packets that wait, and would be lost too.
+    pub fn held_bytes(&self) -> usize {
+        self.budget.used()
+    }
+
     /// Takes up the state of an earlier life: homes are served at once, as they
     /// were, and the mapping service is asked whether that is still right.
     pub fn restore(&mut self, now: Now, snapshot: Snapshot) {
         self.now = now;
+        let mut contexts: BTreeMap<Home, Vec<ContextRecord>> = BTreeMap::new();
+        for context in snapshot.contexts {
+            contexts.entry(context.own).or_default().push(context);
+        }
         for record in snapshot.homes {
-            let mut contexts = Vec::new();
-            for context in &snapshot.contexts {
-                if context.own == record.home {
-                    contexts.push(context.clone());
-                }
-            }
             let attach = Attach {
                 home: record.home,
                 claim: record.claim,
                 link: record.link,
                 ready: false,
-                contexts,
+                contexts: contexts.remove(&record.home).unwrap_or_default(),
                 binding: record.known,
             };
             self.resume(attach, record.reserved);

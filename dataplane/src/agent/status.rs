@@ -221,7 +221,7 @@ impl Agent {
                 fault_since_unix_us: self.mapping.fault.as_ref().map(|f| f.since_unix_us),
                 authenticated: !self.mapping.unverified,
             },
-            held_bytes: self.budget.used(),
+            held_bytes: self.held_bytes(),
             counters: self
                 .counters
                 .iter()
@@ -333,31 +333,31 @@ impl Agent {
         )
     }
 
-fn context_status(&self, c: &Context, now: Now) -> ContextStatus {
-    let tally = self.table.tally(c);
-    let state = match (&c.binding, &c.keys, &c.provisional) {
-        (None, ..) => "resolving",
-        (_, None, _) => "opening",
-        (_, _, Some(_)) => "unconfirmed",
-        _ => "open",
-    };
-    ContextStatus {
-        own: c.own,
-        peer: c.peer,
-        state: state.to_owned(),
-        mode: "native".to_owned(),
-        local: c.local,
-        remote: c.remote(),
-        previous: c.previous.iter().map(|(l, _)| *l).collect(),
-        epoch: c.epoch(),
-        lease_ms: c.lease_until.since(now.time).as_millis() as u64,
-        round_trip_us: c.round_trip_us,
-        held: c.hold.len(),
-        sent: tally.sent,
-        received: tally.received,
-        account: self.account_status((c.own, Some(c.peer))),
+    fn context_status(&self, c: &Context, now: Now) -> ContextStatus {
+        let tally = self.table.tally(c);
+        let state = match (&c.binding, &c.keys, &c.provisional) {
+            (None, ..) => "resolving",
+            (_, None, _) => "opening",
+            (_, _, Some(_)) => "unconfirmed",
+            _ => "open",
+        };
+        ContextStatus {
+            own: c.own,
+            peer: c.peer,
+            state: state.to_owned(),
+            mode: "native".to_owned(),
+            local: c.local,
+            remote: c.remote(),
+            previous: c.previous.iter().map(|(l, _)| *l).collect(),
+            epoch: c.epoch(),
+            lease_ms: c.lease_until.since(now.time).as_millis() as u64,
+            round_trip_us: c.round_trip_us,
+            held: c.hold.len(),
+            sent: tally.sent,
+            received: tally.received,
+            account: self.account_status((c.own, Some(c.peer))),
+        }
     }
-}
 
     fn account_status(&self, party: Party) -> AccountStatus {
         let Some(account) = self.accounts.get(party) else {

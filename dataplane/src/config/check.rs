@@ -58,6 +58,14 @@ impl<'a> Checker<'a> {
                 .control_port
                 .as_ref()
                 .map_or(CONTROL_PORT, |n| self.number("control_port", n, 1..=65_535)),
+            metrics_listen: raw.metrics_listen.as_ref().and_then(|text| {
+                self.parsed(
+                    "metrics_listen",
+                    text,
+                    "is not an address with a port",
+                    "write \"127.0.0.1:9283\" or \"[::1]:9283\"",
+                )
+            }),
             tun: self.tun(&raw.tun, raw.uplink.get_ref()),
             mapping: self.mapping(&raw.mapping),
             limits: self.limits(&raw.limits),

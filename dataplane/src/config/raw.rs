@@ -18,6 +18,7 @@ pub(super) struct Raw {
     pub control_socket: Text,
     pub state_dir: Text,
     pub control_port: Option<Number>,
+    pub metrics_listen: Option<Text>,
     #[serde(default)]
     pub tun: RawTun,
     pub homes: RawHomes,

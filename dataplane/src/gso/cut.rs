@@ -3,8 +3,8 @@
 use thiserror::Error;
 
 use super::flow::PSH;
-use crate::frame::{GSO_ECN, GSO_NONE, GSO_TCP_V4, GSO_TCP_V6, GSO_UDP_L4, Header};
 use crate::frame::Offload;
+use crate::frame::{GSO_ECN, GSO_NONE, GSO_TCP_V4, GSO_TCP_V6, GSO_UDP_L4, Header};
 use crate::rewrite::checksum::{self, Delta};
 use crate::rewrite::{Family, Fragment, Headers, Malformed, Packet, protocol};
 

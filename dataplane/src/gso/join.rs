@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use super::flow::{self, Flow, Kind, Pair, Reading, Segment};
-use crate::frame::Header;
 use super::run::{MAX_PACKETS, Run};
 use super::sound::is_sound;
+use crate::frame::Header;
 use crate::frame::Offload;
 
 /// Which kinds of packets may be joined.

@@ -1,8 +1,8 @@
 //! A run: packets of one flow that follow each other and go into one super-packet.
 
 use super::flow::{PSH, Segment};
-use crate::frame::{Header, NEEDS_CSUM};
 use crate::frame::Offload;
+use crate::frame::{Header, NEEDS_CSUM};
 use crate::rewrite::checksum;
 
 /// The most packets that go into one: what Linux takes for UDP (`UDP_MAX_SEGMENTS`; 128 since 6.9).

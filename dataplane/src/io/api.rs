@@ -16,9 +16,10 @@
 //! belongs to root and its group, mode 0660: whoever may open it rules the
 //! instances, and hand-overs contain keys.
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,10 +34,11 @@ use mat_proto::auth::MoveKey;
 use mat_proto::{Binding, Home};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::net::UnixListener;
 
 use super::control::Control;
 use super::engine::Ended;
+use super::meter::MeterReading;
+use super::metrics;
 use crate::agent::{
     Activated, Attach, ContextRecord, Explanation, Handover, Link, OpError, OwnStatus, Prepared,
     RelayTo, Status,
@@ -75,6 +77,9 @@ pub struct Report {
     /// What it is doing.
     #[serde(flatten)]
     pub status: Status,
+    /// What its data threads have done.
+    #[serde(default)]
+    pub threads: Vec<MeterReading>,
 }
 
 /// `POST /v1/attach`.
@@ -139,16 +144,17 @@ fn yes() -> bool {
     true
 }
 
-/// Serves the API until the process ends.
+/// Serves the API; after `until` no new requests, and ends with those under way.
 pub fn serve(
-    listener: UnixListener,
+    listener: tokio::net::UnixListener,
     control: Arc<Control>,
     identity: Identity,
-) -> impl Future<Output = std::io::Result<()>> + use<> {
+    until: impl Future<Output = ()> + Send + 'static,
+) -> impl Future<Output = std::io::Result<()>> + Send {
     let api = Api { control, identity };
     let router = Router::new()
         .route("/v1/status", get(status))
-        .route("/v1/metrics", get(metrics))
+        .route("/v1/metrics", get(prometheus))
         .route("/v1/explain", get(explain))
         .route("/v1/homes/{home}", get(home))
         .route("/v1/attach", post(attach))
@@ -157,14 +163,26 @@ pub fn serve(
         .route("/v1/activate", post(activate))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(api);
-    async move { axum::serve(listener, router).await }
+    async move {
+        axum::serve(listener, router)
+            .with_graceful_shutdown(until)
+            .await
+    }
 }
 
-/// Makes the socket; whoever connects waits until it is served.
+/// Makes the socket, or goes on with `inherited` if that is it; whoever connects
+/// waits until it is served.
 ///
 /// # Errors
 /// The text says why it cannot be made and what to do.
-pub async fn listen(socket: &Path) -> Result<UnixListener, String> {
+pub fn listen(socket: &Path, inherited: Option<OwnedFd>) -> Result<UnixListener, String> {
+    if let Some(listener) = inherited.map(UnixListener::from)
+        && let Ok(address) = listener.local_addr()
+        && address.as_pathname() == Some(socket)
+        && socket.exists()
+    {
+        return Ok(listener);
+    }
     let fault = |doing: &str, error: std::io::Error| {
         format!(
             "control socket {}: cannot {doing}: {error}",
@@ -176,7 +194,7 @@ pub async fn listen(socket: &Path) -> Result<UnixListener, String> {
     }
     if socket.exists() {
         // A socket nobody answers at is left over from a process that was killed.
-        if tokio::net::UnixStream::connect(socket).await.is_ok() {
+        if UnixStream::connect(socket).is_ok() {
             return Err(format!(
                 "control socket {}: another matd answers there; stop it, or set another \
                  control_socket",
@@ -188,6 +206,8 @@ pub async fn listen(socket: &Path) -> Result<UnixListener, String> {
     let listener = UnixListener::bind(socket).map_err(|e| fault("listen", e))?;
     std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o660))
         .map_err(|e| fault("restrict it", e))?;
+    let nonblocking = listener.set_nonblocking(true);
+    nonblocking.map_err(|e| fault("make it non-blocking", e))?;
     Ok(listener)
 }
 
@@ -262,19 +282,16 @@ async fn status(State(api): State<Api>) -> Answer<Report> {
         .engine()
         .call(|agent, now| agent.status(now))
         .await?;
+    let meters = api.control.gauges.meters.iter();
     Ok(Json(Report {
         identity: api.identity,
         status,
+        threads: meters.map(|meter| meter.reading()).collect(),
     }))
 }
 
-async fn metrics(State(api): State<Api>) -> Result<String, Fault> {
-    let status = api
-        .control
-        .engine()
-        .call(|agent, now| agent.status(now))
-        .await?;
-    Ok(prometheus(&status))
+async fn prometheus(State(api): State<Api>) -> Result<String, Fault> {
+    Ok(metrics::text(&api.control).await?)
 }
 
 #[derive(Deserialize)]
@@ -404,139 +421,4 @@ async fn wait(
 
 fn link(interface: Option<String>, mac: Option<String>) -> Option<Link> {
     interface.map(|interface| Link { interface, mac })
-}
-
-/// The status as Prometheus text (exposition format 0.0.4).
-fn prometheus(status: &Status) -> String {
-    let mut text = String::new();
-    let mut metric = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        for (labels, value) in samples {
-            let _ = writeln!(text, "{name}{labels} {value}");
-        }
-    };
-    let plain = |value: u64| vec![(String::new(), value)];
-    let serving = status.homes.iter().filter(|h| h.state == "serving").count();
-    metric(
-        "mat_homes",
-        "gauge",
-        "Homes attached here.",
-        &plain(status.homes.len() as u64),
-    );
-    metric(
-        "mat_homes_serving",
-        "gauge",
-        "Homes served here.",
-        &plain(serving as u64),
-    );
-    let contexts = status.contexts.len() as u64;
-    metric(
-        "mat_contexts",
-        "gauge",
-        "Contexts with peers.",
-        &plain(contexts),
-    );
-    metric(
-        "mat_held_bytes",
-        "gauge",
-        "Bytes of packets that wait.",
-        &plain(status.held_bytes as u64),
-    );
-    let reachable = u64::from(status.mapping.reachable);
-    metric(
-        "mat_mapping_reachable",
-        "gauge",
-        "Whether the mapping service answers.",
-        &plain(reachable),
-    );
-    let dropped: Vec<_> = status
-        .counters
-        .iter()
-        .map(|(cause, n)| (format!("{{cause=\"{cause}\"}}"), *n))
-        .collect();
-    metric(
-        "mat_not_forwarded_total",
-        "counter",
-        "Packets and messages not simply forwarded, by cause.",
-        &dropped,
-    );
-    let traffic = |pick: fn(&crate::agent::ContextStatus) -> u64| -> Vec<(String, u64)> {
-        let label =
-            |c: &crate::agent::ContextStatus| format!("{{own=\"{}\",peer=\"{}\"}}", c.own, c.peer);
-        status
-            .contexts
-            .iter()
-            .map(|c| (label(c), pick(c)))
-            .collect()
-    };
-    metric(
-        "mat_sent_packets_total",
-        "counter",
-        "Packets to a peer.",
-        &traffic(|c| c.sent.packets),
-    );
-    metric(
-        "mat_sent_bytes_total",
-        "counter",
-        "Bytes to a peer.",
-        &traffic(|c| c.sent.bytes),
-    );
-    metric(
-        "mat_received_packets_total",
-        "counter",
-        "Packets from a peer.",
-        &traffic(|c| c.received.packets),
-    );
-    metric(
-        "mat_received_bytes_total",
-        "counter",
-        "Bytes from a peer.",
-        &traffic(|c| c.received.bytes),
-    );
-    text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::agent::{Agent, AgentConfig, Limits};
-    use crate::clock::{Now, Time};
-    use crate::counters::Cause;
-
-    #[test]
-    fn metrics_are_prometheus_text_with_every_cause() {
-        let config = AgentConfig {
-            homes: vec!["192.0.2.0/24".parse().unwrap()],
-            locators: vec!["198.51.100.0/24".parse().unwrap()],
-            pool: vec!["198.51.100.0/28".parse().unwrap()],
-            exclusive: false,
-            control_port: 6283,
-            lease_seconds: 30,
-            poll: Duration::from_secs(1),
-            trust_network: false,
-            grace: Duration::from_secs(10),
-            limits: Limits::default(),
-        };
-        let now = Now {
-            time: Time(0),
-            unix_us: 0,
-        };
-        let mut agent = Agent::new(config, now, |buffer| buffer.fill(0));
-        agent.count(Cause::UnknownGso);
-        agent.count(Cause::UnknownGso);
-        let text = prometheus(&agent.status(now));
-        assert!(
-            text.contains("mat_not_forwarded_total{cause=\"unknown_gso\"} 2\n"),
-            "{text}"
-        );
-        assert!(
-            text.contains("# TYPE mat_homes gauge\nmat_homes 0\n"),
-            "{text}"
-        );
-        for line in text.lines().filter(|line| !line.starts_with("# ")) {
-            let (name, value) = line.rsplit_once(' ').unwrap();
-            assert!(name.starts_with("mat_"), "{line}");
-            value.parse::<u64>().unwrap();
-        }
-    }
 }

@@ -12,10 +12,10 @@ use std::time::Duration;
 use mat_mapping::client::{MapClient, MapError, Swap};
 use mat_proto::{Binding, Home, Locator};
 use tokio::net::UdpSocket;
-use tokio::sync::{Mutex, Notify, mpsc, oneshot};
+use tokio::sync::{Mutex, MutexGuard, Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use super::engine::EngineHandle;
+use super::engine::{EngineHandle, Gauges};
 use super::netlink::NetEvent;
 use super::state;
 use super::steering::{Attached, Attachment, Steering, SteeringError};
@@ -40,6 +40,8 @@ pub struct Control {
     waiters: SyncMutex<HashMap<Home, Vec<Waiter>>>,
     dirty: Notify,
     writing: Mutex<()>,
+    /// What the data threads count.
+    pub gauges: Gauges,
     state_file: PathBuf,
 }
 
@@ -51,6 +53,8 @@ pub struct Parts {
     pub map: MapClient,
     /// Kernel state.
     pub steering: Steering,
+    /// What the data threads count.
+    pub gauges: Gauges,
     /// Where the state is written.
     pub state_file: PathBuf,
 }
@@ -69,6 +73,7 @@ impl Control {
             waiters: SyncMutex::default(),
             dirty: Notify::new(),
             writing: Mutex::new(()),
+            gauges: parts.gauges,
             state_file: parts.state_file,
         })
     }
@@ -121,12 +126,18 @@ impl Control {
 
     /// Writes what is so now into the state file, so that it outlives a kill.
     pub async fn save(&self) {
+        drop(self.save_and_rest().await);
+    }
+
+    /// The same; nothing is written any more as long as the guard lives.
+    pub async fn save_and_rest(&self) -> MutexGuard<'_, ()> {
         // One at a time: an older snapshot must not replace a newer one.
-        let _writing = self.writing.lock().await;
+        let writing = self.writing.lock().await;
         // The data thread has ended only if the whole process is ending.
         if let Ok(snapshot) = self.engine.call(|agent, _| agent.snapshot()).await {
             self.store(&snapshot);
         }
+        writing
     }
 
     /// Writes the state file.

@@ -10,10 +10,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::engine::Gauges;
+use axum::Router;
+use axum::http::StatusCode;
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+use super::control::Control;
+use super::engine::{Ended, Gauges};
 use super::meter::{Histogram, MeterReading};
 use crate::agent::Vitals;
 use crate::counters::{Account, Party, Traffic};
@@ -21,6 +28,33 @@ use crate::fib::Tally;
 
 /// Pairs with series of their own: more than a scraper enjoys, less than hurts it.
 const MAX_PAIRS: usize = 10_000;
+
+/// The socket for scrapers, which answers `GET /metrics`.
+///
+/// # Errors
+/// The text says why it cannot be made and what to do.
+pub async fn listen(address: SocketAddr) -> Result<TcpListener, String> {
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|error| {
+        format!("metrics_listen = \"{address}\": {error}; choose another address or port")
+    })
+}
+
+/// Serves metrics, and nothing else, until the process ends.
+pub async fn serve(listener: TcpListener, control: Arc<Control>) -> std::io::Result<()> {
+    let answer = async move || match text(&control).await {
+        Ok(text) => Ok(text),
+        Err(ended) => Err((StatusCode::SERVICE_UNAVAILABLE, ended.to_string())),
+    };
+    let router = Router::new().route("/metrics", get(answer));
+    axum::serve(listener, router).await
+}
+
+/// All metrics of a running forwarder.
+pub async fn text(control: &Control) -> Result<String, Ended> {
+    let vitals = control.engine().call(|agent, _| agent.vitals()).await?;
+    Ok(render(&control.gauges, &vitals))
+}
 
 /// All metrics.
 pub fn render(gauges: &Gauges, vitals: &Vitals) -> String {
@@ -45,8 +79,16 @@ fn about_agent(text: &mut Text, vitals: &Vitals) {
     let reachable = u64::from(vitals.mapping_reachable);
     for (name, help, value) in [
         ("mat_homes", "Homes attached here.", vitals.homes as u64),
-        ("mat_homes_serving", "Homes served here.", vitals.serving as u64),
-        ("mat_contexts", "Contexts with peers.", vitals.contexts as u64),
+        (
+            "mat_homes_serving",
+            "Homes served here.",
+            vitals.serving as u64,
+        ),
+        (
+            "mat_contexts",
+            "Contexts with peers.",
+            vitals.contexts as u64,
+        ),
         (
             "mat_held_bytes",
             "Bytes of packets that wait.",
@@ -80,7 +122,11 @@ fn about_threads(text: &mut Text, gauges: &Gauges) {
         ("joined_writes", "Frames they were written in.", |m| {
             m.joined_writes
         }),
-        ("cut", "Super-packets cut because they could not be written whole.", |m| m.cut),
+        (
+            "cut",
+            "Super-packets cut because they could not be written whole.",
+            |m| m.cut,
+        ),
         ("batches", "Batches handled.", |m| m.batches),
         ("sleeps", "Times the thread went to sleep.", |m| m.sleeps),
     ];
@@ -153,18 +199,26 @@ fn about_pairs(text: &mut Text, gauges: &Gauges) {
             &name,
             "counter",
             help,
-            samples.map(|((own, peer), tally)| {
-                (labels(&[("own", own), ("peer", peer)]), pick(tally))
-            }),
+            samples
+                .map(|((own, peer), tally)| (labels(&[("own", own), ("peer", peer)]), pick(tally))),
         );
     }
     let help = "Pairs of homes without series of their own.";
-    text.family("mat_pairs_omitted", "gauge", help, [(String::new(), omitted)]);
+    text.family(
+        "mat_pairs_omitted",
+        "gauge",
+        help,
+        [(String::new(), omitted)],
+    );
 }
 
-fn about_accounts(text: &mut Text, accounts: &[(Party, std::sync::Arc<Account>)]) {
+fn about_accounts(text: &mut Text, accounts: &[(Party, Arc<Account>)]) {
     let name = "mat_home_dropped_total";
-    text.head(name, "counter", "Packets of a home, or of a pair, dropped, by cause.");
+    text.head(
+        name,
+        "counter",
+        "Packets of a home, or of a pair, dropped, by cause.",
+    );
     for (party, account) in accounts {
         for (cause, n) in account.dropped.iter() {
             text.sample(name, &party_labels(party, Some(cause)), n);
@@ -175,7 +229,9 @@ fn about_accounts(text: &mut Text, accounts: &[(Party, std::sync::Arc<Account>)]
     type Pick = fn(&Account) -> u64;
     let families: [(&str, &str, Pick); 2] = [
         ("mat_home_held_total", held, |a| a.held.load(Relaxed)),
-        ("mat_home_relayed_total", relayed, |a| a.relayed.load(Relaxed)),
+        ("mat_home_relayed_total", relayed, |a| {
+            a.relayed.load(Relaxed)
+        }),
     ];
     for (name, help, pick) in families {
         let accounts = accounts.iter();
@@ -235,7 +291,6 @@ impl Text {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::time::Duration;
 
     use super::*;
@@ -259,7 +314,11 @@ mod tests {
             meters: vec![Arc::new(Meter::default())],
         };
         gauges.counters.add(Cause::UnknownGso, 2);
-        gauges.accounts.of((home(1), Some(home(2)))).dropped.count(Cause::HoldFull);
+        gauges
+            .accounts
+            .of((home(1), Some(home(2))))
+            .dropped
+            .count(Cause::HoldFull);
         gauges.accounts.of((home(1), None)).held.store(3, Relaxed);
         gauges.meters[0].latency.record(Duration::from_micros(3));
         let text = render(&gauges, &Vitals::default());
@@ -276,7 +335,10 @@ mod tests {
             "mat_thread_latency_seconds_sum{thread=\"0\"} 0.000003",
             "mat_pairs_omitted 0",
         ] {
-            assert!(text.contains(&format!("{line}\n")), "{line} is not in\n{text}");
+            assert!(
+                text.contains(&format!("{line}\n")),
+                "{line} is not in\n{text}"
+            );
         }
         for line in text.lines().filter(|line| !line.starts_with("# ")) {
             let (name, value) = line.rsplit_once(' ').unwrap();

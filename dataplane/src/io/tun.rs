@@ -9,9 +9,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSlice, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::config::TunConfig;
 use crate::frame;
@@ -73,6 +75,14 @@ pub enum TunError {
         "the interface {0} exists and is not a TUN device matd can use; remove it (ip link del {0}) or choose another `tun.name`"
     )]
     NotATun(String),
+    /// An inherited descriptor that cannot be used.
+    #[error("the inherited descriptor is not the TUN device {name} as configured: {what}")]
+    Foreign {
+        /// The device.
+        name: String,
+        /// What it is instead.
+        what: String,
+    },
     /// The name is no interface name.
     #[error("{0:?} is not an interface name; use 1 to 15 bytes for `tun.name`")]
     Name(String),
@@ -110,13 +120,6 @@ pub struct Tun {
 }
 
 impl Tun {
-    /// Opens all queues of the device of `config`, as [`Tun::open`] does one.
-    pub fn open_all(config: &TunConfig) -> Result<Vec<Self>, TunError> {
-        (0..config.queues.max(1))
-            .map(|_| Self::open(config))
-            .collect()
-    }
-
     /// Opens a queue of the device of `config`, creating it if need be, and makes it
     /// persistent. If the kernel refuses an offload the next lower one is used.
     ///
@@ -133,6 +136,42 @@ impl Tun {
             }
             claimed => claimed?,
         };
+        Self::equip(file, config)
+    }
+
+    /// Goes on with a descriptor that another process opened as the device of
+    /// `config`. The packets that wait in it are kept; offloads are negotiated
+    /// again.
+    ///
+    /// # Errors
+    /// [`TunError::Foreign`] if it is something else, another device, one that
+    /// has been removed, or one whose packets have another form than `config`
+    /// wants, which cannot be changed any more. It is closed then.
+    pub fn adopt(descriptor: OwnedFd, config: &TunConfig) -> Result<Self, TunError> {
+        let name = &config.name;
+        let foreign = |what: String| TunError::Foreign {
+            name: name.clone(),
+            what,
+        };
+        let file = File::from(descriptor);
+        let (device, found) =
+            sys::identify(&file).map_err(|error| foreign(format!("it is none ({error})")))?;
+        if device != *name {
+            return Err(foreign(format!("it is {device:?}")));
+        }
+        let wanted = kind(flags(config));
+        if found & !libc::IFF_PERSIST != wanted {
+            let text = format!("its flags are {found:#x} where {wanted:#x} is wanted");
+            return Err(foreign(text));
+        }
+        // Whoever kept it may have changed that.
+        fcntl(&file, FcntlArg::F_SETFL(OFlag::O_RDWR | OFlag::O_NONBLOCK))
+            .map_err(|error| fault(name, "making it non-blocking")(error.into()))?;
+        Self::equip(file, config)
+    }
+
+    /// What an open device needs beyond being open.
+    fn equip(file: File, config: &TunConfig) -> Result<Self, TunError> {
         let name = &config.name;
         sys::set_persist(&file, true).map_err(fault(name, "making it persistent"))?;
         let offload = if config.offload {
@@ -142,7 +181,7 @@ impl Tun {
         };
         Ok(Self {
             file,
-            name: config.name.clone(),
+            name: name.clone(),
             offload,
         })
     }
@@ -200,7 +239,7 @@ impl Tun {
     /// `InvalidInput` means that the kernel refuses this packet or its header;
     /// others will still be taken. `WouldBlock`: its queue is full.
     pub fn send(&self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
-        let length = pieces.iter().map(|piece| piece.len()).sum();
+        let length: usize = pieces.iter().map(|piece| piece.len()).sum();
         // A TUN takes a packet whole or not at all.
         match (&self.file).write_vectored(pieces)? {
             written if written == length => Ok(()),
@@ -229,6 +268,11 @@ fn flags(config: &TunConfig) -> libc::c_int {
     vnet | queues
 }
 
+/// Layer 3, no header of its own before the packet, and what else is asked for.
+fn kind(more: libc::c_int) -> libc::c_int {
+    libc::IFF_TUN | libc::IFF_NO_PI | more
+}
+
 /// Opens the clone device and binds it to the interface `name`.
 fn claim(name: &str, flags: libc::c_int) -> Result<File, TunError> {
     let file = OpenOptions::new()
@@ -241,8 +285,8 @@ fn claim(name: &str, flags: libc::c_int) -> Result<File, TunError> {
             Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => TunError::NoDevice,
             _ => TunError::Forbidden(error),
         })?;
-    let request = sys::Request::new(name, libc::IFF_TUN | libc::IFF_NO_PI | flags)
-        .ok_or_else(|| TunError::Name(name.to_owned()))?;
+    let request =
+        sys::Request::new(name, kind(flags)).ok_or_else(|| TunError::Name(name.to_owned()))?;
     let deadline = Instant::now() + BUSY_PATIENCE;
     loop {
         let Err(error) = request.bind(&file) else {
@@ -289,6 +333,11 @@ mod sys {
         libc::ifreq
     );
     nix::ioctl_write_int_bad!(tun_set_persist, nix::request_code_write!(b'T', 203, 4));
+    nix::ioctl_read_bad!(
+        tun_get_iff,
+        nix::request_code_read!(b'T', 210, 4),
+        libc::ifreq
+    );
     nix::ioctl_write_int_bad!(tun_set_offload, nix::request_code_write!(b'T', 208, 4));
     nix::ioctl_write_ptr_bad!(
         tun_set_vnet_hdr_sz,
@@ -322,6 +371,20 @@ mod sys {
             unsafe { tun_set_iff(file.as_raw_fd(), &raw mut copy) }?;
             Ok(())
         }
+    }
+
+    /// Name and flags of the device that `file` is attached to.
+    pub fn identify(file: &File) -> io::Result<(String, libc::c_int)> {
+        // SAFETY: as in `Request::new`.
+        let mut answer: libc::ifreq = unsafe { std::mem::zeroed() };
+        // SAFETY: `file` is open, and TUNGETIFF writes one whole `ifreq`.
+        unsafe { tun_get_iff(file.as_raw_fd(), &raw mut answer) }?;
+        let name = answer.ifr_name.iter().map(|byte| *byte as u8);
+        let name: Vec<u8> = name.take_while(|byte| *byte != 0).collect();
+        // SAFETY: TUNGETIFF fills in the flags, and any bits are valid flags.
+        let flags = unsafe { answer.ifr_ifru.ifru_flags };
+        let flags = libc::c_int::from(flags as u16);
+        Ok((String::from_utf8_lossy(&name).into_owned(), flags))
     }
 
     pub fn set_persist(file: &File, on: bool) -> io::Result<()> {

@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use etherparse::{NetHeaders, PacketHeaders, TransportHeader};
+use mat_dataplane::frame::MAX_FRAME;
 use mat_dataplane::io::steering::{Attachment, Claims, Steering};
 use mat_dataplane::io::tun::Tun;
-use mat_dataplane::frame::MAX_FRAME;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::os::fd::AsFd;
 

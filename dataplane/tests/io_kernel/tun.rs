@@ -2,7 +2,7 @@
 
 use std::io::IoSlice;
 use std::net::UdpSocket;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use mat_dataplane::config::TunConfig;
 use mat_dataplane::frame::{self, GSO_NONE, GSO_UDP_L4, Header, MAX_FRAME};
@@ -103,6 +103,59 @@ fn a_device_outlives_its_owner_until_destroyed() {
         Tun::destroy("mat0").unwrap();
         Tun::destroy("mat0").unwrap();
         assert!(!ip("-o link").contains("mat0"));
+    });
+}
+
+/// The device passes from descriptor to descriptor as it does from program to
+/// program, with what waits in it.
+#[test]
+fn an_adopted_device_still_has_its_packets() {
+    in_namespace(async || {
+        let tun = Tun::open(&config(true)).unwrap();
+        let offload = tun.offload();
+        ip("address add 192.0.2.1/24 dev mat0");
+        ip("link set mat0 up");
+        let kept = tun.as_fd().try_clone_to_owned().unwrap();
+        drop(tun);
+        let socket = UdpSocket::bind("192.0.2.1:0").unwrap();
+        socket.send_to(b"waits", "192.0.2.2:9").unwrap();
+
+        let tun = Tun::adopt(kept, &config(true)).unwrap();
+        assert_eq!(tun.offload(), offload);
+        let mut buffer = vec![0; MAX_FRAME];
+        let mut found = false;
+        while let Some((_, packet)) = recv(&tun, &mut buffer) {
+            found |= packet.len() == 20 + 8 + b"waits".len();
+        }
+        assert!(found, "the packet is gone");
+    });
+}
+
+#[test]
+fn what_is_not_the_configured_device_is_not_adopted() {
+    in_namespace(async || {
+        let refused = |descriptor: OwnedFd, config: &TunConfig, why: &str| {
+            let error = Tun::adopt(descriptor, config).unwrap_err();
+            assert!(matches!(error, TunError::Foreign { .. }), "{error}");
+            assert!(error.to_string().contains(why), "{error}");
+        };
+        let file = std::fs::File::open("/dev/null").unwrap();
+        refused(file.into(), &config(true), "it is none");
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        refused(socket.into(), &config(true), "it is none");
+
+        let tun = Tun::open(&config(true)).unwrap();
+        let copy = || tun.as_fd().try_clone_to_owned().unwrap();
+        let other = TunConfig {
+            name: "mat1".to_owned(),
+            ..config(true)
+        };
+        refused(copy(), &other, "it is \"mat0\"");
+        refused(copy(), &config(false), "flags");
+        // A refused descriptor is closed, and the device as it was.
+        Tun::adopt(copy(), &config(true)).unwrap();
+        ip("link del mat0");
+        refused(copy(), &config(true), "it is none");
     });
 }
 

@@ -4,11 +4,16 @@
 //!
 //! The network is that of [`mat_netns::testbed`].
 
+#[path = "../common/api.rs"]
+mod api;
 #[path = "../common/transfer.rs"]
 mod transfer;
 #[path = "../common/watch.rs"]
 mod watch;
 
+mod descriptor;
 mod forwarder;
 mod mapping;
+mod scene;
 mod traces;
+mod upgrade;

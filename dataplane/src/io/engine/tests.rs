@@ -102,7 +102,10 @@ impl Pipe {
         let mut packets = Vec::new();
         for (offload, packet) in self.written.borrow().iter() {
             let buffer = &mut vec![0; packet.len()];
-            gso::cut(offload, packet, buffer, |piece| packets.push(piece.to_vec())).unwrap();
+            gso::cut(offload, packet, buffer, |piece| {
+                packets.push(piece.to_vec())
+            })
+            .unwrap();
         }
         packets
     }
@@ -119,7 +122,11 @@ fn worker(pipe: &Pipe) -> Worker<&Pipe> {
         agent: Mutex::new(agent),
         wanted,
     });
-    let joinable = if pipe.vnet { Joinable::ALL } else { Joinable::NONE };
+    let joinable = if pipe.vnet {
+        Joinable::ALL
+    } else {
+        Joinable::NONE
+    };
     Worker::new(pipe, joinable, shared, Arc::default())
 }
 
@@ -227,7 +234,10 @@ fn a_kernel_that_refuses_joined_packets_gets_them_singly() {
     let mut worker = worker(&pipe);
     for round in 0..10 {
         for n in 0..4 {
-            pipe.put(Offload::default(), &udp(OWN, PEER, 5000, &[round * 4 + n; 64]));
+            pipe.put(
+                Offload::default(),
+                &udp(OWN, PEER, 5000, &[round * 4 + n; 64]),
+            );
         }
         pump(&mut worker);
     }
@@ -324,7 +334,10 @@ fn packets_for_the_agent_keep_their_place() {
     }
     pump(&mut worker);
     let mut packets = without_identification(pipe.packets());
-    packets.iter_mut().chain(&mut expected).for_each(|packet| packet[6] = 0);
+    packets
+        .iter_mut()
+        .chain(&mut expected)
+        .for_each(|packet| packet[6] = 0);
     let payloads = |packets: &[Vec<u8>]| -> Vec<u8> { packets.iter().map(|p| p[28]).collect() };
     assert_eq!(payloads(&packets), payloads(&expected));
     assert_eq!(worker.meter().reading().forwarded, 16);

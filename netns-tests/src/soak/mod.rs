@@ -49,8 +49,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::Host;
-use crate::interrupt;
+use crate::{Host, interrupt, wait_until};
 use course::{Course, Readings};
 use matrix::{Cell, Path};
 pub use report::{CellReport, Report, SCHEMA};
@@ -58,6 +57,9 @@ use traffic::Load;
 
 /// How long a socket waits for the other end: longer than TCP needs after several losses in a row.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long a packet may need to the receiver after its cell has ended.
+const SETTLING: Duration = Duration::from_secs(2);
 
 /// The least that lets every stream of every cell have some bytes.
 pub const LEAST_BYTES: u64 = 10_000_000;
@@ -167,7 +169,7 @@ fn run_cell(course: &Course, cell: &Cell, load: &Load) -> Result<CellReport> {
     let traffic = traffic::run(&both_ways, load, cell)?;
     let seconds = start.elapsed().as_secs_f64();
     course.calm()?;
-    let counted = course.read()?.since(&before);
+    let counted = settled(course, &before)?;
 
     let mut faults = traffic.faults;
     faults.extend(judge(cell, &counted, traffic.tcp_bytes));
@@ -191,6 +193,32 @@ fn run_cell(course: &Course, cell: &Cell, load: &Load) -> Result<CellReport> {
     })
 }
 
+/// What has been counted since `before`, once nothing that was spoilt is on its way any more: an
+/// unneeded retransmission may be, when all data has long arrived.
+fn settled(course: &Course, before: &Readings) -> Result<Readings> {
+    let read = || Ok(course.read()?.since(before));
+    let accounted = |counted: &Readings| unaccounted(counted) == 0;
+    let settled = wait_until(SETTLING, "every spoilt packet to be noticed", || {
+        read()
+            .map(|counted| accounted(&counted).then_some(counted))
+            .transpose()
+    });
+    // In vain: they are judged as they are.
+    settled.unwrap_or_else(|_| read())
+}
+
+/// How many spoilt packets nobody has noticed, nor a full queue taken before.
+fn unaccounted(counted: &Readings) -> u64 {
+    let noticed = counted.checksum_errors + spoilt_messages(counted);
+    counted.spoilt.saturating_sub(noticed + counted.dropped)
+}
+
+/// Control messages that a forwarder found to be spoilt.
+fn spoilt_messages(counted: &Readings) -> u64 {
+    let count = |cause| counted.causes.get(cause).copied().unwrap_or(0);
+    SPOILT_MESSAGE.into_iter().map(count).sum()
+}
+
 /// What should not have been counted, or should have been.
 fn judge(cell: &Cell, counted: &Readings, tcp_bytes: u64) -> Vec<String> {
     let mut faults = Vec::new();
@@ -207,15 +235,11 @@ fn judge(cell: &Cell, counted: &Readings, tcp_bytes: u64) -> Vec<String> {
         ));
     }
     if cell.path == Path::Corrupt {
-        // A forwarder notices a spoilt control message by itself.
-        let causes = |cause| counted.causes.get(cause).copied().unwrap_or(0);
-        let messages: u64 = SPOILT_MESSAGE.into_iter().map(causes).sum();
+        let messages = spoilt_messages(counted);
         if spoilt == 0 {
             faults.push("no packet was spoilt".to_owned());
         }
-        // A full queue may have been there before the receiver.
-        let noticed = checksum_errors + messages;
-        if noticed > spoilt || noticed + dropped < spoilt {
+        if checksum_errors + messages > spoilt || unaccounted(counted) > 0 {
             faults.push(format!(
                 "{spoilt} packets were spoilt, but {checksum_errors} checksum errors and \
                  {messages} control messages noticed, and {dropped} packets dropped by queues"

@@ -37,18 +37,34 @@ fn lookup(c: &mut Criterion) {
     }
 }
 
-fn single<const W: usize>(c: &mut Criterion, name: &str, size: u32, pairs: &Pairs<W>, keys: &[Ends<W>]) {
+fn single<const W: usize>(
+    c: &mut Criterion,
+    name: &str,
+    size: u32,
+    pairs: &Pairs<W>,
+    keys: &[Ends<W>],
+) {
     let mut group = c.benchmark_group(format!("table/single look-up/{name}"));
     group.throughput(Throughput::Elements(1));
     let mut keys = keys.iter().cycle();
     group.bench_function(BenchmarkId::from_parameter(size), |b| {
-        b.iter(|| pairs.find(black_box(keys.next().expect("endless")), NOW).expect("there"));
+        b.iter(|| {
+            pairs
+                .find(black_box(keys.next().expect("endless")), NOW)
+                .expect("there")
+        });
     });
     group.finish();
 }
 
 /// As a data thread does it: all searches begin before the first one ends.
-fn batch<const W: usize>(c: &mut Criterion, name: &str, size: u32, pairs: &Pairs<W>, keys: &[Ends<W>]) {
+fn batch<const W: usize>(
+    c: &mut Criterion,
+    name: &str,
+    size: u32,
+    pairs: &Pairs<W>,
+    keys: &[Ends<W>],
+) {
     let mut group = c.benchmark_group(format!("table/batch of {BATCH}/{name}"));
     group.throughput(Throughput::Elements(BATCH as u64));
     let (chunks, _) = keys.as_chunks::<BATCH>();
@@ -81,30 +97,40 @@ fn others(c: &mut Criterion, size: u32, keys: &[Ends<1>]) {
     });
     let swapped = arc_swap::ArcSwap::from_pointee(plain);
     let mut chunks = keys.chunks(BATCH).cycle();
-    group.bench_function(id("arc-swap, one snapshot for each batch (time of a batch)"), |b| {
-        b.iter(|| {
-            let snapshot = swapped.load();
-            for ends in black_box(chunks.next().expect("endless")) {
-                black_box(snapshot[&key(ends)]);
-            }
-        });
-    });
+    group.bench_function(
+        id("arc-swap, one snapshot for each batch (time of a batch)"),
+        |b| {
+            b.iter(|| {
+                let snapshot = swapped.load();
+                for ends in black_box(chunks.next().expect("endless")) {
+                    black_box(snapshot[&key(ends)]);
+                }
+            });
+        },
+    );
     drop(swapped);
     let papaya: papaya::HashMap<_, _> = values.iter().copied().collect();
     let mut chunks = keys.chunks(BATCH).cycle();
-    group.bench_function(id("papaya, one pin for each batch (time of a batch)"), |b| {
-        b.iter(|| {
-            let pinned = papaya.pin();
-            for ends in black_box(chunks.next().expect("endless")) {
-                black_box(pinned.get(&key(ends)).expect("there"));
-            }
-        });
-    });
+    group.bench_function(
+        id("papaya, one pin for each batch (time of a batch)"),
+        |b| {
+            b.iter(|| {
+                let pinned = papaya.pin();
+                for ends in black_box(chunks.next().expect("endless")) {
+                    black_box(pinned.get(&key(ends)).expect("there"));
+                }
+            });
+        },
+    );
     drop(papaya);
     let dashmap: dashmap::DashMap<_, _> = values.iter().copied().collect();
     let mut asked = keys.iter().cycle();
     group.bench_function(id("dashmap"), |b| {
-        b.iter(|| *dashmap.get(&key(black_box(asked.next().expect("endless")))).expect("there"));
+        b.iter(|| {
+            *dashmap
+                .get(&key(black_box(asked.next().expect("endless"))))
+                .expect("there")
+        });
     });
     group.finish();
 }

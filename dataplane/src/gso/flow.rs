@@ -1,5 +1,7 @@
 //! One packet's headers, read as far as joining needs them, and as words that compare quickly.
 
+use std::ops::Range;
+
 use crate::frame::{GSO_TCP_V4, GSO_TCP_V6, GSO_UDP_L4};
 use crate::rewrite::protocol;
 
@@ -35,12 +37,17 @@ impl Kind {
 
     /// Where the addresses start; the transport header follows them directly.
     pub(super) const fn addresses(self) -> usize {
-        if self.is_v4() { 12 } else { 8 }
+        addresses(self.is_v4()).start
     }
 
     /// Where the transport header starts.
     pub(super) const fn transport(self) -> usize {
-        if self.is_v4() { 20 } else { 40 }
+        addresses(self.is_v4()).end
+    }
+
+    /// Where that is by which flows of this kind differ: addresses and ports.
+    pub(super) const fn flow(self) -> Range<usize> {
+        self.addresses()..self.transport() + 4
     }
 
     /// Where the checksum is, from the start of the transport header.
@@ -73,55 +80,26 @@ pub(super) const PSH: u8 = 0x08;
 const ACK: u8 = 0x10;
 const ECE: u8 = 0x40;
 
-/// Source and destination address.
-pub(super) type Pair = [u64; 4];
-
-/// What packets have in common whose order matters: addresses, ports and protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Flow {
-    pub(super) pair: Pair,
-    /// Ports, protocol, IP version.
-    ends: u64,
+const fn addresses(is_v4: bool) -> Range<usize> {
+    if is_v4 { 12..20 } else { 8..40 }
 }
 
-impl Flow {
-    fn new(pair: Pair, ports: [u8; 4], kind: Kind) -> Flow {
-        let version = if kind.is_v4() { 4 } else { 6 };
-        let ports = u64::from(u32::from_ne_bytes(ports));
-        Flow {
-            pair,
-            ends: ports << 16 | u64::from(kind.protocol()) << 8 | version,
-        }
-    }
-
-    /// A word that differs for most flows that differ; never zero.
-    pub(super) fn tag(&self) -> u32 {
-        // Fibonacci hashing. Whoever makes tags collide gains a comparison of whole flows.
-        const SCATTER: u64 = 0x9E37_79B9_7F4A_7C15;
-        let [a, b, c, d] = self.pair;
-        let mixed = a ^ b.rotate_left(16) ^ c.rotate_left(32) ^ d.rotate_left(48);
-        let scattered = (mixed.wrapping_mul(SCATTER) ^ self.ends).wrapping_mul(SCATTER);
-        (scattered >> 32) as u32 | 1
-    }
-}
-
-/// What a packet says about its place among others.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Reading {
-    /// A whole TCP segment or UDP datagram.
-    Segment(Segment),
-    /// Part of who knows which flow between two addresses: a fragment, another protocol, headers
-    /// in between, or a transport header that makes no sense.
-    Pair(Pair),
-    /// Not even that.
-    Nothing,
+/// The addresses of a packet of whatever kind, if they are there.
+pub(super) fn addresses_of(packet: &[u8]) -> Option<&[u8]> {
+    let is_v4 = match packet.first()? >> 4 {
+        4 => true,
+        6 => false,
+        _ => return None,
+    };
+    packet.get(addresses(is_v4))
 }
 
 /// A TCP segment or UDP datagram.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Segment {
-    pub(super) flow: Flow,
     pub(super) kind: Kind,
+    /// A word that differs for most flows that differ; never zero.
+    pub(super) tag: u32,
     /// Bytes of IP and transport header.
     pub(super) header: usize,
     /// Bytes of the packet as its IP header gives them.
@@ -147,75 +125,84 @@ impl Segment {
     }
 }
 
-/// Reads the headers of `packet`.
-pub(super) fn read(packet: &[u8]) -> Reading {
-    match packet.first().map(|first| first >> 4) {
-        Some(4) => read_v4(packet),
-        Some(6) => read_v6(packet),
-        _ => Reading::Nothing,
+/// Reads the headers of `packet`. None if it belongs to who knows which flow: a fragment, another
+/// protocol, headers in between, or headers that make no sense.
+pub(super) fn read(packet: &[u8]) -> Option<Segment> {
+    match packet.first()? >> 4 {
+        4 => read_v4(packet),
+        6 => read_v6(packet),
+        _ => None,
     }
 }
 
-fn read_v4(packet: &[u8]) -> Reading {
+fn read_v4(packet: &[u8]) -> Option<Segment> {
     const DONT_FRAGMENT: u16 = 0x4000;
     /// More fragments, and the offset.
     const FRAGMENT: u16 = 0x3FFF;
-    let Some(fixed) = packet.first_chunk::<20>() else {
-        return Reading::Nothing;
-    };
+    let fixed = packet.first_chunk::<20>()?;
     let [version, class, t0, t1, i0, i1, f0, f1, ttl, protocol, ..] = *fixed;
     let [.., a, b, c, d, e, f, g, h] = *fixed;
-    let pair = [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), 0, 0, 0];
     let fragment = u16::from_be_bytes([f0, f1]);
     let kind = match protocol {
         protocol::TCP => Kind::Tcp4,
         protocol::UDP => Kind::Udp4,
-        _ => return Reading::Pair(pair),
+        _ => return None,
     };
     if version != 0x45 || fragment & FRAGMENT != 0 {
-        return Reading::Pair(pair);
+        return None;
     }
     let ip = Ip {
-        pair,
+        addresses: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
         end: usize::from(u16::from_be_bytes([t0, t1])),
         common: u64::from(u32::from_be_bytes([class, f0, f1, ttl])),
         id: (fragment & DONT_FRAGMENT == 0).then_some(u16::from_be_bytes([i0, i1])),
     };
-    segment(packet, kind, ip).map_or(Reading::Pair(pair), Reading::Segment)
+    segment(packet, kind, &ip)
 }
 
-fn read_v6(packet: &[u8]) -> Reading {
-    let Some(fixed) = packet.first_chunk::<40>() else {
-        return Reading::Nothing;
-    };
+fn read_v6(packet: &[u8]) -> Option<Segment> {
+    let fixed = packet.first_chunk::<40>()?;
     let [v0, v1, v2, v3, l0, l1, next, hop_limit, addresses @ ..] = fixed;
-    let (words, _) = addresses.as_chunks::<8>();
-    let pair = std::array::from_fn(|index| u64::from_ne_bytes(words[index]));
     let kind = match *next {
         protocol::TCP => Kind::Tcp6,
         protocol::UDP => Kind::Udp6,
-        _ => return Reading::Pair(pair),
+        _ => return None,
     };
+    let (words, _) = addresses.as_chunks::<8>();
     let first = u32::from_be_bytes([*v0, *v1, *v2, *v3]);
     let ip = Ip {
-        pair,
+        addresses: words.iter().fold(0, |mixed, word| {
+            u64::rotate_left(mixed, 16) ^ u64::from_ne_bytes(*word)
+        }),
         end: fixed.len() + usize::from(u16::from_be_bytes([*l0, *l1])),
         common: u64::from(first) << 8 | u64::from(*hop_limit),
         id: None,
     };
-    segment(packet, kind, ip).map_or(Reading::Pair(pair), Reading::Segment)
+    segment(packet, kind, &ip)
 }
 
 /// What the IP header contributes to a [`Segment`].
 struct Ip {
-    pair: Pair,
+    /// All of them in one word.
+    addresses: u64,
     end: usize,
     common: u64,
     id: Option<u16>,
 }
 
+impl Ip {
+    /// [`Segment::tag`], by Fibonacci hashing. Whoever makes tags collide gains a comparison of
+    /// whole flows.
+    fn tag(&self, ports: [u8; 4], kind: Kind) -> u32 {
+        const SCATTER: u64 = 0x9E37_79B9_7F4A_7C15;
+        let ends = u64::from(u32::from_ne_bytes(ports)) << 8 | u64::from(kind.protocol());
+        let scattered = (self.addresses.wrapping_mul(SCATTER) ^ ends).wrapping_mul(SCATTER);
+        (scattered >> 32) as u32 | 1
+    }
+}
+
 /// None if the packet is shorter than it says or its transport header makes no sense.
-fn segment(packet: &[u8], kind: Kind, ip: Ip) -> Option<Segment> {
+fn segment(packet: &[u8], kind: Kind, ip: &Ip) -> Option<Segment> {
     let transport = packet.get(kind.transport()..ip.end)?;
     if kind.is_tcp() {
         tcp(transport, kind, ip)
@@ -224,7 +211,7 @@ fn segment(packet: &[u8], kind: Kind, ip: Ip) -> Option<Segment> {
     }
 }
 
-fn tcp(transport: &[u8], kind: Kind, ip: Ip) -> Option<Segment> {
+fn tcp(transport: &[u8], kind: Kind, ip: &Ip) -> Option<Segment> {
     let fixed = transport.first_chunk::<20>()?;
     let [p0, p1, p2, p3, s0, s1, s2, s3, state @ ..] = fixed;
     let state = u64::from_be_bytes(*state.first_chunk()?);
@@ -234,8 +221,8 @@ fn tcp(transport: &[u8], kind: Kind, ip: Ip) -> Option<Segment> {
     }
     let flags = fixed[13];
     Some(Segment {
-        flow: Flow::new(ip.pair, [*p0, *p1, *p2, *p3], kind),
         kind,
+        tag: ip.tag([*p0, *p1, *p2, *p3], kind),
         header: kind.transport() + length,
         end: ip.end,
         // The flags are the third byte from the end of these eight.
@@ -247,13 +234,13 @@ fn tcp(transport: &[u8], kind: Kind, ip: Ip) -> Option<Segment> {
     })
 }
 
-fn udp(transport: &[u8], kind: Kind, ip: Ip) -> Option<Segment> {
+fn udp(transport: &[u8], kind: Kind, ip: &Ip) -> Option<Segment> {
     let [p0, p1, p2, p3, l0, l1, c0, c1] = *transport.first_chunk::<8>()?;
     let whole = usize::from(u16::from_be_bytes([l0, l1])) == transport.len();
     let has_checksum = [c0, c1] != [0, 0];
     Some(Segment {
-        flow: Flow::new(ip.pair, [p0, p1, p2, p3], kind),
         kind,
+        tag: ip.tag([p0, p1, p2, p3], kind),
         header: kind.transport() + 8,
         end: ip.end,
         common: [ip.common, 0],

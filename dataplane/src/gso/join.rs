@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::flow::{self, Flow, Kind, Pair, Reading, Segment};
+use super::flow::{self, Kind, Segment};
 use super::run::{MAX_PACKETS, Run};
 use super::sound::is_sound;
 use crate::frame::Header;
@@ -151,17 +151,15 @@ impl Joiner {
     /// If `at` is outside `arena`.
     pub fn push(&mut self, arena: &[u8], offload: Offload, at: Range<usize>) {
         let packet = &arena[at.clone()];
-        match flow::read(packet) {
-            Reading::Segment(segment) => self.push_segment(arena, offload, at, &segment),
-            Reading::Pair(pair) => {
-                self.close(&pair);
-                self.begin(offload, at, None);
-            }
-            Reading::Nothing => {
-                self.tags.fill(CLOSED);
-                self.begin(offload, at, None);
-            }
+        // By reference: the compiler would copy it while it is being written.
+        if let Some(segment) = &flow::read(packet) {
+            return self.push_segment(arena, offload, at, segment);
         }
+        match flow::addresses_of(packet) {
+            Some(addresses) => self.close_between(arena, addresses),
+            None => self.tags.fill(CLOSED),
+        }
+        self.begin(offload, at, None);
     }
 
     /// Ends the batch: calls `write` for everything that is to be written, in the order of the
@@ -219,46 +217,54 @@ impl Joiner {
         let header = Header::from(&offload);
         let joinable =
             segment.joinable && header.is_ordinary() && self.joinable.allows(segment.kind);
-        let tag = segment.flow.tag();
-        if let Some((group, run)) = self.find(tag, &segment.flow) {
-            let packet = &arena[at.clone()];
+        let packet = &arena[at.clone()];
+        if let Some((group, run)) = self.find(arena, segment, packet) {
             let first = &self.packets[self.groups[group].first];
             if joinable && continues(run, first, arena, segment, packet, &header) {
                 return self.append(group, offload, at, segment);
             }
             self.tags[group] = CLOSED;
         }
-        self.begin(offload, at, joinable.then_some((tag, segment)));
+        self.begin(offload, at, joinable.then_some(segment));
     }
 
     /// The open group of a flow. The newest is looked at first: most batches are of few flows, and
     /// neighbours are of the same one.
-    fn find(&self, tag: u32, flow: &Flow) -> Option<(usize, &Run)> {
+    fn find(&self, arena: &[u8], segment: &Segment, packet: &[u8]) -> Option<(usize, &Run)> {
+        let kind = segment.kind;
         let newest_first = self.tags.iter().enumerate().rev();
         newest_first
-            .filter(|(_, other)| **other == tag)
+            .filter(|(_, tag)| **tag == segment.tag)
             .filter_map(|(group, _)| Some((group, self.groups[group].run.as_ref()?)))
-            .find(|(_, run)| run.first().flow == *flow)
+            .find(|(group, run)| {
+                run.first().kind == kind
+                    && self.first_of(*group, arena)[kind.flow()] == packet[kind.flow()]
+            })
     }
 
     /// Closes every group between two addresses.
-    fn close(&mut self, pair: &Pair) {
-        for (tag, group) in self.tags.iter_mut().zip(&self.groups) {
-            if (group.run.as_ref()).is_some_and(|run| run.first().flow.pair == *pair) {
-                *tag = CLOSED;
+    fn close_between(&mut self, arena: &[u8], addresses: &[u8]) {
+        for group in 0..self.groups.len() {
+            if flow::addresses_of(self.first_of(group, arena)) == Some(addresses) {
+                self.tags[group] = CLOSED;
             }
         }
     }
 
+    /// The first packet of a group, and what lies behind it.
+    fn first_of<'a>(&self, group: usize, arena: &'a [u8]) -> &'a [u8] {
+        &arena[self.packets[self.groups[group].first].at.start..]
+    }
+
     /// Begins a group with a packet, and for a segment that may be joined a run.
-    fn begin(&mut self, offload: Offload, at: Range<usize>, open: Option<(u32, &Segment)>) {
+    fn begin(&mut self, offload: Offload, at: Range<usize>, open: Option<&Segment>) {
         let (tag, run) = match open {
-            Some((tag, segment)) => {
+            Some(segment) => {
                 let run = Run::new(*segment);
                 let tag = if run.is_ended_by(segment) {
                     CLOSED
                 } else {
-                    tag
+                    segment.tag
                 };
                 (tag, Some(run))
             }

@@ -63,7 +63,7 @@ fn joining_and_cutting_allocate_nothing() {
         for (frame, place) in frames.iter().zip(&places) {
             joiner.push(&arena, frame.offload, place.clone());
         }
-        joiner.finish(&mut arena, |write| {
+        joiner.finish(&mut arena, |_| {
             writes += 1;
             reply
         });

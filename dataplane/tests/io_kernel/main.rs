@@ -5,5 +5,9 @@
 mod forwarding;
 mod netlink;
 mod netns;
+#[path = "../gso/packets.rs"]
+#[allow(dead_code, reason = "the tests without a kernel need all of it")]
+mod packets;
+mod segmentation;
 mod steering;
 mod tun;

@@ -14,7 +14,8 @@ use nix::sys::socket::{setsockopt, sockopt};
 
 use crate::netns::{in_namespace, in_namespaces, ip};
 
-fn config(offload: bool) -> TunConfig {
+/// The usual device.
+pub fn config(offload: bool) -> TunConfig {
     TunConfig {
         name: "mat0".to_owned(),
         mtu: 1500,

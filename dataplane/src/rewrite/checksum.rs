@@ -164,7 +164,9 @@ mod tests {
 
     #[test]
     fn every_length_sums_as_word_by_word() {
-        let bytes: Vec<u8> = (0..100u32).map(|i| (i * 7919 >> 3) as u8 | 0x80).collect();
+        let bytes: Vec<u8> = (0..100u32)
+            .map(|i| ((i * 7919) >> 3) as u8 | 0x80)
+            .collect();
         for length in 0..bytes.len() {
             let words = bytes[..length].chunks(2).map(|word| match word {
                 [high, low] => u64::from(u16::from_be_bytes([*high, *low])),

@@ -158,8 +158,8 @@ impl Tun {
         if device != *name {
             return Err(foreign(format!("it is {device:?}")));
         }
-        let wanted = kind(vnet_flag(config));
-        if flags & !libc::IFF_PERSIST != wanted {
+        let (flags, wanted) = (flags & !libc::IFF_PERSIST, kind(vnet_flag(config)));
+        if flags != wanted {
             let text = format!("its flags are {flags:#x} where {wanted:#x} is wanted");
             return Err(foreign(text));
         }

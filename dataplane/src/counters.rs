@@ -112,6 +112,8 @@ causes! {
     IcmpUnknown = "icmp_unknown_flow",
     /// On the control port, but not a control message.
     ControlMagic = "control_magic",
+    /// A control message whose UDP checksum is wrong.
+    ControlChecksum = "control_checksum",
     /// Of a protocol version this release does not speak.
     ControlVersion = "control_version",
     /// A malformed control message.

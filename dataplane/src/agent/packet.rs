@@ -18,7 +18,9 @@ use crate::counters::Cause;
 use crate::fib::{Direction, Slot};
 use crate::frame::{Frame, Offload};
 use crate::rewrite::build::{self, Unreachable};
-use crate::rewrite::{Fragment, Headers, Packet, Quoted, Translation, rewrite};
+use crate::rewrite::{
+    ChecksumState, Fragment, Headers, Packet, Quoted, Translation, checksum, rewrite,
+};
 use crate::table::ContextId;
 
 /// A mobile sender without context here.
@@ -385,9 +387,15 @@ impl Agent {
         if to_port != self.config.control_port || headers.fragment() != Fragment::None {
             return Verdict::Drop(Cause::ControlPort);
         }
-        let payload = packet
-            .get(headers.transport_offset() + 8..headers.total_len())
+        let segment = packet
+            .get(headers.transport_offset()..headers.total_len())
             .unwrap_or_default();
+        // Nobody else looks at it: this packet ends here.
+        let complete = offload.checksum_state(headers) == ChecksumState::Full;
+        if complete && !checksum::is_right_udp(headers.src(), headers.dst(), segment) {
+            return Verdict::Drop(Cause::ControlChecksum);
+        }
+        let payload = segment.get(8..).unwrap_or_default();
         // Two homes that move at the same moment must still meet.
         let departed = home
             .and_then(|h| self.own.get(&h))

@@ -159,8 +159,8 @@ impl Tun {
         if device != *name {
             return Err(foreign(format!("it is {device:?}")));
         }
-        let wanted = kind(flags(config));
-        if found & !libc::IFF_PERSIST != wanted {
+        let (found, wanted) = (found & !libc::IFF_PERSIST, kind(flags(config)));
+        if found != wanted {
             let text = format!("its flags are {found:#x} where {wanted:#x} is wanted");
             return Err(foreign(text));
         }

@@ -144,6 +144,16 @@ pub fn transport(source: IpAddr, destination: IpAddr, protocol: u8, segment: &[u
     !fold(u64::from(pseudo) + u64::from(sum(segment)))
 }
 
+/// Whether the checksum of a UDP datagram (header and payload) is right. Zero, "none", is right
+/// over IPv4 only (RFC 768; RFC 8200, section 8.1).
+pub fn is_right_udp(source: IpAddr, destination: IpAddr, datagram: &[u8]) -> bool {
+    match datagram.get(6..8) {
+        Some([0, 0]) => source.is_ipv4(),
+        Some(_) => transport(source, destination, 17, datagram) == 0,
+        None => false,
+    }
+}
+
 fn address_sum(address: IpAddr) -> u16 {
     match address {
         IpAddr::V4(address) => sum(&address.octets()),
@@ -179,6 +189,22 @@ mod tests {
             sum(&[0x00, 0x01, 0xF2, 0x03, 0xF4, 0xF5, 0xF6, 0xF7]),
             0xDDF2
         );
+    }
+
+    #[test]
+    fn a_datagram_is_right_or_has_no_checksum() {
+        let ends = |text: &str| text.parse::<IpAddr>().unwrap();
+        for (from, to) in [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")] {
+            let (from, to) = (ends(from), ends(to));
+            let mut datagram = vec![0, 1, 0, 2, 0, 11, 0, 0, 7, 8, 9];
+            assert_eq!(is_right_udp(from, to, &datagram), from.is_ipv4());
+            let sum = transport(from, to, 17, &datagram);
+            datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+            assert!(is_right_udp(from, to, &datagram));
+            datagram[10] ^= 1;
+            assert!(!is_right_udp(from, to, &datagram));
+            assert!(!is_right_udp(from, to, &datagram[..7]));
+        }
     }
 
     #[test]

@@ -11,11 +11,11 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result};
 
-use super::Ends;
 use super::matrix::{Cell, Family, Links, Path};
 use super::payload;
+use super::{Ends, PATIENCE};
 use crate::testbed::{Instance, Options, Testbed};
-use crate::{Cmd, Host, Wan, WanConfig, counters};
+use crate::{Cmd, Host, Wan, WanConfig, counters, wait_until};
 
 /// Each way over each of the two links. Of frames of 1500 bytes, at a few hundred Mbit/s, some ten
 /// are on the way at a time and change places.
@@ -33,6 +33,8 @@ pub(super) struct Course {
     bed: Testbed,
     web: Instance,
     user: Instance,
+    impaired: bool,
+    offload: bool,
 }
 
 /// Everything that is counted, since the start.
@@ -57,15 +59,21 @@ pub(super) struct Readings {
 impl Course {
     /// Builds the network that the cell needs, and starts the programs.
     pub(super) fn new(cell: &Cell) -> Result<Self> {
-        let impaired = cell.path != Path::Clean;
+        let (impaired, offload) = (cell.path != Path::Clean, cell.offload);
         let bed = Testbed::new(Options {
             rtt_ms: if impaired { 4.0 * DELAY_MS } else { 0.0 },
-            extra: format!("[tun]\noffload = {}\n", cell.offload),
+            extra: format!("[tun]\noffload = {offload}\n"),
             ..Options::new()?
         })?;
         let web = bed.instance("web", 10, "a")?;
         let user = bed.instance("user", 20, "c")?;
-        let course = Course { bed, web, user };
+        let course = Course {
+            bed,
+            web,
+            user,
+            impaired,
+            offload,
+        };
         for host in [&course.web.host, &course.user.host] {
             // Where fragments get lost, the numbers of their packets come round again within the
             // default of 30 s, and pieces of different packets would be joined.
@@ -79,14 +87,18 @@ impl Course {
 
     /// Whether this is the network that the cell needs.
     pub(super) fn serves(&self, cell: &Cell) -> bool {
-        let impaired = self.bed.site("a").wan.is_some();
-        let offload = format!("offload = {}", cell.offload);
-        impaired == (cell.path != Path::Clean) && self.bed.options().extra.contains(&offload)
+        self.impaired == (cell.path != Path::Clean) && self.offload == cell.offload
     }
 
     /// Sets up what differs between the cells of one network. `seed` is that of all chance.
     pub(super) fn set_up(&self, cell: &Cell, seed: u64) -> Result<()> {
         self.set_links(cell.links)?;
+        // The forwarders agree before anything happens to their messages.
+        let web = ends(&self.user, &self.web, cell.family)?.receiver_address;
+        let answer = || self.user.host.pings(&web.to_string());
+        wait_until(PATIENCE, format!("an answer of {web}"), || {
+            answer().map(|answered| answered.then_some(())).transpose()
+        })??;
         for (n, wan) in self.wans().enumerate() {
             // Spoilt on one link only: a second flipped bit can make up for the first one in the
             // checksum.

@@ -24,9 +24,10 @@
 //!
 //! With complete checksums a flipped bit can be noticed, and on the path `corrupt` it has to be:
 //! there the streams must arrive intact although one frame in a hundred is spoilt, and each of
-//! these must show up as a checksum error at some receiver, unless a full queue took it. A forwarder that gathers packets
-//! without verifying them first, and lets the kernel compute the checksum of the whole, would
-//! make a spoilt packet good; then both are violated.
+//! these must show up as a checksum error at some receiver, unless a full queue took it or it was
+//! one of the forwarders' own few messages. A forwarder that gathers packets without verifying them
+//! first, and lets the kernel compute the checksum of the whole, would make a spoilt packet good;
+//! then both are violated.
 //!
 //! # Limitations
 //! - The number of bytes asked for is that of TCP; datagrams come on top.
@@ -69,13 +70,11 @@ pub const LEAST_BYTES: u64 = 10_000_000;
 const NEIGHBOUR_DISCOVERY: u64 = 20;
 /// What a forwarder counts when one of its peer's messages comes twice.
 const COPIED_MESSAGE: [&str; 2] = ["control_replay", "control_unexpected"];
-/// What a forwarder counts when a bit of a message was flipped.
-const SPOILT_MESSAGE: [&str; 4] = [
-    "control_mac",
-    "control_magic",
-    "control_malformed",
-    "control_version",
-];
+/// What a forwarder counts when a message is not as its peer sent it begins with this.
+const SPOILT_MESSAGE: &str = "control_";
+/// How many spoilt packets of one cell may be messages of the forwarders, which have other means
+/// than the kernel's to tell: one in a hundred is spoilt, and few are sent.
+const MESSAGES: u64 = 3;
 
 /// What to run.
 #[derive(Clone, Debug)]
@@ -207,16 +206,10 @@ fn settled(course: &Course, before: &Readings) -> Result<Readings> {
     settled.unwrap_or_else(|_| read())
 }
 
-/// How many spoilt packets nobody has noticed, nor a full queue taken before.
+/// How many spoilt packets no kernel has noticed, nor a full queue taken before.
 fn unaccounted(counted: &Readings) -> u64 {
-    let noticed = counted.checksum_errors + spoilt_messages(counted);
-    counted.spoilt.saturating_sub(noticed + counted.dropped)
-}
-
-/// Control messages that a forwarder found to be spoilt.
-fn spoilt_messages(counted: &Readings) -> u64 {
-    let count = |cause| counted.causes.get(cause).copied().unwrap_or(0);
-    SPOILT_MESSAGE.into_iter().map(count).sum()
+    let noticed = counted.checksum_errors + counted.dropped;
+    counted.spoilt.saturating_sub(noticed)
 }
 
 /// What should not have been counted, or should have been.
@@ -235,14 +228,13 @@ fn judge(cell: &Cell, counted: &Readings, tcp_bytes: u64) -> Vec<String> {
         ));
     }
     if cell.path == Path::Corrupt {
-        let messages = spoilt_messages(counted);
         if spoilt == 0 {
             faults.push("no packet was spoilt".to_owned());
         }
-        if checksum_errors + messages > spoilt || unaccounted(counted) > 0 {
+        if checksum_errors > spoilt || unaccounted(counted) > MESSAGES {
             faults.push(format!(
-                "{spoilt} packets were spoilt, but {checksum_errors} checksum errors and \
-                 {messages} control messages noticed, and {dropped} packets dropped by queues"
+                "{spoilt} packets were spoilt, but {checksum_errors} checksum errors noticed, \
+                 and {dropped} packets dropped by queues"
             ));
         }
     } else if checksum_errors > 0 {
@@ -259,7 +251,7 @@ fn judge(cell: &Cell, counted: &Readings, tcp_bytes: u64) -> Vec<String> {
 fn expected(path: Path, cause: &str, count: u64) -> bool {
     match path {
         Path::Mess if COPIED_MESSAGE.contains(&cause) => true,
-        Path::Corrupt if SPOILT_MESSAGE.contains(&cause) => true,
+        Path::Corrupt if cause.starts_with(SPOILT_MESSAGE) && count <= MESSAGES => true,
         _ => cause == "not_ours" && count <= NEIGHBOUR_DISCOVERY,
     }
 }
@@ -312,11 +304,15 @@ mod tests {
         assert_eq!(judge(&clean, &counted(1, 0), 900).len(), 1);
         let corrupt = cell("ipv4/offload/bare/corrupt");
         assert!(judge(&corrupt, &counted(7, 7), 900).is_empty());
-        assert_eq!(judge(&corrupt, &counted(6, 7), 900).len(), 1);
-        assert_eq!(judge(&corrupt, &counted(8, 7), 900).len(), 1);
-        let mut one_dropped = counted(6, 7);
-        one_dropped.dropped = 1;
-        assert!(judge(&corrupt, &one_dropped, 900).is_empty());
+        assert!(judge(&corrupt, &counted(70 - MESSAGES, 70), 900).is_empty());
+        assert_eq!(
+            judge(&corrupt, &counted(70 - MESSAGES - 1, 70), 900).len(),
+            1
+        );
+        assert_eq!(judge(&corrupt, &counted(71, 70), 900).len(), 1);
+        let mut ten_dropped = counted(60, 70);
+        ten_dropped.dropped = 10;
+        assert!(judge(&corrupt, &ten_dropped, 900).is_empty());
         // A path that spoils nothing has shown nothing.
         assert_eq!(judge(&corrupt, &counted(0, 0), 900).len(), 1);
     }
@@ -344,13 +340,9 @@ mod tests {
         assert_eq!(faults(&clean, "control_replay", 3).len(), 1);
         let mess = cell("ipv4/offload/bare/mess");
         assert!(faults(&mess, "control_replay", 3).is_empty());
-    }
-
-    #[test]
-    fn a_spoilt_control_message_explains_a_missing_checksum_error() {
         let corrupt = cell("ipv4/offload/bare/corrupt");
-        let mut counted = counted(6, 7);
-        counted.causes.insert("control_mac".to_owned(), 1);
-        assert!(judge(&corrupt, &counted, 900).is_empty());
+        let mac = |count| faults(&corrupt, "control_mac", count);
+        // A path that spoils nothing has shown nothing, which is the one fault.
+        assert_eq!((mac(MESSAGES).len(), mac(MESSAGES + 1).len()), (1, 2));
     }
 }

@@ -97,6 +97,8 @@ impl Manager {
                 .env("LISTEN_FDNAMES", "tun")
                 .name("matd-site-a"),
         )?;
+        // The device is busy as long as anybody has it.
+        drop(kept);
         process.wait_for_log("ready, control socket", SOON)?;
         site.matd = process.clone();
         Ok(process)

@@ -51,6 +51,7 @@ pub async fn run(path: &Path, inherited: Inherited) -> anyhow::Result<()> {
         legacy,
         state_file,
         tun: inherited.tun,
+        program_before: inherited.program,
     };
     let ended = forward(path, &config, past, listener).await;
     // A dead socket misleads people.
@@ -65,6 +66,8 @@ struct Past {
     state_file: PathBuf,
     /// A descriptor that may be our TUN.
     tun: Option<OwnedFd>,
+    /// See [`Inherited::program`].
+    program_before: Option<OwnedFd>,
 }
 
 async fn forward(
@@ -175,6 +178,7 @@ async fn forward(
         config.control_socket.display()
     );
     service::ready();
+    drop(past.program_before);
 
     let mut running = Running {
         path,

@@ -57,6 +57,7 @@ pub async fn run(path: &Path, inherited: Inherited) -> anyhow::Result<()> {
         state_file,
         tun: inherited.tun,
         metrics,
+        program_before: inherited.program,
     };
     let ended = forward(path, &config, past, listener).await;
     // A dead socket misleads people.
@@ -73,6 +74,8 @@ struct Past {
     tun: Option<OwnedFd>,
     /// Where metrics are served beside the control socket.
     metrics: Option<tokio::net::TcpListener>,
+    /// See [`Inherited::program`].
+    program_before: Option<OwnedFd>,
 }
 
 async fn forward(
@@ -201,6 +204,7 @@ async fn forward(
         config.control_socket.display()
     );
     service::ready();
+    drop(past.program_before);
 
     let mut running = Running {
         path,

@@ -24,7 +24,7 @@
 //!   begin at zero.
 
 use std::convert::Infallible;
-use std::ffi::{CStr, CString, OsString};
+use std::ffi::{CString, OsString};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::fd::OwnedFd;
@@ -58,7 +58,7 @@ const HELD_PATIENCE: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Where the running program can be found even if its file is gone.
-const MYSELF: &CStr = c"/proc/self/exe";
+const MYSELF: &str = "/proc/self/exe";
 
 /// What the forwarder that ran before knew.
 #[derive(Debug, Serialize, Deserialize)]
@@ -154,9 +154,9 @@ impl Program {
         }
         tracing::info!("{} accepts the configuration", self.path.display());
         service::reloading();
-        let socket = match server.socket() {
-            Ok(socket) => socket,
-            Err(error) => return Failure::Before(error.into()),
+        let (socket, image) = match (server.socket(), File::open(MYSELF)) {
+            (Ok(socket), Ok(image)) => (socket, image),
+            (Err(error), _) | (_, Err(error)) => return Failure::Before(error.into()),
         };
         let (_rest, snapshot) = match at_rest(control, server).await {
             Ok(rest) => rest,
@@ -171,6 +171,7 @@ impl Program {
                 tun: Some(tun),
                 control: Some(socket),
                 state: Some(state),
+                program: Some(image.into()),
             })
         });
         match replaced {
@@ -227,7 +228,11 @@ impl Program {
             "{}: {error}; starting the present program again",
             self.path.display()
         );
-        Ok(execve(MYSELF, &arguments, &environment)?)
+        Ok(execve(
+            &c_string([MYSELF.into()])?,
+            &arguments,
+            &environment,
+        )?)
     }
 }
 

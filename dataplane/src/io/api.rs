@@ -144,15 +144,9 @@ fn yes() -> bool {
     true
 }
 
-/// Serves the API; after `until` no new requests, and ends with those under way.
-pub fn serve(
-    listener: tokio::net::UnixListener,
-    control: Arc<Control>,
-    identity: Identity,
-    until: impl Future<Output = ()> + Send + 'static,
-) -> impl Future<Output = std::io::Result<()>> + Send {
-    let api = Api { control, identity };
-    let router = Router::new()
+/// What answers the requests.
+pub fn router(control: Arc<Control>, identity: Identity) -> Router {
+    Router::new()
         .route("/v1/status", get(status))
         .route("/v1/metrics", get(prometheus))
         .route("/v1/explain", get(explain))
@@ -162,12 +156,7 @@ pub fn serve(
         .route("/v1/prepare", post(prepare))
         .route("/v1/activate", post(activate))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
-        .with_state(api);
-    async move {
-        axum::serve(listener, router)
-            .with_graceful_shutdown(until)
-            .await
-    }
+        .with_state(Api { control, identity })
 }
 
 /// Makes the socket, or goes on with `inherited` if that is it; whoever connects

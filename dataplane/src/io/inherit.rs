@@ -25,6 +25,8 @@ pub(super) const TUN: &str = "tun";
 const CONTROL: &str = "control";
 /// What the program before us knew, in a file without a name.
 const STATE: &str = "state";
+/// The file of the program before us.
+const PROGRAM: &str = "program";
 
 const OURS: &str = "MAT_INHERIT";
 const LISTEN_PID: &str = "LISTEN_PID";
@@ -45,6 +47,10 @@ pub struct Inherited {
     pub control: Option<OwnedFd>,
     /// What the program before us knew a moment ago.
     pub state: Option<OwnedFd>,
+    /// The file of the program before us. Where it has been replaced, whoever
+    /// closes it last waits until the kernel has freed it, some 15 ms for 40 MB:
+    /// not to be in a hurry then.
+    pub program: Option<OwnedFd>,
 }
 
 impl Inherited {
@@ -78,6 +84,7 @@ impl Inherited {
                 TUN => &mut taken.tun,
                 CONTROL => &mut taken.control,
                 STATE => &mut taken.state,
+                PROGRAM => &mut taken.program,
                 _ => {
                     tracing::warn!("inherited descriptor {number} ({name}) is not ours; closed");
                     continue;
@@ -99,6 +106,7 @@ impl Inherited {
             (TUN, &self.tun),
             (CONTROL, &self.control),
             (STATE, &self.state),
+            (PROGRAM, &self.program),
         ];
         for (name, descriptor) in all {
             if let Some(descriptor) = descriptor {

@@ -109,7 +109,7 @@ fn an_upgrade_in_mid_transfer_loses_nothing() -> Result<()> {
         let upgraded = upgrades(&scene, &installed, &content, &answers);
         stop.store(true, Ordering::Relaxed);
         let asked = asking.join().expect("asking does not panic");
-        upgraded.and(asked)
+        asked.and(upgraded)
     })?;
     scene.nothing_leaked()?;
     scene.finish_and_judge("matd upgraded in place", unnoticed)

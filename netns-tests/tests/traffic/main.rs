@@ -16,6 +16,7 @@ mod common {
     pub mod sockets;
 }
 
+mod datapath;
 mod first;
 mod gateway;
 mod mtu;

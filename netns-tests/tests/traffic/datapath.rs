@@ -1,15 +1,5 @@
 //! The data threads of the real forwarder: which system calls they make, that small packets are
 //! joined, several queues, and what they count.
-//!
-//! The network is that of [`mat_netns::testbed`]; `web` is at site a, `user` at site c.
-
-#[path = "../common"]
-mod common {
-    pub mod api;
-    pub mod iperf;
-    pub mod scene;
-    pub mod sockets;
-}
 
 use std::fs;
 use std::io::{Read, Write};
@@ -21,8 +11,8 @@ use mat_netns::testbed::Options;
 use mat_netns::{Cmd, Process, Signal, wait_until};
 use serde_json::Value;
 
-use common::scene::Scene;
-use common::{api, iperf, sockets};
+use crate::common::scene::Scene;
+use crate::common::{api, iperf, sockets};
 
 const SOON: Duration = Duration::from_secs(10);
 

@@ -20,6 +20,8 @@
 //! # Limitations
 //! * A successor that accepts the configuration and then does not start has
 //!   ended the service; whoever supervises it has to start it again.
+//! * The snapshot is written and read while nobody reads the TUN, so the pause
+//!   grows with the number of contexts.
 //! * Announcements of locators that are due to be repeated are not, and counters
 //!   begin at zero.
 

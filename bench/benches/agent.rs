@@ -8,6 +8,7 @@ mod packets;
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -15,6 +16,7 @@ use mat_dataplane::agent::{
     Agent, AgentConfig, ContextRecord, Limits, OwnRecord, Snapshot, Verdict,
 };
 use mat_dataplane::clock::{Now, Time};
+use mat_dataplane::fib::Candidate;
 use mat_dataplane::frame::Offload;
 use mat_proto::auth::Token;
 use mat_proto::{Binding, CONTROL_PORT, Epoch, Home, Locator};
@@ -74,6 +76,19 @@ fn directions(c: &mut Criterion, name: &str, own: (IpAddr, IpAddr), peers: &[(Ip
             let verdict = agent.handle_packet(NOW, &Offload::default(), &mut packet.clone());
             assert_eq!(verdict, Verdict::Send, "the context is open");
         }
+        let fib = Arc::clone(agent.fib());
+        let mut taken = packets.iter().cycle();
+        let mut buffer = taken.next().expect("at least one").clone();
+        group.bench_function(format!("{direction}, forwarding table alone"), |b| {
+            b.iter(|| {
+                buffer.copy_from_slice(taken.next().expect("endless"));
+                let packet = black_box(&mut buffer);
+                let candidate = Candidate::of(&fib, packet, CONTROL_PORT).expect("plain");
+                let hit = candidate.forward(&fib, &Offload::default(), packet, NOW.time);
+                let (slot, direction) = hit.expect("the context is open");
+                fib.count(slot, direction, 1, packet.len() as u64, NOW.time);
+            });
+        });
         let mut packets = packets.iter().cycle();
         let mut buffer = packets.next().expect("at least one").clone();
         group.bench_function(direction, |b| {

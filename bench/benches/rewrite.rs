@@ -8,9 +8,10 @@ mod packets;
 use std::hint::black_box;
 use std::net::{IpAddr, SocketAddr};
 
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Bencher, Criterion, Throughput, criterion_group, criterion_main};
 use mat_dataplane::rewrite::build::{self, Unreachable};
 use mat_dataplane::rewrite::checksum::{self, Delta};
+use mat_dataplane::rewrite::plain::{self, Plain};
 use mat_dataplane::rewrite::{ChecksumState, Packet, Quoted, Translation, rewrite};
 
 use packets::{Ends, families, tcp};
@@ -45,6 +46,38 @@ fn packet(c: &mut Criterion) {
         }
         group.finish();
     }
+}
+
+/// The same for plain packets of a known pair, as the data threads do it.
+fn plain_packet(c: &mut Criterion) {
+    for ends in families() {
+        let mut group = c.benchmark_group(format!("rewrite/plain, {}", ends.name));
+        group.throughput(Throughput::Elements(1));
+        for (name, mut packet) in [("tcp", tcp(ends.homes, 1400)), ("udp", udp(ends.homes, 64))] {
+            group.bench_function(name, |b| match Plain::parse(&packet, 0) {
+                Some(Plain::V4(..)) => there_and_back::<1>(b, &mut packet, &ends),
+                Some(Plain::V6(..)) => there_and_back::<4>(b, &mut packet, &ends),
+                None => unreachable!("it is plain"),
+            });
+        }
+        group.finish();
+    }
+}
+
+fn there_and_back<const W: usize>(b: &mut Bencher<'_>, packet: &mut [u8], ends: &Ends) {
+    let mut old = plain::Ends::<W>::new(ends.homes.0, ends.homes.1);
+    let mut new = plain::Ends::<W>::new(ends.locators.0, ends.locators.1);
+    let mut delta = old.delta(&new);
+    b.iter(|| {
+        let packet = black_box(&mut *packet);
+        let shape = match Plain::parse(packet, 0) {
+            Some(Plain::V4(shape, _) | Plain::V6(shape, _)) => shape,
+            None => unreachable!("it is plain"),
+        };
+        plain::rewrite(packet, shape, &new, delta, ChecksumState::Full);
+        std::mem::swap(&mut old, &mut new);
+        delta = -delta;
+    });
 }
 
 fn delta(c: &mut Criterion) {
@@ -98,5 +131,5 @@ fn icmp_error((from, to): (IpAddr, IpAddr)) -> Vec<u8> {
     packet
 }
 
-criterion_group!(benches, packet, delta);
+criterion_group!(benches, packet, plain_packet, delta);
 criterion_main!(benches);

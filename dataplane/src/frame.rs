@@ -20,11 +20,13 @@ impl Offload {
     pub const LEN: usize = 10;
 
     /// Whether the packet is to be cut into several.
+    #[inline]
     pub fn is_super_packet(&self) -> bool {
         self.0[1] != GSO_NONE
     }
 
     /// Whether it is to be cut in a way that was asked for, or not at all.
+    #[inline]
     pub fn is_known(&self) -> bool {
         matches!(
             (self.0[1], self.0[1] & !GSO_ECN),
@@ -38,6 +40,7 @@ impl Offload {
     }
 
     /// The same for a packet whose transport header begins at `transport`, in octets.
+    #[inline]
     pub fn checksum_state_at(&self, transport: usize) -> ChecksumState {
         let header = Header::from(self);
         ChecksumState::from_virtio(header.needs_csum(), header.csum_start, transport)
@@ -117,6 +120,7 @@ pub struct Header {
 
 impl Header {
     /// Whether the checksum is still to be completed.
+    #[inline]
     pub fn needs_csum(&self) -> bool {
         self.flags & NEEDS_CSUM != 0
     }
@@ -128,6 +132,7 @@ impl Header {
 }
 
 impl From<&Offload> for Header {
+    #[inline]
     fn from(offload: &Offload) -> Header {
         let [flags, gso_type, h0, h1, g0, g1, s0, s1, o0, o1] = offload.0;
         Header {

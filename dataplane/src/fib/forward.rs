@@ -6,8 +6,8 @@ use crate::frame::Offload;
 use crate::rewrite::ChecksumState;
 use crate::rewrite::plain::{self, Ends, Plain, Shape};
 
-/// A packet that may be in the table. Searching in two steps, for all packets of a
-/// batch before the first one is touched, lets their memory accesses overlap.
+/// A packet that may be in the table. Searching in three steps, each for all packets of a
+/// batch before the next one, lets their memory accesses overlap.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate {
     plain: Plain,
@@ -17,6 +17,7 @@ pub struct Candidate {
 impl Candidate {
     /// `None` if the packet is none the table is for: then the agent decides.
     /// `control_port` is the port whose packets are the agent's.
+    #[inline]
     pub fn of(fib: &Fib, packet: &[u8], control_port: u16) -> Option<Self> {
         let plain = Plain::parse(packet, control_port)?;
         let probe = match &plain {
@@ -26,8 +27,18 @@ impl Candidate {
         Some(Candidate { plain, probe })
     }
 
+    /// The second step, also for all packets before the third: [`Candidate::forward`].
+    #[inline]
+    pub fn fetch(&self, fib: &Fib) {
+        match &self.plain {
+            Plain::V4(..) => fib.v4.fetch(&self.probe),
+            Plain::V6(..) => fib.v6.fetch(&self.probe),
+        }
+    }
+
     /// Rewrites the packet if the table knows its pair, and says whose it is. It is not
     /// counted yet. `packet` is the one that [`Candidate::of`] was given.
+    #[inline]
     pub fn forward(
         &self,
         fib: &Fib,
@@ -48,6 +59,7 @@ impl Candidate {
         }
     }
 
+    #[inline]
     fn rewrite<const W: usize>(
         &self,
         pairs: &Pairs<W>,

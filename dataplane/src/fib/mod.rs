@@ -18,10 +18,10 @@
 //! overtakes nothing. With one data thread there is nobody to wait for.
 //!
 //! # Memory
-//! For each pair: 8 octets and 4 addresses times address length for the record's
-//! addresses (16 or 64) and 12 for its other fields, 40 for its counters, and 2 x 1.4
-//! index entries of 4 octets: 80 octets for IPv4, 128 for IPv6. The records come into
-//! being in pieces of 1024, as they are needed.
+//! For each pair: four addresses (16 or 64 octets), 8 octets for what else a packet
+//! needs to know, 40 for counters, and four index entries of 4 octets for two
+//! directions: 80 octets for IPv4, 128 for IPv6. The records come into being in pieces of 1024, as
+//! they are needed; the index is there from the start.
 //!
 //! # Limitations
 //! At most [`MAX_PAIRS`] pairs of each family. Only the active locators of a pair are
@@ -49,9 +49,9 @@ use readers::Readers;
 /// What all data threads read.
 #[derive(Debug)]
 pub struct Fib {
-    /// IPv4: addresses are one word.
+    /// IPv4: two addresses are one word.
     pub v4: Pairs<1>,
-    /// IPv6: addresses are four words.
+    /// IPv6: two addresses are four words.
     pub v6: Pairs<4>,
     readers: Readers,
 }
@@ -98,6 +98,7 @@ impl Fib {
     }
 
     /// Counts a packet of a pair.
+    #[inline]
     pub fn count(&self, slot: Slot, direction: Direction, packets: u64, bytes: u64, now: Time) {
         match slot.family {
             Family::V4 => self.v4.count(slot.id, direction, packets, bytes, now),

@@ -11,9 +11,7 @@ use super::index::{Entry, Index, MAX_PAIRS};
 use crate::clock::Time;
 use crate::counters::Traffic;
 use crate::rewrite::checksum::Delta;
-use crate::rewrite::plain::{Ends, address};
-
-type Address<const W: usize> = [u32; W];
+use crate::rewrite::plain::Ends;
 
 /// Which way a packet of a pair goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,20 +67,18 @@ fn tick(time: Time) -> u32 {
 /// Records come into being this many at a time.
 const PIECE: usize = 1024;
 
-// Places in a record.
-const OWN: usize = 0;
-const PEER: usize = 1;
-const LOCAL: usize = 2;
-const REMOTE: usize = 3;
-
 /// Written under a version that is odd meanwhile; read between two equal versions.
 #[derive(Debug)]
 struct Record<const W: usize> {
-    version: AtomicU32,
+    /// The version, and behind it what changes in a checksum when homes become
+    /// locators. Nobody reads for as long as 16 bits of versions take.
+    seal: AtomicU32,
+    /// Tick.
     expires: AtomicU32,
-    /// What changes when homes become locators.
-    delta: AtomicU32,
-    addresses: [[AtomicU32; W]; 4],
+    /// Own home and peer home.
+    homes: [AtomicU64; W],
+    /// Own locator and peer locator; zeros: none.
+    locators: [AtomicU64; W],
 }
 
 #[derive(Debug, Default)]
@@ -103,7 +99,7 @@ struct Piece<const W: usize> {
     counts: Box<[Counts]>,
 }
 
-/// All pairs of one family; addresses are `W` words long.
+/// All pairs of one family; two addresses are `W` words of 64 bits.
 #[derive(Debug)]
 pub struct Pairs<const W: usize> {
     index: Index,
@@ -117,11 +113,12 @@ impl<const W: usize> Pairs<W> {
         Pairs {
             index: Index::new(capacity),
             pieces: (0..=capacity / PIECE).map(|_| OnceLock::new()).collect(),
-            seed,
+            seed: seed.map(spread),
         }
     }
 
     /// Begins the search for a packet's pair.
+    #[inline]
     pub fn probe(&self, key: &Ends<W>) -> Probe {
         let hash = self.hash(key);
         let at = self.index.start(hash);
@@ -129,7 +126,19 @@ impl<const W: usize> Pairs<W> {
         Probe { hash, at, entry }
     }
 
+    /// Has the record that is probably meant fetched from memory.
+    #[inline]
+    pub fn fetch(&self, probe: &Probe) {
+        if let Some(record) = self.record(probe.entry.id()) {
+            // Both its ends: it may lie on two cache lines. An atomic load is made,
+            // whether or not its value is wanted.
+            let _seal = record.seal.load(Ordering::Relaxed);
+            let _last = record.locators[W - 1].load(Ordering::Relaxed);
+        }
+    }
+
     /// Ends the search. `None`: the agent knows better.
+    #[inline]
     pub fn resolve(&self, probe: &Probe, key: &Ends<W>, now: Time) -> Option<Found<W>> {
         let Probe {
             hash,
@@ -149,11 +158,13 @@ impl<const W: usize> Pairs<W> {
     }
 
     /// The whole search.
+    #[inline]
     pub fn find(&self, key: &Ends<W>, now: Time) -> Option<Found<W>> {
         self.resolve(&self.probe(key), key, now)
     }
 
     /// Counts packets of a pair.
+    #[inline]
     pub fn count(&self, id: u32, direction: Direction, packets: u64, bytes: u64, now: Time) {
         let Some(piece) = self.piece(id) else {
             return;
@@ -182,6 +193,11 @@ impl<const W: usize> Pairs<W> {
         self.index.used()
     }
 
+    #[cfg(test)]
+    pub(super) fn longest_search(&self) -> usize {
+        self.index.longest_run()
+    }
+
     pub(super) fn tally(&self, id: u32) -> Tally {
         let Some(piece) = self.piece(id) else {
             return Tally::default();
@@ -206,12 +222,7 @@ impl<const W: usize> Pairs<W> {
     pub(super) fn claim(&self, id: u32, own: IpAddr, peer: IpAddr) {
         let piece = self.pieces[id as usize / PIECE].get_or_init(Piece::new);
         let homes = Ends::new(own, peer);
-        piece.records[id as usize % PIECE].write(|record| {
-            record.put(OWN, homes.source);
-            record.put(PEER, homes.destination);
-            record.put(LOCAL, [0; W]);
-            record.put(REMOTE, [0; W]);
-        });
+        piece.records[id as usize % PIECE].write(&homes, &Ends([0; W]));
         let counts = &piece.counts[id as usize % PIECE];
         for count in [
             &counts.sent_packets,
@@ -228,10 +239,7 @@ impl<const W: usize> Pairs<W> {
     /// It is nobody's any more; it has no way.
     pub(super) fn release(&self, id: u32) {
         if let Some(record) = self.record(id) {
-            record.write(|record| {
-                record.put(OWN, [0; W]);
-                record.put(PEER, [0; W]);
-            });
+            record.write(&Ends([0; W]), &Ends([0; W]));
         }
     }
 
@@ -242,13 +250,14 @@ impl<const W: usize> Pairs<W> {
                 continue;
             };
             for (place, record) in piece.records.iter().enumerate() {
-                let version = record.version.load(Ordering::Acquire);
-                let homes = record.key(false);
+                let seal = record.seal.load(Ordering::Acquire);
+                let homes = load(&record.homes);
                 fence(Ordering::Acquire);
-                let whole = record.version.load(Ordering::Relaxed) == version;
-                if whole && homes.source != [0; W] {
+                let whole = record.seal.load(Ordering::Relaxed) == seal;
+                if whole && homes.0 != [0; W] {
                     let tally = self.tally((n * PIECE + place) as u32);
-                    visit(address(homes.source), address(homes.destination), tally);
+                    let (own, peer) = homes.addresses();
+                    visit(own, peer, tally);
                 }
             }
         }
@@ -273,21 +282,12 @@ impl<const W: usize> Pairs<W> {
                 self.index.remove(hash, entry, others);
             }
         }
-        let locators = match way {
-            Some(way) => Ends::new(way.local.ip(), way.remote.ip()),
-            None => Ends {
-                source: [0; W],
-                destination: [0; W],
-            },
-        };
-        record.write(|record| {
-            record.put(LOCAL, locators.source);
-            record.put(REMOTE, locators.destination);
-            let delta = record.key(false).delta(&locators);
-            record.delta.store(delta.bits().into(), Ordering::Relaxed);
-            let until = way.map_or(0, |way| tick(way.until));
-            record.expires.store(until, Ordering::Relaxed);
+        let locators = way.map_or(Ends([0; W]), |way| {
+            Ends::new(way.local.ip(), way.remote.ip())
         });
+        let until = way.map_or(0, |way| tick(way.until));
+        record.expires.store(until, Ordering::Relaxed);
+        record.write(&load(&record.homes), &locators);
         if way.is_some() {
             for inbound in [false, true] {
                 let hash = self.hash(&record.key(inbound));
@@ -298,64 +298,60 @@ impl<const W: usize> Pairs<W> {
 
     pub(super) fn way(&self, id: u32) -> Option<Way> {
         let record = self.record(id)?;
-        let (local, remote) = (record.get(LOCAL), record.get(REMOTE));
-        if local == [0; W] {
+        let locators = load(&record.locators);
+        if locators.0 == [0; W] {
             return None;
         }
+        let (local, remote) = locators.addresses();
         Some(Way {
-            local: Locator::new(address(local)).ok()?,
-            remote: Locator::new(address(remote)).ok()?,
+            local: Locator::new(local).ok()?,
+            remote: Locator::new(remote).ok()?,
             until: Time(u64::from(record.expires.load(Ordering::Relaxed)) << TICK_SHIFT),
         })
     }
 
+    #[inline]
     fn piece(&self, id: u32) -> Option<&Piece<W>> {
         self.pieces.get(id as usize / PIECE)?.get()
     }
 
+    #[inline]
     fn record(&self, id: u32) -> Option<&Record<W>> {
         Some(&self.piece(id)?.records[id as usize % PIECE])
     }
 
+    #[inline]
     fn read(&self, entry: Entry, key: &Ends<W>, now: Time) -> Option<Found<W>> {
         let id = entry.id();
         let record = self.record(id)?;
-        let version = record.version.load(Ordering::Acquire);
-        let (new, direction) = if entry.inbound() {
-            if record.key(true) != *key {
+        let seal = record.seal.load(Ordering::Acquire);
+        let delta = Delta::from_bits(seal as u16);
+        let found = if entry.inbound() {
+            if !holds(&record.locators, &key.swapped()) {
                 return None;
             }
-            let (source, destination) = (record.get(PEER), record.get(OWN));
-            let new = Ends {
-                source,
-                destination,
-            };
-            (new, Direction::In)
+            Found {
+                id,
+                direction: Direction::In,
+                new: load(&record.homes).swapped(),
+                delta: -delta,
+            }
         } else {
             let fresh = tick(now) < record.expires.load(Ordering::Relaxed);
-            if record.key(false) != *key || !fresh {
+            if !fresh || !holds(&record.homes, key) {
                 return None;
             }
-            let (source, destination) = (record.get(LOCAL), record.get(REMOTE));
-            let new = Ends {
-                source,
-                destination,
-            };
-            (new, Direction::Out)
+            Found {
+                id,
+                direction: Direction::Out,
+                new: load(&record.locators),
+                delta,
+            }
         };
-        let delta = Delta::from_bits(record.delta.load(Ordering::Relaxed) as u16);
-        // All of the above before this second look at the version.
+        // All of the above before this second look at the seal.
         fence(Ordering::Acquire);
-        let whole = version.is_multiple_of(2) && record.version.load(Ordering::Relaxed) == version;
-        whole.then_some(Found {
-            id,
-            direction,
-            new,
-            delta: match direction {
-                Direction::Out => delta,
-                Direction::In => -delta,
-            },
-        })
+        let whole = seal & VERSION == 0 && record.seal.load(Ordering::Relaxed) == seal;
+        whole.then_some(found)
     }
 
     fn hash_of(&self, entry: Entry) -> u64 {
@@ -363,23 +359,28 @@ impl<const W: usize> Pairs<W> {
         record.map_or(0, |record| self.hash(&record.key(entry.inbound())))
     }
 
-    /// Keyed multiply and fold, 64 bits of key a step (as in wyhash).
+    /// Keyed multiply and fold, up to 128 bits of key at once (as in wyhash).
+    #[inline]
     fn hash(&self, key: &Ends<W>) -> u64 {
         let [a, b, c, d] = self.seed;
-        let mut hash = a;
-        if W == 1 {
-            let word = u64::from(key.source[0]) << 32 | u64::from(key.destination[0]);
-            return fold(fold(word ^ a, b | 1) ^ c, d | 1);
+        match key.0[..] {
+            [v4] => fold(v4 ^ a, b),
+            [s0, s1, d0, d1] => fold(s0 ^ a, s1 ^ b) ^ fold(d0 ^ c, d1 ^ d).rotate_left(32),
+            _ => 0,
         }
-        for (pair, seed) in [(key.source, b), (key.destination, c)] {
-            let half = |at: usize| u64::from(pair[at]) << 32 | u64::from(pair[at + 1]);
-            hash ^= fold(half(0) ^ seed, half(2) ^ d);
-            hash = hash.rotate_left(23);
-        }
-        fold(hash ^ c, d | 1)
     }
 }
 
+/// An odd number with about as many ones as zeros, whatever the seed: a factor with
+/// few of either would hardly mix (splitmix64's finaliser).
+fn spread(seed: u64) -> u64 {
+    let mut x = seed.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    (x ^ (x >> 31)) | 1
+}
+
+#[inline]
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     product as u64 ^ (product >> 64) as u64
@@ -388,10 +389,10 @@ fn fold(a: u64, b: u64) -> u64 {
 impl<const W: usize> Piece<W> {
     fn new() -> Self {
         let record = |_| Record {
-            version: AtomicU32::new(0),
+            seal: AtomicU32::new(0),
             expires: AtomicU32::new(0),
-            delta: AtomicU32::new(0),
-            addresses: [const { [const { AtomicU32::new(0) }; W] }; 4],
+            homes: [const { AtomicU64::new(0) }; W],
+            locators: [const { AtomicU64::new(0) }; W],
         };
         Piece {
             records: (0..PIECE).map(record).collect(),
@@ -400,36 +401,41 @@ impl<const W: usize> Piece<W> {
     }
 }
 
+/// The lowest bit of the version, in a record's seal.
+const VERSION: u32 = 1 << 16;
+
 impl<const W: usize> Record<W> {
-    fn get(&self, place: usize) -> Address<W> {
-        std::array::from_fn(|word| self.addresses[place][word].load(Ordering::Relaxed))
-    }
-
-    fn put(&self, place: usize, address: Address<W>) {
-        for (word, value) in self.addresses[place].iter().zip(address) {
-            word.store(value, Ordering::Relaxed);
-        }
-    }
-
     /// What its packets are found by.
     fn key(&self, inbound: bool) -> Ends<W> {
-        let (source, destination) = match inbound {
-            false => (OWN, PEER),
-            true => (REMOTE, LOCAL),
-        };
-        Ends {
-            source: self.get(source),
-            destination: self.get(destination),
+        match inbound {
+            false => load(&self.homes),
+            true => load(&self.locators).swapped(),
         }
     }
 
-    fn write(&self, change: impl FnOnce(&Self)) {
-        let version = self.version.load(Ordering::Relaxed);
-        self.version
-            .store(version.wrapping_add(1), Ordering::Relaxed);
+    fn write(&self, homes: &Ends<W>, locators: &Ends<W>) {
+        let delta = u32::from(homes.delta(locators).bits());
+        let version = self.seal.load(Ordering::Relaxed) & !(VERSION - 1);
+        self.seal.store(version | VERSION, Ordering::Relaxed);
         fence(Ordering::Release);
-        change(self);
-        self.version
-            .store(version.wrapping_add(2), Ordering::Release);
+        for (place, ends) in [(&self.homes, homes), (&self.locators, locators)] {
+            for (word, value) in place.iter().zip(ends.0) {
+                word.store(value, Ordering::Relaxed);
+            }
+        }
+        let version = version.wrapping_add(2 * VERSION);
+        self.seal.store(version | delta, Ordering::Release);
     }
+}
+
+#[inline]
+fn load<const W: usize>(words: &[AtomicU64; W]) -> Ends<W> {
+    Ends(std::array::from_fn(|i| words[i].load(Ordering::Relaxed)))
+}
+
+/// Whether the words are these; word by word, since nothing wider can be read whole.
+#[inline]
+fn holds<const W: usize>(words: &[AtomicU64; W], ends: &Ends<W>) -> bool {
+    let differ = |i: usize| words[i].load(Ordering::Relaxed) ^ ends.0[i];
+    (0..W).fold(0, |all, i| all | differ(i)) == 0
 }

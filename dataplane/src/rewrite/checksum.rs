@@ -19,25 +19,28 @@ impl Delta {
     pub const ZERO: Delta = Delta(0);
 
     /// The change when `new` replaces `old`. The families may differ.
+    #[inline]
     pub fn between(old: IpAddr, new: IpAddr) -> Delta {
         Delta::new(address_sum(new)) + -Delta::new(address_sum(old))
     }
 
-    /// The change when `new` replaces `old`, both in memory order.
-    pub fn words(old: &[u32], new: &[u32]) -> Delta {
-        let sum = |words: &[u32]| {
-            let total = words.iter().map(|word| u64::from(word.to_be())).sum();
-            Delta::new(fold(total))
+    /// The change when `new` replaces `old`: words of native byte order, as they lie in memory.
+    pub fn words(old: &[u64], new: &[u64]) -> Delta {
+        let sum = |words: &[u64]| {
+            let halves = words.iter().map(|word| (word & 0xFFFF_FFFF) + (word >> 32));
+            Delta::new(u16::from_be(fold(halves.sum())))
         };
         sum(new) + -sum(old)
     }
 
     /// The change as a number, for keeping; 0 is no change.
+    #[inline]
     pub const fn bits(self) -> u16 {
         self.0
     }
 
     /// The reverse of [`Delta::bits`].
+    #[inline]
     pub const fn from_bits(bits: u16) -> Delta {
         Delta::new(bits)
     }
@@ -48,16 +51,19 @@ impl Delta {
     }
 
     /// The field after the change, for a complete checksum: `HC' = ~(~HC + ~m + m')`.
+    #[inline]
     pub const fn update(self, checksum: u16) -> u16 {
         !self.update_partial(!checksum)
     }
 
     /// The field after the change, where it holds the *uncomplemented* sum of the pseudo-header
     /// that a network card (or the virtio-net receiver) will complete.
+    #[inline]
     pub const fn update_partial(self, sum: u16) -> u16 {
         fold(sum as u64 + self.0 as u64)
     }
 
+    #[inline]
     const fn new(sum: u16) -> Delta {
         Delta(if sum == 0xFFFF { 0 } else { sum })
     }
@@ -66,6 +72,7 @@ impl Delta {
 impl Add for Delta {
     type Output = Delta;
 
+    #[inline]
     fn add(self, other: Delta) -> Delta {
         Delta::new(fold(u64::from(self.0) + u64::from(other.0)))
     }
@@ -80,6 +87,7 @@ impl AddAssign for Delta {
 impl Neg for Delta {
     type Output = Delta;
 
+    #[inline]
     fn neg(self) -> Delta {
         Delta::new(!self.0)
     }
@@ -90,6 +98,7 @@ impl Neg for Delta {
 ///
 /// The words are added in native byte order and the sum's own bytes put right at the end: carries
 /// run around, so it comes out the same (RFC 1071, section 2B).
+#[inline]
 pub fn sum(bytes: &[u8]) -> u16 {
     let (words, rest) = bytes.as_chunks::<8>();
     // 33 bits for each word, so that their sum overflows behind 16 GiB only.
@@ -162,6 +171,7 @@ fn address_sum(address: IpAddr) -> u16 {
 }
 
 /// Folds the carries back in; only a total of zero folds to zero.
+#[inline]
 const fn fold(mut total: u64) -> u16 {
     total = (total & 0xFFFF_FFFF) + (total >> 32);
     total = (total & 0xFFFF_FFFF) + (total >> 32);

@@ -11,15 +11,10 @@ use super::checksum::Delta;
 use super::translate::ChecksumState;
 use super::transport::protocol;
 
-/// Source and destination address, as 32-bit words in the order of their octets: one word each for
-/// IPv4 (`W` = 1), four for IPv6 (`W` = 4).
+/// Source and destination address as they lie in a packet, one behind the other, in 64-bit words
+/// of native byte order: one word for IPv4, four for IPv6.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ends<const W: usize> {
-    /// The source address.
-    pub source: [u32; W],
-    /// The destination address.
-    pub destination: [u32; W],
-}
+pub struct Ends<const W: usize>(pub [u64; W]);
 
 /// A plain packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +41,7 @@ const V6_SOURCE: usize = 8;
 
 impl Plain {
     /// `None` if the packet is not plain, or is UDP from or to `reserved_port`.
+    #[inline]
     pub fn parse(packet: &[u8], reserved_port: u16) -> Option<Plain> {
         match packet.first()? >> 4 {
             4 => {
@@ -72,6 +68,7 @@ impl Plain {
     }
 
     /// Where the transport header begins, in octets.
+    #[inline]
     pub const fn transport(&self) -> usize {
         match self {
             Plain::V4(..) => V4_HEADER,
@@ -81,6 +78,7 @@ impl Plain {
 }
 
 impl Shape {
+    #[inline]
     fn of(number: u8, segment: &[u8], reserved_port: u16) -> Option<Shape> {
         match number {
             // The rest of the header is the receiver's affair.
@@ -95,6 +93,7 @@ impl Shape {
     }
 
     /// Offset of the checksum from the beginning of the transport header.
+    #[inline]
     const fn checksum(self) -> usize {
         match self {
             Shape::Tcp => 16,
@@ -106,25 +105,52 @@ impl Shape {
 impl<const W: usize> Ends<W> {
     /// Two addresses; zeros stand for one that is of the other family.
     pub fn new(source: IpAddr, destination: IpAddr) -> Self {
-        Ends {
-            source: words(source),
-            destination: words(destination),
+        let mut octets = [0; 32];
+        let (first, second) = octets.split_at_mut(4 * W);
+        for (place, ip) in [(first, source), (second, destination)] {
+            match ip {
+                IpAddr::V4(v4) if W == 1 => place[..4].copy_from_slice(&v4.octets()),
+                IpAddr::V6(v6) if W == 4 => place.copy_from_slice(&v6.octets()),
+                _ => {}
+            }
         }
+        let (words, _) = octets.as_chunks::<8>();
+        Ends(std::array::from_fn(|i| u64::from_ne_bytes(words[i])))
+    }
+
+    /// Source and destination, the reverse of [`Ends::new`].
+    pub fn addresses(&self) -> (IpAddr, IpAddr) {
+        let mut octets = [0; 32];
+        for (chunk, word) in octets.as_chunks_mut::<8>().0.iter_mut().zip(self.0) {
+            *chunk = word.to_ne_bytes();
+        }
+        if let (1, [a, b, c, d, e, f, g, h, ..]) = (W, octets) {
+            return ([a, b, c, d].into(), [e, f, g, h].into());
+        }
+        let (addresses, _) = octets.as_chunks::<16>();
+        (addresses[0].into(), addresses[1].into())
+    }
+
+    /// The same with source and destination exchanged.
+    #[inline]
+    #[must_use]
+    pub fn swapped(&self) -> Self {
+        Ends(std::array::from_fn(|i| match W {
+            1 => self.0[i].rotate_left(32),
+            _ => self.0[(i + W / 2) % W],
+        }))
     }
 
     /// The change of a checksum that covers both addresses when they become `new`.
     pub fn delta(&self, new: &Self) -> Delta {
-        let old = [self.source, self.destination];
-        Delta::words(
-            old.as_flattened(),
-            [new.source, new.destination].as_flattened(),
-        )
+        Delta::words(&self.0, &new.0)
     }
 }
 
 /// Gives a plain packet new addresses. `delta` is what they change in a checksum
 /// ([`Ends::delta`]); the packet must be the one that was parsed, or its content is at stake, but
 /// nothing else.
+#[inline]
 pub fn rewrite<const W: usize>(
     packet: &mut [u8],
     shape: Shape,
@@ -144,11 +170,8 @@ pub fn rewrite<const W: usize>(
         let sum = u16::from_be_bytes([ip[10], ip[11]]);
         ip[10..12].copy_from_slice(&delta.update(sum).to_be_bytes());
     }
-    let (words, _) = ip[at..].as_chunks_mut::<4>();
-    for (place, word) in words
-        .iter_mut()
-        .zip(new.source.iter().chain(&new.destination))
-    {
+    let (words, _) = ip[at..].as_chunks_mut::<8>();
+    for (place, word) in words.iter_mut().zip(new.0) {
         *place = word.to_ne_bytes();
     }
     let Some(field) = segment
@@ -171,34 +194,9 @@ pub fn rewrite<const W: usize>(
     *field = new.to_be_bytes();
 }
 
+#[inline]
 fn ends<const W: usize>(octets: &[u8]) -> Option<Ends<W>> {
-    let (words, _) = octets.as_chunks::<4>();
-    let words = words.get(..2 * W)?;
-    Some(Ends {
-        source: std::array::from_fn(|i| u32::from_ne_bytes(words[i])),
-        destination: std::array::from_fn(|i| u32::from_ne_bytes(words[W + i])),
-    })
-}
-
-fn words<const W: usize>(ip: IpAddr) -> [u32; W] {
-    let mut octets = [0; 16];
-    match ip {
-        IpAddr::V4(v4) if W == 1 => octets[..4].copy_from_slice(&v4.octets()),
-        IpAddr::V6(v6) if W == 4 => octets = v6.octets(),
-        _ => {}
-    }
-    let (chunks, _) = octets.as_chunks::<4>();
-    std::array::from_fn(|i| u32::from_ne_bytes(chunks[i]))
-}
-
-/// The reverse of [`Ends::new`], one address.
-pub(crate) fn address<const W: usize>(words: [u32; W]) -> IpAddr {
-    let mut octets = [0; 16];
-    for (chunk, word) in octets.as_chunks_mut::<4>().0.iter_mut().zip(words) {
-        *chunk = word.to_ne_bytes();
-    }
-    match (W, octets) {
-        (1, [a, b, c, d, ..]) => [a, b, c, d].into(),
-        _ => octets.into(),
-    }
+    let (words, _) = octets.as_chunks::<8>();
+    let words = words.first_chunk::<W>()?;
+    Some(Ends(std::array::from_fn(|i| u64::from_ne_bytes(words[i]))))
 }

@@ -202,6 +202,7 @@ impl<D: Device> Worker<D> {
                 .iter()
                 .map(|arrival| Candidate::of(fib, &arena[arrival.at.clone()], shared.control_port)),
         );
+        candidates.iter().flatten().for_each(|c| c.fetch(fib));
         let mut forwarded = 0;
         for (Arrival { offload, at }, candidate) in batch.iter().zip(&*candidates) {
             if !offload.is_known() {

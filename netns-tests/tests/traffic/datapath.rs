@@ -77,8 +77,15 @@ fn a_data_thread_makes_no_system_calls_but_its_io() -> Result<()> {
     let names: Vec<&str> = rows
         .filter_map(|row| row.split_whitespace().last())
         .collect();
-    // The control plane wakes the thread by an eventfd, whose write is its own.
-    let io = ["read", "writev", "poll", "futex", "restart_syscall"];
+    // A look-up that is due wakes the control plane: by a futex, or a write to its eventfd.
+    let io = [
+        "read",
+        "writev",
+        "poll",
+        "futex",
+        "write",
+        "restart_syscall",
+    ];
     let strange: Vec<_> = names.iter().filter(|name| !io.contains(name)).collect();
     ensure!(strange.is_empty(), "{strange:?} in\n{calls}");
     let of = |name: &str| -> u64 {
@@ -87,11 +94,8 @@ fn a_data_thread_makes_no_system_calls_but_its_io() -> Result<()> {
         calls.unwrap_or(0)
     };
     ensure!(of("read") > 1000, "nothing was seen:\n{calls}");
-    // Locks are for the agent; waking up for it is rare.
-    ensure!(
-        of("futex") < 50,
-        "the data thread waits for locks:\n{calls}"
-    );
+    let rare = of("futex") + of("write");
+    ensure!(rare < 50, "locks, or whatever it is:\n{calls}");
     server.kill()?;
     scene.end()
 }

@@ -321,10 +321,15 @@ impl Agent {
     }
 
     fn wait_for_context(&mut self, id: ContextId, frame: Frame) -> Verdict {
-        let max = self.config.limits.hold_bytes_per_context;
+        let limits = &self.config.limits;
         let time = self.now.time;
         let Some(context) = self.table.get_mut(id) else {
             return Verdict::Drop(Cause::NotOurs);
+        };
+        // A flow under way, whose lease has run out, comes faster than a first flight.
+        let max = match context.keys {
+            Some(_) => limits.hold_bytes_per_home,
+            None => limits.hold_bytes_per_context,
         };
         let verdict = Agent::hold_in(&mut context.hold, time, frame, max, &mut self.budget);
         self.pursue(id);

@@ -401,8 +401,13 @@ impl Agent {
             .probing
             .take_if(|(_, sent)| time.since(*sent) >= PROBE_PATIENCE);
         if !used && context.provisional.is_none() {
-            // Nobody waits for anything: look again when something can expire.
+            // Nobody waits for anything: look again when something can expire, and
+            // before the lease does, lest a flow that goes on then has to wait.
             next = time + Duration::from_secs(10);
+            let before_end = context.lease_until - 2 * MAINTENANCE;
+            if before_end > time {
+                next = next.min(before_end);
+            }
         }
         for at in context.previous.iter().map(|(_, until)| *until) {
             next = next.min(at.max(time));

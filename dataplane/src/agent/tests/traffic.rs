@@ -219,3 +219,20 @@ fn an_unverified_answer_counts_only_where_the_network_is_trusted() {
     assert_eq!(world.counter(0, "unverified_answer"), 1);
     assert!(world.agents[0].status(now).contexts[0].remote.is_none());
 }
+
+/// A lease of 30 s runs out while the flow goes on, 20 s after it fell silent.
+#[test]
+fn a_flow_that_goes_on_after_a_pause_does_not_wait_for_its_lease() {
+    const PACKETS: u64 = 1500;
+    let mut world = pair();
+    world.send(0, home(10), home(20).ip(), b"first");
+    world.run_for(20 * SECOND);
+    let before = world.forwarded;
+    for _ in 0..PACKETS {
+        world.send(0, home(10), home(20).ip(), b"later");
+        world.run_for(DELAY);
+    }
+    // Two forwarders each, and neither has asked its agent.
+    assert_eq!(world.forwarded - before, 2 * PACKETS);
+    assert_eq!(world.payloads(home(20), home(10).ip()).len(), 1501);
+}

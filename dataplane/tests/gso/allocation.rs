@@ -1,36 +1,10 @@
 //! The data path allocates nothing: counted, not claimed.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use mat_dataplane::frame::Frame;
 use mat_dataplane::gso::{Joinable, Joiner, Reply, cut};
 
+use crate::counting::allocations;
 use crate::packets::*;
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: everything is passed on to the system's allocator unchanged; the counter is a
-// thread-local that is initialised at compile time and never allocates.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`, and `pointer` came from `System`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn joining_and_cutting_allocate_nothing() {
@@ -57,7 +31,7 @@ fn joining_and_cutting_allocate_nothing() {
     let mut buffer = vec![0; 65_575];
     let mut joiner = Joiner::new(frames.len(), Joinable::ALL);
     let (mut writes, mut cuts) = (0, 0);
-    let before = ALLOCATIONS.get();
+    let before = allocations();
     for reply in [Reply::Done, Reply::Refused] {
         arena.copy_from_slice(&fresh);
         for (frame, place) in frames.iter().zip(&places) {
@@ -71,9 +45,9 @@ fn joining_and_cutting_allocate_nothing() {
     for whole in &super_packets {
         cut(&whole.offload, &whole.packet, &mut buffer, |_| cuts += 1).unwrap();
     }
-    assert_eq!(ALLOCATIONS.get(), before);
+    assert_eq!(allocations(), before);
     drop(vec![0u8; 8]);
-    assert_ne!(ALLOCATIONS.get(), before, "the counter counts");
+    assert_ne!(allocations(), before, "the counter counts");
     // Each run of 70 becomes 64 and 6, and one packet is of no flow.
     assert_eq!((writes, cuts), (2 * (32 * 2 + 1) + 32 * 70, 4 * 10));
 }

@@ -2,6 +2,9 @@
 //!
 //! The chief property: packets joined and cut again are, flow by flow, the packets that came in.
 
+#[path = "../common/counting.rs"]
+mod counting;
+
 mod allocation;
 mod bytes;
 mod cutting;

@@ -1,37 +1,11 @@
 //! The data path allocates nothing: counted, not claimed.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use mat_dataplane::rewrite::build::{Unreachable, unreachable};
 use mat_dataplane::rewrite::{ChecksumState, Packet, Quoted, Translation, rewrite};
 
+use crate::counting::allocations;
 use crate::packets::{Cut, Ends, Spec, plain_network};
 use crate::segments::Body;
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: everything is passed on to the system's allocator unchanged; the counter is a
-// thread-local that is initialised at compile time and never allocates.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`, and `pointer` came from `System`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn reading_rewriting_and_answering_allocate_nothing() {
@@ -67,7 +41,7 @@ fn reading_rewriting_and_answering_allocate_nothing() {
         .build(ends)
         .bytes;
         let mut buffer = [0; 1280];
-        let before = ALLOCATIONS.get();
+        let before = allocations();
         let headers = Packet::parse(&tcp).unwrap();
         let map = Translation {
             new_src: Some(ends.dst),
@@ -88,8 +62,8 @@ fn reading_rewriting_and_answering_allocate_nothing() {
         )
         .unwrap();
         unreachable(&mut buffer, ends.dst, &tcp, Unreachable::Host).unwrap();
-        assert_eq!(ALLOCATIONS.get(), before);
+        assert_eq!(allocations(), before);
         drop(vec![0u8; 8]);
-        assert_ne!(ALLOCATIONS.get(), before, "the counter counts");
+        assert_ne!(allocations(), before, "the counter counts");
     }
 }

@@ -3,6 +3,9 @@
 //! The chief property: rewriting a packet gives, byte for byte, the packet that etherparse would
 //! have built with the new addresses from the start.
 
+#[path = "../common/counting.rs"]
+mod counting;
+
 mod allocation;
 mod build;
 mod bytes;

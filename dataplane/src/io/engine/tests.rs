@@ -1,6 +1,5 @@
 //! A data thread's work on a device of the tests' own.
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -21,6 +20,11 @@ use crate::counters::Cause;
 use crate::frame::{GSO_UDP_L4, Header, Offload};
 use crate::gso;
 use crate::rewrite::build;
+
+#[path = "../../../tests/common/counting.rs"]
+mod counting;
+
+use counting::allocations;
 
 const NOW: Now = Now {
     time: Time(0),
@@ -52,8 +56,6 @@ impl Device for &Pipe {
             return Ok(None);
         };
         frame[..next.len()].copy_from_slice(&next);
-        // Its memory is the test's, not the worker's.
-        uncounted(|| drop(next));
         Ok(Some(next_len(frame, self.vnet)))
     }
 
@@ -343,47 +345,15 @@ fn packets_for_the_agent_keep_their_place() {
     assert_eq!(worker.meter().reading().forwarded, 16);
 }
 
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
-    static COUNTED: Cell<bool> = const { Cell::new(false) };
-}
-
-// SAFETY: everything is passed on to the system's allocator unchanged; the counters are
-// thread-locals that are initialised at compile time and never allocate.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        if COUNTED.get() {
-            ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-        }
-        // SAFETY: the caller keeps the contract of `alloc`.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: the caller keeps the contract of `dealloc`, and `pointer` came from `System`.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-fn uncounted(work: impl FnOnce()) {
-    let counted = COUNTED.replace(false);
-    work();
-    COUNTED.set(counted);
-}
-
 #[test]
 fn no_packet_allocates_anything() {
     let pipe = Pipe::new(true);
     let mut worker = worker(&pipe);
     pipe.counting.set(Some(0));
     let (offload, whole) = super_packet();
-    // Buffers of the joiner find their size in the first batch.
-    for counted in [false, true] {
+    // Buffers of the joiner find their size in the first round.
+    let mut before = 0;
+    for _round in 0..2 {
         for n in 0..10 * BATCH {
             let port = 5000 + (n % 3) as u16;
             pipe.put(Offload::default(), &udp(OWN, PEER, port, &[1; 64]));
@@ -392,16 +362,13 @@ fn no_packet_allocates_anything() {
                 pipe.put(offload, &whole);
             }
         }
-        COUNTED.set(counted);
+        before = allocations();
         pump(&mut worker);
-        COUNTED.set(false);
     }
-    assert_eq!(ALLOCATIONS.get(), 0);
+    assert_eq!(allocations(), before);
     assert!(pipe.counting.get() > Some(0));
-    COUNTED.set(true);
     drop(vec![0u8; 8]);
-    COUNTED.set(false);
-    assert_eq!(ALLOCATIONS.get(), 1, "the counter counts");
+    assert_eq!(allocations(), before + 1, "the counter counts");
     let locked = worker.shared().agent.try_lock().is_ok();
     assert!(locked && worker.meter().forwarded.load(Relaxed) > 2000);
 }

@@ -104,8 +104,10 @@ pub enum Measure {
     Tcp1,
     /// Four TCP streams.
     Tcp4,
-    /// One flow of datagrams with 64 octets of payload.
+    /// One flow of datagrams with 64 octets of payload, from iperf3.
     Udp64,
+    /// The same from a sender that does nothing else.
+    UdpFlood,
     /// Eight flows of datagrams of changing size.
     UdpMixed,
     /// One flow of packets of 1400 bytes, which fit into every tunnel.
@@ -116,10 +118,11 @@ pub enum Measure {
 
 impl Measure {
     /// In the order of the table.
-    pub const ALL: [Measure; 6] = [
+    pub const ALL: [Measure; 7] = [
         Measure::Tcp1,
         Measure::Tcp4,
         Measure::Udp64,
+        Measure::UdpFlood,
         Measure::UdpMixed,
         Measure::Udp1400,
         Measure::Latency,
@@ -130,7 +133,8 @@ impl Measure {
         match self {
             Measure::Tcp1 => "TCP, 1 stream",
             Measure::Tcp4 => "TCP, 4 streams",
-            Measure::Udp64 => "UDP, 64 octets",
+            Measure::Udp64 => "UDP, 64 octets, iperf3",
+            Measure::UdpFlood => "UDP, 64 octets, flood",
             Measure::UdpMixed => "UDP, 8 flows, mixed sizes",
             Measure::Udp1400 => "UDP, 1400-byte packets",
             Measure::Latency => "round trip, p50",

@@ -4,7 +4,6 @@ mod awake;
 mod cpu;
 mod iperf;
 mod latency;
-mod tcp;
 mod udp;
 
 use anyhow::Result;
@@ -28,9 +27,10 @@ pub fn take(course: &Course, measure: Measure, seconds: u32) -> Result<Outcome> 
         Ok(Outcome::Transfer(transfer))
     };
     match measure {
-        Measure::Tcp1 => transfer(&|| tcp::run(course, 1, seconds)),
-        Measure::Tcp4 => transfer(&|| tcp::run(course, 4, seconds)),
-        Measure::Udp64 => transfer(&|| udp::run(course, &udp::SMALL, seconds)),
+        Measure::Tcp1 => transfer(&|| iperf::tcp(course, 1, seconds)),
+        Measure::Tcp4 => transfer(&|| iperf::tcp(course, 4, seconds)),
+        Measure::Udp64 => transfer(&|| iperf::udp(course, 64, seconds)),
+        Measure::UdpFlood => transfer(&|| udp::run(course, &udp::SMALL, seconds)),
         Measure::UdpMixed => transfer(&|| udp::run(course, &udp::MIXED, seconds)),
         Measure::Udp1400 => transfer(&|| udp::run(course, &udp::large(course.to), seconds)),
         Measure::Latency => {

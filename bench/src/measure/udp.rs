@@ -1,7 +1,7 @@
 //! Datagrams as fast as they can be sent, one system call each at both ends.
 //!
-//! iperf3 has one size for all its flows, and reckons what arrived from the sender's numbers.
-//! Here sender and receiver are two threads of this program, which do nothing else, and what the
+//! iperf3 has one size for all its flows, and does more for each datagram than to send it. Here
+//! sender and receiver are two threads of this program, which do nothing else, and what the
 //! receiver has got when the sender stops counts.
 
 use std::net::UdpSocket;
@@ -25,7 +25,7 @@ pub struct Load {
     sizes: &'static [usize],
 }
 
-/// The smallest that iperf3 users know.
+/// As small as those of iperf3 in [`Measure::Udp64`](crate::plan::Measure::Udp64).
 pub const SMALL: Load = Load {
     flows: 1,
     sizes: &[64],

@@ -149,7 +149,7 @@ impl<'a> Section<'a> {
 fn main(measure: Measure) -> fn(&Outcome) -> Option<f64> {
     match measure {
         Measure::Tcp1 | Measure::Tcp4 | Measure::Udp1400 => gbps,
-        Measure::Udp64 | Measure::UdpMixed => thousands_per_s,
+        Measure::Udp64 | Measure::UdpFlood | Measure::UdpMixed => thousands_per_s,
         Measure::Latency => p50_us,
     }
 }
@@ -158,7 +158,7 @@ fn main(measure: Measure) -> fn(&Outcome) -> Option<f64> {
 pub fn unit(measure: Measure) -> &'static str {
     match measure {
         Measure::Tcp1 | Measure::Tcp4 | Measure::Udp1400 => "Gbit/s",
-        Measure::Udp64 | Measure::UdpMixed => "k/s",
+        Measure::Udp64 | Measure::UdpFlood | Measure::UdpMixed => "k/s",
         Measure::Latency => "µs",
     }
 }

@@ -17,6 +17,7 @@ use crate::clock::Time;
 use crate::counters::Cause;
 use crate::fib::{Direction, Slot};
 use crate::frame::{Frame, Offload};
+use crate::gso;
 use crate::rewrite::build::{self, Unreachable};
 use crate::rewrite::{
     ChecksumState, Fragment, Headers, Packet, Quoted, Translation, checksum, rewrite,
@@ -89,6 +90,9 @@ impl Agent {
         packet: &mut [u8],
     ) -> Verdict {
         if self.is_control(headers) {
+            if offload.is_super_packet() {
+                return self.joined_control(offload, packet);
+            }
             return self.inbound_control(to, home, headers, offload, packet);
         }
         let Some(home) = home else {
@@ -376,6 +380,21 @@ impl Agent {
         quote
             .udp_ports()
             .is_some_and(|(from, to)| from == port && to == port)
+    }
+
+    /// Messages that the kernel has joined on their way (`rx-udp-gro-forwarding`): each for
+    /// itself.
+    fn joined_control(&mut self, offload: &Offload, packet: &[u8]) -> Verdict {
+        let mut messages = Vec::new();
+        let mut buffer = vec![0; packet.len()];
+        let emit = |message: &[u8]| messages.push(message.to_vec());
+        if gso::cut(offload, packet, &mut buffer, emit).is_err() {
+            return Verdict::Drop(Cause::ControlMalformed);
+        }
+        for mut message in messages {
+            self.decide(&Offload::default(), &mut message);
+        }
+        Verdict::Taken
     }
 
     fn inbound_control(

@@ -13,6 +13,7 @@ pub mod announce;
 pub mod api;
 pub mod control;
 pub mod engine;
+pub mod ethtool;
 pub mod inherit;
 pub mod item;
 pub mod mac;

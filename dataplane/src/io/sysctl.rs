@@ -1,5 +1,5 @@
-//! Kernel settings under `/proc/sys`, changed only where they differ, and put
-//! back afterwards.
+//! Kernel settings under `/proc/sys` and features of devices, changed only where they
+//! differ, and put back afterwards.
 //!
 //! What a setting was before is written to a journal *before* it is changed, so
 //! that a process which remembers nothing can still put it back. The journal is
@@ -16,18 +16,16 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::io::ethtool;
 use crate::io::state::{self, StateError};
 
 /// A setting cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum SysctlError {
     /// Reading or writing failed.
-    #[error(
-        "cannot set {} = {value}: {cause}; run matd as root with a writable /proc/sys, or set it before (sysctl -w {}={value})",
-        dotted(.key), dotted(.key)
-    )]
+    #[error("cannot set {key} to {value}: {cause}; {}", mend(.key, .value))]
     Set {
-        /// Path below `/proc/sys`.
+        /// Which.
         key: String,
         /// Wanted value.
         value: String,
@@ -39,17 +37,29 @@ pub enum SysctlError {
     Journal(#[from] StateError),
 }
 
-/// One setting, by its path below `/proc/sys` (interface names may hold dots).
+/// One setting, by its path below `/proc/sys` (interface names may hold dots), or a device's
+/// feature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
-    /// For example `net/ipv4/ip_forward`.
+    /// For example `net/ipv4/ip_forward`, `ethtool/eth0/rx-udp-gro-forwarding`.
     pub key: String,
     /// Value to be.
     pub value: &'static str,
     /// Change it only if it is this now.
     pub only_if: Option<&'static str>,
+    /// What if it cannot be made.
+    pub need: Need,
+}
+
+/// How much a setting is needed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// Nothing works without it.
+    Must,
     /// A kernel without this key needs no such setting.
-    pub optional: bool,
+    IfThere,
+    /// It would be good to have.
+    Wish,
 }
 
 impl Setting {
@@ -59,7 +69,15 @@ impl Setting {
             key: key.into(),
             value,
             only_if: None,
-            optional: false,
+            need: Need::Must,
+        }
+    }
+
+    /// `feature` of the device `dev` should be on (see `ethtool -k`).
+    pub fn feature(dev: &str, feature: &str) -> Self {
+        Self {
+            need: Need::Wish,
+            ..Self::new(format!("{FEATURES}{dev}/{feature}"), ON)
         }
     }
 
@@ -74,7 +92,7 @@ impl Setting {
     /// It may be missing.
     pub fn optional(self) -> Self {
         Self {
-            optional: true,
+            need: Need::IfThere,
             ..self
         }
     }
@@ -133,8 +151,7 @@ impl Sysctls {
                 Ok(now) if setting.only_if.is_some_and(|only| only != now) => {}
                 Ok(now) if now == setting.value => {}
                 Ok(now) => due.push((setting, now)),
-                Err(error) if setting.optional && error.kind() == io::ErrorKind::NotFound => {}
-                Err(cause) => return Err(set_error(&setting.key, setting.value, cause)),
+                Err(cause) => missing(setting, cause)?,
             }
         }
         if due.is_empty() {
@@ -151,8 +168,9 @@ impl Sysctls {
         }
         state::store_until_reboot(&self.path, &self.journal)?;
         for (setting, _) in due {
-            write(&setting.key, setting.value)
-                .map_err(|cause| set_error(&setting.key, setting.value, cause))?;
+            if let Err(cause) = write(&setting.key, setting.value) {
+                missing(setting, cause)?;
+            }
         }
         Ok(())
     }
@@ -186,8 +204,24 @@ impl Sysctls {
     }
 }
 
+/// A setting that could not be made.
+fn missing(setting: &Setting, cause: io::Error) -> Result<(), SysctlError> {
+    let Setting { key, value, .. } = setting;
+    match (setting.need, cause.kind()) {
+        (Need::IfThere | Need::Wish, io::ErrorKind::NotFound) => Ok(()),
+        (Need::Wish, _) => {
+            tracing::debug!("{key} stays as it is: {cause}");
+            Ok(())
+        }
+        (Need::Must | Need::IfThere, _) => Err(set_error(key, value, cause)),
+    }
+}
+
 /// Whether `key` belongs to the interface `dev`.
 pub fn is_of(key: &str, dev: &str) -> bool {
+    if let Some((device, _)) = feature(key) {
+        return device == dev;
+    }
     let mut parts = key.split('/').skip(2);
     matches!(parts.next(), Some("conf" | "neigh")) && parts.next() == Some(dev)
 }
@@ -203,12 +237,31 @@ fn file(key: &str) -> PathBuf {
     Path::new("/proc/sys").join(key)
 }
 
+/// Before the device in the key of a feature.
+const FEATURES: &str = "ethtool/";
+const ON: &str = "on";
+const OFF: &str = "off";
+
+/// Device and feature, if `key` is that of one.
+fn feature(key: &str) -> Option<(&str, &str)> {
+    key.strip_prefix(FEATURES)?.split_once('/')
+}
+
 fn read(key: &str) -> io::Result<String> {
-    Ok(fs::read_to_string(file(key))?.trim().to_owned())
+    match feature(key) {
+        Some((dev, name)) => {
+            let on = ethtool::read(dev, name)?;
+            Ok(if on { ON } else { OFF }.to_owned())
+        }
+        None => Ok(fs::read_to_string(file(key))?.trim().to_owned()),
+    }
 }
 
 fn write(key: &str, value: &str) -> io::Result<()> {
-    fs::write(file(key), value)
+    match feature(key) {
+        Some((dev, name)) => ethtool::write(dev, name, value == ON),
+        None => fs::write(file(key), value),
+    }
 }
 
 fn set_error(key: &str, value: &str, cause: io::Error) -> SysctlError {
@@ -219,15 +272,23 @@ fn set_error(key: &str, value: &str, cause: io::Error) -> SysctlError {
     }
 }
 
-/// As `sysctl(8)` writes it: a dot inside an interface name becomes a slash.
-fn dotted(key: &str) -> String {
-    key.chars()
+/// How to make a setting by hand.
+fn mend(key: &str, value: &str) -> String {
+    if let Some((dev, name)) = feature(key) {
+        return format!("try it by hand: ethtool -K {dev} {name} {value}");
+    }
+    // `sysctl(8)` writes a dot inside an interface name as a slash.
+    let dotted: String = key
+        .chars()
         .map(|c| match c {
             '/' => '.',
             '.' => '/',
             c => c,
         })
-        .collect()
+        .collect();
+    format!(
+        "run matd as root with a writable /proc/sys, or set it before (sysctl -w {dotted}={value})"
+    )
 }
 
 #[cfg(test)]
@@ -240,6 +301,8 @@ mod tests {
         assert!(is_of("net/ipv6/neigh/v1/proxy_delay", "v1"));
         assert!(!is_of("net/ipv4/conf/all/rp_filter", "v1"));
         assert!(!is_of("net/ipv4/ip_forward", "ip_forward"));
+        assert!(is_of("ethtool/v1/rx-gro-list", "v1"));
+        assert!(!is_of("ethtool/v1/rx-gro-list", "v"));
     }
 
     #[test]
@@ -250,5 +313,16 @@ mod tests {
             text.contains("sysctl -w net.ipv4.conf.eth0/7.rp_filter=0"),
             "{text}"
         );
+        let denied = io::Error::from_raw_os_error(libc::EPERM);
+        let text = set_error("ethtool/eth0.7/rx-gro-list", OFF, denied).to_string();
+        assert!(text.contains("ethtool -K eth0.7 rx-gro-list off"), "{text}");
+    }
+
+    #[test]
+    fn a_wish_may_be_refused() {
+        let wish = Setting::feature("no-such-device", "rx-gro-list");
+        let refused = || io::Error::from(io::ErrorKind::Unsupported);
+        assert!(missing(&wish, refused()).is_ok());
+        assert!(missing(&Setting::new("x", "1").optional(), refused()).is_err());
     }
 }

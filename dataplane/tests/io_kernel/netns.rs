@@ -153,6 +153,13 @@ pub fn snapshot() -> BTreeMap<String, String> {
     settings(Path::new("/proc/sys/net/ipv4"), &mut state);
     settings(Path::new("/proc/sys/net/ipv6"), &mut state);
     state.insert("nft".to_owned(), run("nft list ruleset"));
+    for link in ip("-o -br link").lines() {
+        let name = link.split([' ', '@']).next().unwrap();
+        state.insert(
+            format!("features of {name}"),
+            run(&format!("ethtool -k {name}")),
+        );
+    }
     state
 }
 

@@ -150,6 +150,25 @@ fn a_gateway_leaves_nothing_behind() {
 }
 
 #[test]
+fn small_datagrams_are_joined_at_the_uplink_unless_nothing_is_to_be() {
+    in_namespace(async || {
+        let temp = tempfile::tempdir().unwrap();
+        let outside = Neighbour::new();
+        links(&outside);
+        let joined = || run("ethtool -k u0").contains("rx-udp-gro-forwarding: on");
+        let mut config = config(temp.path(), "gateway", POOL);
+        for coalesce in [true, false] {
+            config.tun.coalesce = coalesce;
+            let tun = Tun::open(&config.tun).unwrap();
+            let mut steering = Steering::up(&config, tun.name()).await.unwrap();
+            assert_eq!(joined(), coalesce);
+            steering.down(&Claims::default()).await.unwrap();
+            assert!(!joined());
+        }
+    });
+}
+
+#[test]
 fn a_guest_with_dedicated_locators_leaves_nothing_behind() {
     in_namespace(async || {
         let temp = tempfile::tempdir().unwrap();

@@ -19,6 +19,7 @@ struct Traces {
     rules: [String; 2],
     proxies: [String; 2],
     settings: Vec<String>,
+    features: String,
 }
 
 impl Traces {
@@ -45,6 +46,7 @@ impl Traces {
                 .iter()
                 .map(|key| Ok(format!("{key}={}", host.sysctl_get(key)?)))
                 .collect::<Result<_>>()?,
+            features: host.run("ethtool --show-features eth0")?,
         })
     }
 }

@@ -1,11 +1,15 @@
 //! Homes that change their place.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use mat_proto::Epoch;
 
 use super::world::*;
 use crate::agent::OpError;
+use crate::frame::Offload;
+use crate::gso::{Joinable, Joiner, Reply};
+use crate::rewrite::checksum;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -332,4 +336,67 @@ fn peers_follow_back_when_a_move_that_was_committed_late_is_taken_back() {
     world.run_for(DELAY);
     assert_eq!(world.payloads(home(10), home(20).ip()), [b"home again"]);
     assert_eq!(world.received.last().unwrap().0, 0);
+}
+
+/// Relayed packets of one size are what a kernel joins first (`rx-udp-gro-forwarding`).
+#[test]
+fn control_messages_that_arrive_joined_are_heard_one_by_one() {
+    let mut world = talking();
+    let relay = world.prepare(2, home(10));
+    let now = world.clock();
+    let handover = world.agents[0].detach(now, home(10), Some(relay)).unwrap();
+    world.drain(0);
+    let caught = Arc::new(Mutex::new(Vec::new()));
+    let catch = Arc::clone(&caught);
+    world.lose = Box::new(move |_, packet| {
+        let relayed = is_control(packet);
+        if relayed {
+            catch.lock().unwrap().push(packet.to_vec());
+        }
+        relayed
+    });
+    let sent = [b"first.", b"second", b"third."];
+    for payload in sent {
+        world.send(1, home(20), home(10).ip(), payload);
+    }
+    world.run_for(DELAY);
+    world.lose = Box::new(|_, _| false);
+
+    let (offload, mut joined) = join(&caught.lock().unwrap());
+    let now = world.clock();
+    world.agents[2].handle_packet(now, &offload, &mut joined);
+    world.drain(2);
+    world.plugged.insert((2, home(10)));
+    world.activate(2, handover);
+    world.run_for(SECOND);
+    assert_eq!(world.payloads(home(10), home(20).ip()), sent);
+}
+
+/// All of them in one, as if they had come from a sender whose packets may be joined whatever
+/// their identifications are.
+fn join(packets: &[Vec<u8>]) -> (Offload, Vec<u8>) {
+    /// Of the flags in an IPv4 header (RFC 791, section 3.1).
+    const DONT_FRAGMENT: u8 = 0x40;
+    let mut arena = Vec::new();
+    for packet in packets {
+        let at = arena.len();
+        arena.extend(packet);
+        arena[at + 6] |= DONT_FRAGMENT;
+        arena[at + 10..][..2].fill(0);
+        let sum = checksum::ipv4_header(&arena[at..][..20]);
+        arena[at + 10..][..2].copy_from_slice(&sum.to_be_bytes());
+    }
+    let mut joiner = Joiner::new(packets.len(), Joinable::ALL);
+    let mut start = 0;
+    for packet in packets {
+        joiner.push(&arena, Offload::default(), start..start + packet.len());
+        start += packet.len();
+    }
+    let mut written = Vec::new();
+    joiner.finish(&mut arena.clone(), |write| {
+        written.push((write.offload, write.slices().collect::<Vec<_>>().concat()));
+        Reply::Done
+    });
+    assert_eq!(written.len(), 1, "{} packets were joined", packets.len());
+    written.remove(0)
 }

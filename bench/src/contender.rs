@@ -24,6 +24,10 @@ pub enum Kind {
     Vxlan,
     /// A forwarder of ours at both ends; the lines are those of its `[tun]`.
     Mat(&'static str),
+    /// The same, but `tc` leads what comes in into the TUN at ingress, before any route is asked.
+    Redirect,
+    /// The simplest forwarder there can be at both ends.
+    Naive,
     /// A user-space WireGuard at both ends; the program's name.
     WireGuard(&'static str),
 }
@@ -37,8 +41,14 @@ pub const KERNEL: &str = "kernel";
 /// `matd` as it comes.
 pub const MAT: &str = "mat";
 
+/// `matd` with a TUN that takes and gives nothing but plain packets, as on Android.
+pub const MAT_PLAIN: &str = "mat-plain";
+
+/// What such a TUN is used like in a tutorial.
+pub const NAIVE: &str = "naive";
+
 /// In the order of tables and plots.
-pub const ALL: [Contender; 12] = [
+pub const ALL: [Contender; 13] = [
     Contender {
         id: DIRECT,
         label: "direct veth",
@@ -76,13 +86,18 @@ pub const ALL: [Contender; 12] = [
     },
     Contender {
         id: "mat-redirect",
-        label: "MAT, `inbound = \"redirect\"`",
-        kind: Kind::Mat("inbound = \"redirect\""),
+        label: "MAT, led in by `tc`",
+        kind: Kind::Redirect,
     },
     Contender {
-        id: "mat-plain",
+        id: MAT_PLAIN,
         label: "MAT, `offload = false`",
         kind: Kind::Mat("offload = false"),
+    },
+    Contender {
+        id: NAIVE,
+        label: "naive plain TUN",
+        kind: Kind::Naive,
     },
     Contender {
         id: "wireguard-go",

@@ -51,7 +51,7 @@ use anyhow::{Result, anyhow};
 use clap::Parser;
 
 use machine::Machine;
-use plan::{Family, Link, Measure, Plan, SetUp, Wishes};
+use plan::{Conditions, Family, Measure, Plan, SetUp, Wishes};
 use record::Run;
 
 /// Measures MAT beside the bare wire, the kernel and other forwarders, in network namespaces
@@ -72,6 +72,9 @@ struct Args {
     /// Bottleneck of a wide-area link, with a buffer of 100 ms [default: none]
     #[arg(long, value_name = "MBIT", value_parser = rate)]
     rate: Option<f64>,
+    /// Processes that are busy meanwhile: what it is like on a host with other work to do
+    #[arg(long, value_name = "COUNT", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1000))]
+    busy: u32,
     /// These contenders only, and direct veth
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     only: Option<Vec<String>>,
@@ -135,13 +138,14 @@ fn show(folder: &Path) -> Result<()> {
 }
 
 fn measure(args: &Args) -> Result<()> {
-    let link = Link {
+    let conditions = Conditions {
         rtt_ms: args.rtt,
         rate_mbit: args.rate,
+        busy: args.busy,
     };
     let wishes = Wishes {
         quick: args.quick,
-        far: link.is_far(),
+        far: conditions.is_far(),
         only: args.only.clone(),
         measures: args.measures.clone(),
         set_up: args.set_up,
@@ -149,7 +153,7 @@ fn measure(args: &Args) -> Result<()> {
         seconds: args.seconds,
     };
     let plan = Plan::new(&wishes).map_err(|error| anyhow!(error))?;
-    let run = circumstances(args, &plan, link)?;
+    let run = circumstances(args, &plan, conditions)?;
     let folder = args.out.clone().unwrap_or_else(|| {
         let date = run.started.split('T').next().unwrap_or_default();
         Path::new("bench/results").join(format!("{date}-{}", run.machine.slug()))
@@ -160,7 +164,7 @@ fn measure(args: &Args) -> Result<()> {
     done.and(shown)
 }
 
-fn circumstances(args: &Args, plan: &Plan, link: Link) -> Result<Run> {
+fn circumstances(args: &Args, plan: &Plan, conditions: Conditions) -> Result<Run> {
     let build = if cfg!(debug_assertions) {
         eprintln!("mat-bench: a debug build: the figures mean little. Use --release.");
         "debug"
@@ -181,7 +185,7 @@ fn circumstances(args: &Args, plan: &Plan, link: Link) -> Result<Run> {
         } else {
             Family::Ipv4
         },
-        link,
+        conditions,
         rounds: plan.rounds,
         seconds: plan.seconds,
         seed: args.seed.unwrap_or_else(seed),

@@ -25,38 +25,49 @@ impl Family {
     }
 }
 
-/// What is between the ends: a veth, or a wide-area link.
+/// What is between the ends, a veth or a wide-area link, and what else the machine has to do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, PartialOrd, Serialize, Deserialize)]
-pub struct Link {
+pub struct Conditions {
     /// The round trip that it takes by itself; a veth takes none.
     pub rtt_ms: f64,
     /// Its bottleneck, if it has one.
     pub rate_mbit: Option<f64>,
+    /// Processes that are busy all the time.
+    #[serde(default)]
+    pub busy: u32,
 }
 
-impl Link {
+impl Conditions {
     /// True for a wide-area link.
     pub fn is_far(&self) -> bool {
-        *self != Link::default()
+        self.rtt_ms > 0.0 || self.rate_mbit.is_some()
     }
 
     /// For the name of a file.
     pub fn slug(&self) -> String {
-        let rate = self.rate_mbit.map(|rate| format!("-{rate}mbit"));
-        format!("rtt{}{}", self.rtt_ms, rate.unwrap_or_default())
+        let mut slug = format!("rtt{}", self.rtt_ms);
+        if let Some(rate) = self.rate_mbit {
+            slug += &format!("-{rate}mbit");
+        }
+        if self.busy > 0 {
+            slug += &format!("-busy{}", self.busy);
+        }
+        slug
     }
 
-    /// For people; nothing for a veth.
+    /// For people; nothing for a veth on a machine that does nothing else.
     pub fn label(&self) -> String {
-        let rate = self.rate_mbit.map(|rate| format!(", {rate} Mbit/s"));
-        match self.is_far() {
-            true => format!(
-                ", {} ms round trip{}",
-                self.rtt_ms,
-                rate.unwrap_or_default()
-            ),
-            false => String::new(),
+        let mut label = String::new();
+        if self.is_far() {
+            label += &format!(", {} ms round trip", self.rtt_ms);
         }
+        if let Some(rate) = self.rate_mbit {
+            label += &format!(", {rate} Mbit/s");
+        }
+        if self.busy > 0 {
+            label += &format!(", beside {} busy processes", self.busy);
+        }
+        label
     }
 }
 
@@ -312,7 +323,7 @@ mod tests {
         };
         let error = Plan::new(&wishes).unwrap_err();
         assert!(error.contains("`mat-fast`"), "{error}");
-        assert!(error.contains("mat-plain, wireguard-go"), "{error}");
+        assert!(error.contains("mat-plain, naive, wireguard-go"), "{error}");
     }
 
     #[test]
@@ -332,19 +343,24 @@ mod tests {
     }
 
     #[test]
-    fn a_link_says_what_it_is() {
-        let far = Link {
+    fn conditions_say_what_they_are() {
+        let far = Conditions {
             rtt_ms: 20.0,
             rate_mbit: Some(500.0),
+            ..Conditions::default()
         };
         assert_eq!(far.slug(), "rtt20-500mbit");
         assert_eq!(far.label(), ", 20 ms round trip, 500 Mbit/s");
         assert!(far.is_far());
-        let veth = Link::default();
+        let mut veth = Conditions::default();
         assert_eq!(
             (veth.slug(), veth.label()),
             ("rtt0".to_owned(), String::new())
         );
+        veth.busy = 2;
+        assert!(!veth.is_far());
+        assert_eq!(veth.slug(), "rtt0-busy2");
+        assert_eq!(veth.label(), ", beside 2 busy processes");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::machine::Machine;
-use crate::plan::{Family, Link, Measure, SetUp};
+use crate::plan::{Conditions, Family, Measure, SetUp};
 
 /// Name and version of the format.
 pub const SCHEMA: &str = "mat.bench/2";
@@ -54,8 +54,9 @@ pub struct Run {
     pub commit: Option<String>,
     /// Of the addresses.
     pub family: Family,
-    /// Between the ends.
-    pub link: Link,
+    /// The link between the ends, and other load.
+    #[serde(alias = "link")]
+    pub conditions: Conditions,
     /// How many were planned.
     pub rounds: u32,
     /// Length of one transfer.
@@ -276,7 +277,7 @@ pub mod examples {
             build: "release".to_owned(),
             commit: Some("abc".to_owned()),
             family: Family::Ipv4,
-            link: Link::default(),
+            conditions: Conditions::default(),
             rounds: 2,
             seconds: 1,
             seed: 7,

@@ -8,7 +8,7 @@ use mat_netns::{Lab, interrupt};
 use crate::contender;
 use crate::course::{Course, Site};
 use crate::machine;
-use crate::measure::{self, Awake};
+use crate::measure::{self, Spinners};
 use crate::plan::{Measure, Plan, SetUp, shuffled};
 use crate::record::{About, Failed, Log, Outcome, Record, Run, Sample, Skipped};
 use crate::tools::Tools;
@@ -22,9 +22,9 @@ pub fn run(plan: &Plan, run: Run, folder: &Path) -> Result<()> {
         lab: &lab,
         tools: &tools,
         family: run.family,
-        link: run.link,
+        conditions: run.conditions,
     };
-    let seed = run.seed;
+    let (seed, busy) = (run.seed, run.conditions.busy);
     let (mut log, path) = Log::create(folder, &stem(&run))?;
     eprintln!("mat-bench: raw results: {}", path.display());
     log.add(&Record::Run(run))?;
@@ -36,11 +36,13 @@ pub fn run(plan: &Plan, run: Run, folder: &Path) -> Result<()> {
         log,
         turn: 0,
     };
+    let spinners = Spinners::busy(&bench.courses[0].left, busy)?;
     for round in 0..plan.rounds {
         for set_up in &plan.set_ups {
             bench.round(round, *set_up)?;
         }
     }
+    spinners.end()?;
     lab.end()
 }
 
@@ -52,7 +54,7 @@ fn stem(run: &Run) -> String {
         .filter(char::is_ascii_alphanumeric)
         .collect();
     let family = run.family.label().to_lowercase();
-    format!("{time}-{family}-{}", run.link.slug())
+    format!("{time}-{family}-{}", run.conditions.slug())
 }
 
 /// All that can be built; the others are said.
@@ -100,7 +102,7 @@ impl Bench<'_> {
         }
         for measure in self.plan.measures.clone() {
             let awake = match measure {
-                Measure::Latency => Some(Awake::begin(&self.courses[0].left)?),
+                Measure::Latency => Some(Spinners::awake(&self.courses[0].left)?),
                 _ => None,
             };
             let order: Vec<usize> = (0..self.courses.len()).collect();

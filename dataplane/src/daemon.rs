@@ -15,10 +15,9 @@ use nix::net::if_::if_nametoindex;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::{Agent, AgentConfig, Attach, Limits, Link, Output, Snapshot};
-use crate::config::{Config, KeyAlgorithm, Placement, Trust, TunConfig};
-use crate::gso::Joinable;
+use crate::config::{Config, KeyAlgorithm, Placement, Trust};
 use crate::io::control::{Control, Parts};
-use crate::io::engine::{self, Clock, Engine};
+use crate::io::engine::{self, Clock, Engine, Joins};
 use crate::io::inherit::Inherited;
 use crate::io::server::Server;
 use crate::io::steering::{Attachment, Claims, Steering};
@@ -86,7 +85,8 @@ async fn forward(
 ) -> anyhow::Result<()> {
     let tun_is_new = if_nametoindex(config.tun.name.as_str()).is_err();
     let queues = open_queues(config, past.tun)?;
-    let described = describe(&queues, &config.tun);
+    let joins = joins(config, queues.first().is_some_and(Tun::vnet));
+    let described = describe(&queues, joins);
     tracing::info!("{described}");
     // Stays open when the data thread ends.
     let open_tun = queues[0].as_fd().try_clone_to_owned()?;
@@ -123,13 +123,10 @@ async fn forward(
             }
         };
         steering.reconcile(&claims).await?;
-        (
-            steering,
-            engine::start(queues, joinable(config), agent, clock)?,
-        )
+        (steering, engine::start(queues, joins, agent, clock)?)
     } else {
         // The kernel leads packets into the device already, and they wait.
-        let running = engine::start(queues, joinable(config), agent, clock)?;
+        let running = engine::start(queues, joins, agent, clock)?;
         if let Some(pause) = past.legacy.pause() {
             tracing::info!("took over; the TUN was not read for {pause:.1?}");
         }
@@ -263,11 +260,12 @@ fn open_queues(config: &Config, inherited: Option<OwnedFd>) -> Result<Vec<Tun>, 
     Ok(queues)
 }
 
-fn joinable(config: &Config) -> Joinable {
-    if config.tun.coalesce {
-        Joinable::ALL
-    } else {
-        Joinable::NONE
+/// What the packet path joins.
+fn joins(config: &Config, vnet: bool) -> Joins {
+    match (config.tun.coalesce, vnet, config.placement) {
+        (true, true, _) => Joins::ALL,
+        (true, false, Placement::Guest) => Joins::PLAIN_GUEST,
+        (true, false, Placement::Gateway) | (false, ..) => Joins::NONE,
     }
 }
 
@@ -481,10 +479,11 @@ async fn kept(control: &Control, last: &Snapshot) -> Claims {
 }
 
 /// One line: which packet path is active.
-fn describe(queues: &[Tun], config: &TunConfig) -> String {
+fn describe(queues: &[Tun], joins: Joins) -> String {
     let path = queues.first().map(Tun::describe).unwrap_or_default();
-    let joined = match (queues.first().is_some_and(Tun::vnet), config.coalesce) {
-        (true, true) => ", small packets joined",
+    let joined = match joins {
+        Joins::ALL => ", small packets joined",
+        Joins::PLAIN_GUEST => ", TCP to this host joined",
         _ => "",
     };
     match queues.len() {

@@ -14,6 +14,24 @@ use crate::plan::Family;
 /// Secret of the one key that there is: 32 octets that anybody may know.
 const SECRET: &str = "YmVuY2hiZW5jaGJlbmNoYmVuY2hiZW5jaGJlbmNoYmU=";
 
+/// With its defaults, but what comes to a locator is led into the TUN by `tc` at ingress.
+pub fn redirected(site: &Site, contender: &'static Contender) -> Result<Course> {
+    let course = build(site, contender, "")?;
+    let (left, right) = pools(site.family);
+    let (protocol, field) = match site.family {
+        Family::Ipv4 => ("ip", "ip"),
+        Family::Ipv6 => ("ipv6", "ip6"),
+    };
+    for (host, pool) in [(&course.left, left), (&course.right, right)] {
+        host.tc("qdisc add dev eth0 clsact")?;
+        host.tc(&format!(
+            "filter add dev eth0 ingress protocol {protocol} prio 1 u32 \
+             match {field} dst {pool} action mirred egress redirect dev mat0"
+        ))?;
+    }
+    Ok(course)
+}
+
 /// `tun` are lines for the table of that name.
 pub fn build(site: &Site, contender: &'static Contender, tun: &str) -> Result<Course> {
     let ends = site.ends(contender)?;

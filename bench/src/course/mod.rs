@@ -10,6 +10,7 @@
 //! a wide-area link with a round trip of its own.
 
 mod mat;
+mod naive;
 mod plain;
 mod rewrite;
 mod vxlan;
@@ -22,7 +23,7 @@ use mat_netns::{Cmd, Host, Lab, Wan, WanConfig, WanCounters, wait_until};
 use serde_json::Value;
 
 use crate::contender::{Contender, Kind};
-use crate::plan::{Family, Link, SetUp};
+use crate::plan::{Conditions, Family, SetUp};
 use crate::tools::Tools;
 
 /// For everything that takes no time unless it hangs.
@@ -82,8 +83,8 @@ pub struct Site<'a> {
     pub tools: &'a Tools,
     /// Of all addresses.
     pub family: Family,
-    /// Between the ends.
-    pub link: Link,
+    /// Of the link between the ends.
+    pub conditions: Conditions,
 }
 
 /// The addresses of both ends in one network.
@@ -134,6 +135,8 @@ impl Site<'_> {
             Kind::Rewrite => rewrite::build(self, contender),
             Kind::Vxlan => vxlan::build(self, contender),
             Kind::Mat(tun) => mat::build(self, contender, tun),
+            Kind::Redirect => mat::redirected(self, contender),
+            Kind::Naive => naive::build(self, contender),
             Kind::WireGuard(program) => wireguard::build(self, contender, program),
         }?;
         let what = format!("a ping from {} to {}", course.from, course.to);
@@ -161,7 +164,7 @@ impl Site<'_> {
 
     fn host(&self, contender: &Contender, end: &str) -> Result<Host> {
         let host = self.lab.host(&format!("{}-{end}", contender.id))?;
-        if self.link.is_far() {
+        if self.conditions.is_far() {
             // The window must not be what limits a stream: 256 MiB are 20 Gbit/s over 100 ms.
             for buffer in ["net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem"] {
                 host.sysctl(buffer, "4096 131072 268435456")?;
@@ -176,13 +179,13 @@ impl Site<'_> {
         (a, a_port): (&Host, &str),
         (b, b_port): (&Host, &str),
     ) -> Result<Option<Wan>> {
-        if !self.link.is_far() {
+        if !self.conditions.is_far() {
             self.lab.link(a, a_port, b, b_port)?;
             return Ok(None);
         }
         let far = WanConfig {
-            rate_mbit: self.link.rate_mbit,
-            ..WanConfig::rtt_ms(self.link.rtt_ms)
+            rate_mbit: self.conditions.rate_mbit,
+            ..WanConfig::rtt_ms(self.conditions.rtt_ms)
         };
         self.lab.wan(a, a_port, b, b_port, far).map(Some)
     }

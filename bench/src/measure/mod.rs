@@ -1,15 +1,15 @@
 //! One measurement of one contender.
 
-mod awake;
 mod cpu;
 mod iperf;
 mod latency;
+mod spinners;
 mod udp;
 
 use anyhow::Result;
 
-pub use awake::Awake;
 use cpu::Usage;
+pub use spinners::Spinners;
 
 use crate::course::{Course, Reads};
 use crate::plan::Measure;

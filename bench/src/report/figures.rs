@@ -3,16 +3,16 @@
 use std::cmp::Ordering;
 
 use crate::contender;
-use crate::plan::{Family, Link, Measure, SetUp};
+use crate::plan::{Conditions, Family, Measure, SetUp};
 use crate::record::{Outcome, Results, Sample};
 use crate::stats::{self, Round, Summary};
 
-/// All that was measured with one family over one kind of link, in any number of runs.
+/// All that was measured with one family under the same conditions, in any number of runs.
 pub struct Section<'a> {
     /// Of the addresses.
     pub family: Family,
-    /// Between the ends.
-    pub link: Link,
+    /// The link between the ends, and other load.
+    pub conditions: Conditions,
     /// With the number of the run.
     samples: Vec<(usize, &'a Sample)>,
 }
@@ -32,20 +32,20 @@ impl<'a> Section<'a> {
     pub fn all(results: &'a [Results]) -> Vec<Self> {
         let mut sections: Vec<Section> = Vec::new();
         for (run, one) in results.iter().enumerate() {
-            let (family, link) = (one.run.family, one.run.link);
+            let (family, conditions) = (one.run.family, one.run.conditions);
             let samples = one.samples.iter().map(|sample| (run, sample));
-            let same = |s: &&mut Section| s.family == family && s.link == link;
+            let same = |s: &&mut Section| s.family == family && s.conditions == conditions;
             match sections.iter_mut().find(same) {
                 Some(section) => section.samples.extend(samples),
                 None => sections.push(Section {
                     family,
-                    link,
+                    conditions,
                     samples: samples.collect(),
                 }),
             }
         }
         sections.retain(|section| !section.samples.is_empty());
-        let order = |s: &Section| (s.family, s.link);
+        let order = |s: &Section| (s.family, s.conditions);
         // Rates and times are never NaN.
         sections.sort_by(|a, b| order(a).partial_cmp(&order(b)).unwrap_or(Ordering::Equal));
         sections
@@ -54,12 +54,12 @@ impl<'a> Section<'a> {
     /// For the name of a file.
     pub fn slug(&self) -> String {
         let family = self.family.label().to_lowercase();
-        format!("{family}-{}", self.link.slug())
+        format!("{family}-{}", self.conditions.slug())
     }
 
     /// For people.
     pub fn title(&self) -> String {
-        format!("{}{}", self.family.label(), self.link.label())
+        format!("{}{}", self.family.label(), self.conditions.label())
     }
 
     /// Those that were used.
@@ -284,7 +284,7 @@ mod tests {
     #[test]
     fn families_and_links_are_kept_apart() {
         let mut runs = [1, 2, 3].map(|_| results(vec![tcp(0, SetUp::Tso, "direct", 1.0)]));
-        runs[0].run.link.rtt_ms = 20.0;
+        runs[0].run.conditions.rtt_ms = 20.0;
         runs[1].run.family = Family::Ipv6;
         let titles: Vec<String> = Section::all(&runs).iter().map(Section::title).collect();
         assert_eq!(titles, ["IPv4", "IPv4, 20 ms round trip", "IPv6"]);

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::figures::{self, Figure, Section, unit};
-use crate::contender::{self, KERNEL, MAT};
+use crate::contender::{self, DIRECT, KERNEL, MAT, MAT_PLAIN, NAIVE};
 use crate::plan::{Measure, SetUp};
 use crate::record::{Outcome, Results};
 use crate::stats::{self, Summary};
@@ -116,17 +116,25 @@ fn against_others(section: &Section, set_up: SetUp) -> String {
     let tcp1 = |id| (id, Measure::Tcp1);
     let mut rows = vec![
         (
-            "kernel forwarding, TCP, 1 stream".to_owned(),
+            "MAT over kernel forwarding, TCP, 1 stream".to_owned(),
             section.ratio(set_up, tcp1(MAT), tcp1(KERNEL)),
         ),
         (
-            "itself: TCP, 4 streams over 1 stream".to_owned(),
+            "MAT: TCP, 4 streams over 1".to_owned(),
             section.ratio(set_up, (MAT, Measure::Tcp4), tcp1(MAT)),
+        ),
+        (
+            "direct veth: TCP, 4 streams over 1".to_owned(),
+            section.ratio(set_up, (DIRECT, Measure::Tcp4), tcp1(DIRECT)),
+        ),
+        (
+            "MAT, `offload = false`, over a naive plain TUN, TCP, 1 stream".to_owned(),
+            section.ratio(set_up, tcp1(MAT_PLAIN), tcp1(NAIVE)),
         ),
     ];
     if let Some(best) = section.best_wireguard(set_up, Measure::Tcp1) {
         rows.push((
-            format!("{best}, the best user-space WireGuard here, TCP, 1 stream"),
+            format!("MAT over {best}, the best user-space WireGuard here, TCP, 1 stream"),
             section.ratio(set_up, tcp1(MAT), tcp1(best)),
         ));
     }
@@ -134,7 +142,7 @@ fn against_others(section: &Section, set_up: SetUp) -> String {
     if rows.is_empty() {
         return String::new();
     }
-    let mut text = String::from("\n| MAT in the same rounds over | ratio |");
+    let mut text = String::from("\n| in the same rounds | ratio |");
     text += &rule(2);
     for (what, ratio) in rows {
         let ratio = ratio.map_or(String::new(), |s| bounded(&s, short));
@@ -341,11 +349,11 @@ mod tests {
         let text = shown();
         has(
             &text,
-            "| kernel forwarding, TCP, 1 stream | 0.90 [0.80, 1.00] |",
+            "| MAT over kernel forwarding, TCP, 1 stream | 0.90 [0.80, 1.00] |",
         );
         has(
             &text,
-            "| wireguard-go, the best user-space WireGuard here, TCP, 1 stream | 4.50 [4.00, 5.00] |",
+            "| MAT over wireguard-go, the best user-space WireGuard here, TCP, 1 stream | 4.50 [4.00, 5.00] |",
         );
         assert!(!text.contains("4 streams"));
     }

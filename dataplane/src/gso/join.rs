@@ -7,6 +7,7 @@ use super::run::{MAX_PACKETS, Run};
 use super::sound::is_sound;
 use crate::frame::Header;
 use crate::frame::Offload;
+use crate::rewrite::checksum;
 
 /// Which kinds of packets may be joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +29,12 @@ impl Joinable {
         tcp6: true,
         udp4: true,
         udp6: true,
+    };
+    /// TCP in both families.
+    pub const TCP: Joinable = Joinable {
+        udp4: false,
+        udp6: false,
+        ..Joinable::ALL
     };
     /// No kind: every packet is written as it came.
     pub const NONE: Joinable = Joinable {
@@ -76,9 +83,33 @@ pub struct Write<'a> {
 
 impl<'a> Write<'a> {
     /// The bytes to gather.
-    pub fn slices(&self) -> impl ExactSizeIterator<Item = &'a [u8]> {
+    pub fn slices(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + Clone {
         let arena = self.arena;
         self.pieces.iter().map(move |piece| &arena[piece.clone()])
+    }
+
+    /// The headers of a joined packet with its whole checksum in place of the partial one, for
+    /// whoever can be told nothing by an [`Offload`]; and the bytes behind them.
+    pub fn whole<'b>(
+        &self,
+        headers: &'b mut [u8; MAX_HEADER],
+    ) -> (&'b [u8], impl Iterator<Item = &'a [u8]>) {
+        let header = Header::from(&self.offload);
+        let length = usize::from(header.hdr_len);
+        let payload = self.slices().enumerate().map(move |(n, piece)| {
+            let behind = if n == 0 { length } else { 0 };
+            piece.get(behind..).unwrap_or_default()
+        });
+        let headers = &mut headers[..length];
+        if let Some(first) = self.slices().next() {
+            headers.copy_from_slice(&first[..length]);
+        }
+        let start = usize::from(header.csum_start);
+        let field = start + usize::from(header.csum_offset);
+        let mut sum = checksum::Sum::of(&headers[start..]);
+        payload.clone().for_each(|piece| sum.add(piece));
+        headers[field..field + 2].copy_from_slice(&(!sum.folded()).to_be_bytes());
+        (headers, payload)
     }
 }
 
@@ -97,7 +128,7 @@ pub enum Reply {
 /// rewritten, then [`finish`](Joiner::finish). The arena may not change in between.
 #[derive(Debug)]
 pub struct Joiner {
-    /// Which kinds are joined from the next packet on.
+    /// Which kinds are joined from the next packet on; a packet of another kind closes its flow.
     pub joinable: Joinable,
     packets: Vec<Packet>,
     groups: Vec<Group>,
@@ -111,7 +142,7 @@ pub struct Joiner {
 const CLOSED: u32 = 0;
 
 /// The longest headers: IPv6 and TCP with all its options.
-const MAX_HEADER: usize = 40 + 60;
+pub const MAX_HEADER: usize = 40 + 60;
 
 /// A packet of the batch.
 #[derive(Debug)]

@@ -54,5 +54,5 @@ mod sound;
 
 pub use cut::{CutError, cut};
 pub use flow::Kind;
-pub use join::{Joinable, Joiner, Reply, Write};
+pub use join::{Joinable, Joiner, MAX_HEADER, Reply, Write};
 pub use run::MAX_PACKETS;

@@ -271,9 +271,15 @@ async fn status(State(api): State<Api>) -> Answer<Report> {
         .engine()
         .call(|agent, now| agent.status(now))
         .await?;
-    let meters = api.control.gauges.meters.iter();
+    let gauges = &api.control.gauges;
+    let meters = gauges.meters.iter();
+    let mut identity = api.identity;
+    let forgone = gauges.forgone();
+    if !forgone.is_empty() {
+        identity.path += &format!(", but not {}: refused by the kernel", forgone.join(", "));
+    }
     Ok(Json(Report {
-        identity: api.identity,
+        identity,
         status,
         threads: meters.map(|meter| meter.reading()).collect(),
     }))

@@ -26,6 +26,9 @@ pub struct Meter {
     pub joined_writes: AtomicU64,
     /// Super-packets that the kernel refused, and that were cut.
     pub cut: AtomicU64,
+    /// Kinds of packets that are not joined any more because the kernel refused them: one bit
+    /// each (see [`Gauges::forgone`](super::engine::Gauges::forgone)).
+    pub forgone: AtomicU64,
     /// Batches of frames.
     pub batches: AtomicU64,
     /// Times the thread went to sleep.

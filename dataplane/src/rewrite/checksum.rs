@@ -110,6 +110,35 @@ pub fn sum(bytes: &[u8]) -> u16 {
     u16::from_be(fold(total + sum_of_rest(rest)))
 }
 
+/// The [`sum`] of bytes that lie in pieces.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sum {
+    total: u64,
+    /// Whether the next piece begins in the middle of a word.
+    odd: bool,
+}
+
+impl Sum {
+    /// Of a first piece.
+    pub fn of(bytes: &[u8]) -> Self {
+        let mut sum = Sum::default();
+        sum.add(bytes);
+        sum
+    }
+
+    /// Adds the next piece.
+    pub fn add(&mut self, bytes: &[u8]) {
+        let sum = sum(bytes);
+        self.total += u64::from(if self.odd { sum.swap_bytes() } else { sum });
+        self.odd ^= bytes.len() % 2 == 1;
+    }
+
+    /// As [`sum`] gives it for all pieces in a row.
+    pub fn folded(self) -> u16 {
+        fold(self.total)
+    }
+}
+
 /// The sum, in native byte order and not folded, of fewer than eight bytes.
 fn sum_of_rest(bytes: &[u8]) -> u64 {
     let (fours, rest) = bytes.as_chunks::<4>();
@@ -199,6 +228,17 @@ mod tests {
             sum(&[0x00, 0x01, 0xF2, 0x03, 0xF4, 0xF5, 0xF6, 0xF7]),
             0xDDF2
         );
+    }
+
+    #[test]
+    fn pieces_sum_up_like_the_whole() {
+        let bytes: Vec<u8> = (1..=200).collect();
+        for cuts in [[0, 0], [3, 8], [7, 100], [100, 101], [199, 200]] {
+            let mut pieces = Sum::of(&bytes[..cuts[0]]);
+            pieces.add(&bytes[cuts[0]..cuts[1]]);
+            pieces.add(&bytes[cuts[1]..]);
+            assert_eq!(pieces.folded(), sum(&bytes), "cut at {cuts:?}");
+        }
     }
 
     #[test]

@@ -31,7 +31,7 @@ use crate::agent::{Agent, Answer, Output, UpdateResult};
 use crate::clock::{Now, Time};
 use crate::counters::{Accounts, Counters};
 use crate::fib::Fib;
-use crate::gso::Joinable;
+pub use sink::Joins;
 use worker::{Shared, Worker};
 
 /// Batches handled before inbox and timers are looked at again: long enough to
@@ -212,6 +212,13 @@ pub struct Gauges {
     pub meters: Vec<Arc<Meter>>,
 }
 
+impl Gauges {
+    /// What was joined at the start and is not any more, because the kernel refused it.
+    pub fn forgone(&self) -> Vec<&'static str> {
+        sink::forgone(&self.meters)
+    }
+}
+
 /// Running data threads.
 pub struct Engine {
     /// How to talk to the agent.
@@ -225,13 +232,7 @@ pub struct Engine {
 }
 
 /// Starts a data thread for each queue of the TUN. There must be at least one.
-/// `joinable` is what may be joined where frames have the virtio-net header.
-pub fn start(
-    queues: Vec<Tun>,
-    joinable: Joinable,
-    agent: Agent,
-    clock: Clock,
-) -> io::Result<Engine> {
+pub fn start(queues: Vec<Tun>, joins: Joins, agent: Agent, clock: Clock) -> io::Result<Engine> {
     let wake = EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
     let wake = Arc::new(wake);
     let (sender, receiver) = inbox::sync_channel(INBOX);
@@ -254,14 +255,10 @@ pub fn start(
         agent: Mutex::new(agent),
         wanted,
     });
-    let workers = queues.into_iter().zip(meters).map(|(queue, meter)| {
-        let joinable = if queue.vnet() {
-            joinable
-        } else {
-            Joinable::NONE
-        };
-        Worker::new(queue, joinable, Arc::clone(&shared), meter)
-    });
+    let workers = queues
+        .into_iter()
+        .zip(meters)
+        .map(|(queue, meter)| Worker::new(queue, joins, Arc::clone(&shared), meter));
     let mut workers = workers.collect::<Vec<_>>().into_iter();
     let first = workers.next();
     let first = first.ok_or_else(|| io::Error::other("a TUN without queues"))?;

@@ -4,21 +4,63 @@
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use nix::errno::Errno;
 
 use super::Device;
 use crate::counters::{Cause, Counters};
+use crate::fib::Direction;
 use crate::frame::{Frame, MAX_FRAME, Offload};
-use crate::gso::{self, Joinable, Joiner, Kind, MAX_PACKETS, Reply, Write};
+use crate::gso::{self, Joinable, Joiner, Kind, MAX_HEADER, MAX_PACKETS, Reply, Write};
 use crate::io::meter::{Meter, add};
 
 /// A kernel that refuses a kind of super-packet refuses all of them (Linux 6.6.44 and
 /// its siblings did, for some); after so many it is not offered that kind any more.
 const REFUSALS: u32 = 8;
 
+/// What is joined, by the way that packets go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Joins {
+    /// To peers, and everything that is not to an instance.
+    pub out: Joinable,
+    /// To an instance.
+    pub inward: Joinable,
+}
+
+impl Joins {
+    /// Nothing.
+    pub const NONE: Joins = Joins {
+        out: Joinable::NONE,
+        inward: Joinable::NONE,
+    };
+    /// All that can be told the kernel in a virtio-net header.
+    pub const ALL: Joins = Joins {
+        out: Joinable::ALL,
+        inward: Joinable::ALL,
+    };
+    /// Into a TUN without that header: what is for this host itself, which takes a TCP segment
+    /// of any size. What it had to forward would be too large.
+    pub const PLAIN_GUEST: Joins = Joins {
+        out: Joinable::NONE,
+        inward: Joinable::TCP,
+    };
+
+    fn allow(&self, kind: Kind) -> bool {
+        self.out.allows(kind) || self.inward.allows(kind)
+    }
+
+    fn without(self, kind: Kind) -> Self {
+        Joins {
+            out: self.out.without(kind),
+            inward: self.inward.without(kind),
+        }
+    }
+}
+
 pub(super) struct Sink<D> {
     pub(super) out: Out<D>,
+    joins: Joins,
     joiner: Joiner,
     /// Packets pushed since the last flush.
     waiting: usize,
@@ -29,7 +71,10 @@ pub(super) struct Out<D> {
     pub(super) device: D,
     pub(super) meter: Arc<Meter>,
     counters: Arc<Counters>,
+    /// Joined packets that the kernel refused, by kind.
     refused: [u32; 4],
+    /// All of them since the last look.
+    refusals: u32,
     /// One packet cut from a super-packet.
     scratch: Vec<u8>,
 }
@@ -38,7 +83,7 @@ impl<D: Device> Sink<D> {
     /// A sink that takes batches of `batch` packets without allocating.
     pub(super) fn new(
         device: D,
-        joinable: Joinable,
+        joins: Joins,
         batch: usize,
         meter: Arc<Meter>,
         counters: Arc<Counters>,
@@ -49,20 +94,32 @@ impl<D: Device> Sink<D> {
                 meter,
                 counters,
                 refused: [0; 4],
+                refusals: 0,
                 scratch: vec![0; MAX_FRAME],
             },
-            joiner: Joiner::new(batch, joinable),
+            joins,
+            joiner: Joiner::new(batch, Joinable::NONE),
             waiting: 0,
         }
     }
 
     /// The next packet of the batch: `arena` holds it at `at`. It is written at the
     /// next [`Sink::flush`] at the latest.
-    pub(super) fn push(&mut self, arena: &[u8], offload: Offload, at: Range<usize>) {
+    pub(super) fn push(
+        &mut self,
+        arena: &[u8],
+        offload: Offload,
+        at: Range<usize>,
+        direction: Direction,
+    ) {
         if self.waiting == 0 && offload.is_super_packet() {
             // Nothing to join it with: the whole of bulk traffic takes this way.
             return self.out.write(&offload, &arena[at]);
         }
+        self.joiner.joinable = match direction {
+            Direction::Out => self.joins.out,
+            Direction::In => self.joins.inward,
+        };
         self.joiner.push(arena, offload, at);
         self.waiting += 1;
     }
@@ -72,9 +129,13 @@ impl<D: Device> Sink<D> {
         if std::mem::take(&mut self.waiting) == 0 {
             return;
         }
-        let Sink { out, joiner, .. } = self;
+        let Sink {
+            out, joiner, joins, ..
+        } = self;
         joiner.finish(arena, |write| out.write_joined(&write));
-        joiner.joinable = out.still(joiner.joinable);
+        if out.refusals > 0 {
+            out.forgo(joins);
+        }
     }
 
     /// A packet of the agent's.
@@ -90,13 +151,15 @@ impl<D: Device> Out<D> {
             self.write(&write.offload, &write.arena[piece]);
             return Reply::Done;
         };
-        let mut pieces: [&[u8]; MAX_PACKETS] = [&[]; MAX_PACKETS];
-        let mut used = 0;
-        for (place, piece) in pieces.iter_mut().zip(write.slices()) {
-            *place = piece;
-            used += 1;
-        }
-        match self.send(&write.offload, &pieces[..used]) {
+        let used = write.pieces.len();
+        let sent = if self.device.vnet() {
+            self.send(&write.offload.0, write.slices())
+        } else {
+            let mut buffer = [0; MAX_HEADER];
+            let (headers, payload) = write.whole(&mut buffer);
+            self.send(headers, payload)
+        };
+        match sent {
             Ok(()) => {
                 add(&self.meter.joined, used as u64);
                 add(&self.meter.joined_writes, 1);
@@ -104,6 +167,7 @@ impl<D: Device> Out<D> {
             }
             Err(error) if is_refusal(&error) => {
                 self.refused[place(kind)] += 1;
+                self.refusals += 1;
                 Reply::Refused
             }
             Err(_) => {
@@ -117,7 +181,7 @@ impl<D: Device> Out<D> {
     fn write(&mut self, offload: &Offload, packet: &[u8]) {
         let plain = *offload == Offload::default();
         if plain || self.device.vnet() {
-            match self.send(offload, &[packet]) {
+            match self.send_one(offload, packet) {
                 Ok(()) => return,
                 Err(error) if is_refusal(&error) && !plain => {}
                 Err(_) => return self.counters.count(Cause::WriteRefused),
@@ -125,7 +189,7 @@ impl<D: Device> Out<D> {
         }
         let mut scratch = std::mem::take(&mut self.scratch);
         let cut = gso::cut(offload, packet, &mut scratch, |piece| {
-            if self.send(&Offload::default(), &[piece]).is_err() {
+            if self.send_one(&Offload::default(), piece).is_err() {
                 self.counters.count(Cause::WriteRefused);
             }
         });
@@ -136,42 +200,69 @@ impl<D: Device> Out<D> {
         }
     }
 
-    fn send(&mut self, offload: &Offload, pieces: &[&[u8]]) -> io::Result<()> {
-        let mut slices = [IoSlice::new(&[]); 1 + MAX_PACKETS];
-        let (header, rest) = slices.split_at_mut(1);
-        header[0] = IoSlice::new(&offload.0);
-        let mut bytes = 0;
-        for (slice, piece) in rest.iter_mut().zip(pieces) {
-            *slice = IoSlice::new(piece);
-            bytes += piece.len();
-        }
+    fn send_one(&mut self, offload: &Offload, packet: &[u8]) -> io::Result<()> {
+        let slices = [IoSlice::new(&offload.0), IoSlice::new(packet)];
         let first = usize::from(!self.device.vnet());
-        self.device.send(&slices[first..=pieces.len()])?;
-        add(&self.meter.writes, 1);
-        add(&self.meter.write_bytes, bytes as u64);
+        self.device.send(&slices[first..])?;
+        self.sent(packet.len());
         Ok(())
     }
 
-    /// What the kernel has not refused too often.
-    fn still(&self, joinable: Joinable) -> Joinable {
-        let kinds = [Kind::Tcp4, Kind::Tcp6, Kind::Udp4, Kind::Udp6];
-        kinds.into_iter().fold(joinable, |joinable, kind| {
-            if self.refused[place(kind)] < REFUSALS || !joinable.allows(kind) {
-                return joinable;
+    /// Writes one frame that lies in pieces; `head` is the virtio-net header or the first of
+    /// them.
+    fn send<'a>(&mut self, head: &[u8], pieces: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
+        let mut slices = [IoSlice::new(&[]); 1 + MAX_PACKETS];
+        slices[0] = IoSlice::new(head);
+        let (mut used, mut bytes) = (1, 0);
+        for (slice, piece) in slices[1..].iter_mut().zip(pieces) {
+            *slice = IoSlice::new(piece);
+            used += 1;
+            bytes += piece.len();
+        }
+        self.device.send(&slices[..used])?;
+        self.sent(bytes);
+        Ok(())
+    }
+
+    fn sent(&self, bytes: usize) {
+        add(&self.meter.writes, 1);
+        add(&self.meter.write_bytes, bytes as u64);
+    }
+
+    /// Joins no more what the kernel has refused too often.
+    fn forgo(&mut self, joins: &mut Joins) {
+        self.refusals = 0;
+        for (place, (kind, name)) in KINDS.into_iter().enumerate() {
+            if self.refused[place] >= REFUSALS && joins.allow(kind) {
+                tracing::warn!("the kernel refuses joined packets ({name}): they go singly now");
+                *joins = joins.without(kind);
+                self.meter.forgone.fetch_or(1 << place, Relaxed);
             }
-            tracing::warn!("the kernel refuses joined packets ({kind:?}): they go singly now");
-            joinable.without(kind)
-        })
+        }
     }
 }
 
+/// The kinds, by their places in [`Out::refused`] and [`Meter::forgone`].
+const KINDS: [(Kind, &str); 4] = [
+    (Kind::Tcp4, "TCP over IPv4"),
+    (Kind::Tcp6, "TCP over IPv6"),
+    (Kind::Udp4, "UDP over IPv4"),
+    (Kind::Udp6, "UDP over IPv6"),
+];
+
 fn place(kind: Kind) -> usize {
-    match kind {
-        Kind::Tcp4 => 0,
-        Kind::Tcp6 => 1,
-        Kind::Udp4 => 2,
-        Kind::Udp6 => 3,
-    }
+    KINDS.iter().take_while(|(other, _)| *other != kind).count()
+}
+
+/// What is not joined any more because the kernel has refused it, for people.
+pub(super) fn forgone(meters: &[Arc<Meter>]) -> Vec<&'static str> {
+    let of = |meter: &Arc<Meter>| meter.forgone.load(Relaxed);
+    let forgone = meters.iter().map(of).fold(0, |all, one| all | one);
+    let kinds = KINDS.iter().enumerate();
+    kinds
+        .filter(|(place, _)| forgone & (1 << place) != 0)
+        .map(|(_, (_, name))| *name)
+        .collect()
 }
 
 /// The kernel does not take this kind of frame, or not this one.

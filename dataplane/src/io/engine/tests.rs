@@ -19,7 +19,7 @@ use crate::agent::{AgentConfig, ContextRecord, Limits, OwnRecord, Snapshot};
 use crate::counters::Cause;
 use crate::frame::{GSO_UDP_L4, Header, Offload};
 use crate::gso;
-use crate::rewrite::build;
+use crate::rewrite::{build, checksum};
 
 #[path = "../../../tests/common/counting.rs"]
 mod counting;
@@ -124,12 +124,12 @@ fn worker(pipe: &Pipe) -> Worker<&Pipe> {
         agent: Mutex::new(agent),
         wanted,
     });
-    let joinable = if pipe.vnet {
-        Joinable::ALL
+    let joins = if pipe.vnet {
+        Joins::ALL
     } else {
-        Joinable::NONE
+        Joins::PLAIN_GUEST
     };
-    Worker::new(pipe, joinable, shared, Arc::default())
+    Worker::new(pipe, joins, shared, Arc::default())
 }
 
 fn agent() -> Agent {
@@ -183,7 +183,7 @@ fn udp(from: &str, to: &str, port: u16, payload: &[u8]) -> Vec<u8> {
     packet[4..6].fill(0);
     packet[6] = 0x40;
     packet[10..12].fill(0);
-    let sum = crate::rewrite::checksum::ipv4_header(&packet[..20]);
+    let sum = checksum::ipv4_header(&packet[..20]);
     packet[10..12].copy_from_slice(&sum.to_be_bytes());
     packet
 }
@@ -198,7 +198,7 @@ fn without_identification(mut packets: Vec<Vec<u8>>) -> Vec<Vec<u8>> {
     for packet in &mut packets {
         packet[4..6].fill(0);
         packet[10..12].fill(0);
-        let sum = crate::rewrite::checksum::ipv4_header(&packet[..20]);
+        let sum = checksum::ipv4_header(&packet[..20]);
         packet[10..12].copy_from_slice(&sum.to_be_bytes());
     }
     packets
@@ -253,13 +253,56 @@ fn a_kernel_that_refuses_joined_packets_gets_them_singly() {
     }
     pump(&mut worker);
     assert_eq!(pipe.written.borrow().len(), 4);
+    assert_eq!(
+        sink::forgone(&[Arc::clone(worker.meter())]),
+        ["UDP over IPv4"]
+    );
+}
+
+/// One TCP segment with a right checksum.
+fn tcp(from: &str, to: &str, sequence: u32, payload: &[u8]) -> Vec<u8> {
+    const HEADERS: usize = 40;
+    let mut packet = udp(from, to, 5000, &[&[0; 12], payload].concat());
+    assert_eq!(packet.len(), HEADERS + payload.len());
+    packet[9] = 6;
+    packet[10..12].fill(0);
+    let sum = checksum::ipv4_header(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet[24..28].copy_from_slice(&sequence.to_be_bytes());
+    packet[28..32].fill(1);
+    packet[32..34].copy_from_slice(&[0x50, 0x10]);
+    packet[34..HEADERS].fill(0);
+    let ends = [from, to].map(|text| text.parse().unwrap());
+    let sum = checksum::transport(ends[0], ends[1], 6, &packet[20..]);
+    packet[36..38].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
+/// A host takes a TCP segment of any size; a peer's network does not.
+#[test]
+fn without_a_header_only_what_is_for_this_host_is_joined() {
+    let pipe = Pipe::new(false);
+    let mut worker = worker(&pipe);
+    let payload: Vec<u8> = (0..999).map(|n| n as u8).collect();
+    let pieces: Vec<&[u8]> = payload.chunks(333).collect();
+    for (from, to) in [(REMOTE, LOCAL), (OWN, PEER)] {
+        for (n, piece) in pieces.iter().enumerate() {
+            pipe.put(Offload::default(), &tcp(from, to, 333 * n as u32, piece));
+        }
+    }
+    pump(&mut worker);
+    let mut expected = vec![tcp(PEER, OWN, 0, &payload)];
+    for (n, piece) in pieces.iter().enumerate() {
+        expected.push(tcp(LOCAL, REMOTE, 333 * n as u32, piece));
+    }
+    assert_eq!(pipe.packets(), expected);
 }
 
 /// A batch of datagrams as the kernel hands it over, with a partial checksum.
 fn super_packet() -> (Offload, Vec<u8>) {
     let mut packet = udp(OWN, PEER, 5000, &[9; 3000]);
     let ends = (OWN.parse().unwrap(), PEER.parse().unwrap());
-    let sum = crate::rewrite::checksum::pseudo_header(ends.0, ends.1, 17, 3008);
+    let sum = checksum::pseudo_header(ends.0, ends.1, 17, 3008);
     packet[26..28].copy_from_slice(&sum.to_be_bytes());
     let header = Header {
         flags: 1,
@@ -327,7 +370,7 @@ fn packets_for_the_agent_keep_their_place() {
             for packet in [&mut packet, &mut arrives] {
                 packet[6] = 0x20;
                 packet[10..12].fill(0);
-                let sum = crate::rewrite::checksum::ipv4_header(&packet[..20]);
+                let sum = checksum::ipv4_header(&packet[..20]);
                 packet[10..12].copy_from_slice(&sum.to_be_bytes());
             }
         }

@@ -19,13 +19,13 @@ use nix::errno::Errno;
 use tokio::sync::mpsc;
 
 use super::Device;
-use super::sink::Sink;
+use super::sink::{Joins, Sink};
 use crate::agent::{Agent, Output, Verdict};
 use crate::clock::Now;
 use crate::counters::{Cause, Counters};
 use crate::fib::{Candidate, Direction, Fib, Reader, Slot};
 use crate::frame::{MAX_FRAME, Offload};
-use crate::gso::{Joinable, MAX_PACKETS};
+use crate::gso::MAX_PACKETS;
 use crate::io::meter::{Meter, add};
 
 /// Frames of a batch: as many as are ever joined into one.
@@ -72,17 +72,12 @@ pub(super) struct Worker<D> {
 }
 
 impl<D: Device> Worker<D> {
-    pub(super) fn new(
-        device: D,
-        joinable: Joinable,
-        shared: Arc<Shared>,
-        meter: Arc<Meter>,
-    ) -> Self {
+    pub(super) fn new(device: D, joins: Joins, shared: Arc<Shared>, meter: Arc<Meter>) -> Self {
         let counters = Arc::clone(&shared.counters);
         Worker {
             reader: shared.fib.reader(),
             shared,
-            sink: Sink::new(device, joinable, BATCH, meter, counters),
+            sink: Sink::new(device, joins, BATCH, meter, counters),
             arena: vec![0; ARENA],
             batch: Vec::with_capacity(BATCH),
             candidates: Vec::with_capacity(BATCH),
@@ -98,7 +93,7 @@ impl<D: Device> Worker<D> {
         &self.shared
     }
 
-    pub(super) fn meter(&self) -> &Meter {
+    pub(super) fn meter(&self) -> &Arc<Meter> {
         &self.sink.out.meter
     }
 
@@ -215,7 +210,7 @@ impl<D: Device> Worker<D> {
             if let Some((slot, direction)) = hit {
                 forwarded += 1;
                 run.add(fib, slot, direction, packet.len(), now);
-                sink.push(arena, *offload, at.clone());
+                sink.push(arena, *offload, at.clone(), direction);
                 continue;
             }
             let mut agent = match shared.agent.try_lock() {
@@ -232,7 +227,7 @@ impl<D: Device> Worker<D> {
                 }
             };
             match agent.handle_packet(now, offload, &mut arena[at.clone()]) {
-                Verdict::Send => sink.push(arena, *offload, at.clone()),
+                Verdict::Send => sink.push(arena, *offload, at.clone(), Direction::Out),
                 Verdict::Taken | Verdict::Held | Verdict::Drop(_) => {}
             }
             drain(&mut agent, shared, reader, sink, arena);

@@ -8,6 +8,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::memory::{Pages, prefetch};
+
 /// Records that an entry can name.
 pub const MAX_PAIRS: usize = ID_MASK as usize;
 
@@ -63,13 +65,13 @@ fn entries(pairs: usize) -> usize {
 
 #[derive(Debug)]
 pub(super) struct Index {
-    entries: Box<[AtomicU32]>,
+    entries: Pages<AtomicU32>,
 }
 
 impl Index {
     pub(super) fn new(pairs: usize) -> Self {
         Index {
-            entries: (0..entries(pairs)).map(|_| AtomicU32::new(0)).collect(),
+            entries: Pages::new(entries(pairs)),
         }
     }
 
@@ -82,6 +84,12 @@ impl Index {
     pub(super) fn start(&self, hash: u64) -> usize {
         // The high half of the hash, scaled: as even as a remainder, and without division.
         (((hash >> 32) * self.entries.len() as u64) >> 32) as usize
+    }
+
+    /// Has an entry, and with it most likely those behind it, fetched from memory.
+    #[inline]
+    pub(super) fn fetch(&self, at: usize) {
+        prefetch(&self.entries[at]);
     }
 
     #[inline]

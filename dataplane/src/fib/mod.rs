@@ -20,8 +20,9 @@
 //! # Memory
 //! For each pair: four addresses (16 or 64 octets), 8 octets for what else a packet
 //! needs to know, 40 for counters, and four index entries of 4 octets for two
-//! directions: 80 octets for IPv4, 128 for IPv6. The records come into being in pieces of 1024, as
-//! they are needed; the index is there from the start.
+//! directions: 80 octets for IPv4, 128 for IPv6. The records come into being in pieces of about
+//! 2 MiB, as they are needed, the index is there from the start, and both are on large pages
+//! where the kernel has them.
 //!
 //! # Limitations
 //! At most [`MAX_PAIRS`] pairs of each family. Only the active locators of a pair are
@@ -29,6 +30,7 @@
 
 mod forward;
 mod index;
+mod memory;
 mod pairs;
 mod readers;
 

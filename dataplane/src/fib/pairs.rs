@@ -8,6 +8,7 @@ use mat_proto::Locator;
 
 use super::Way;
 use super::index::{Entry, Index, MAX_PAIRS};
+use super::memory::{HUGE, Pages, Zeroed, prefetch};
 use crate::clock::Time;
 use crate::counters::Traffic;
 use crate::rewrite::checksum::Delta;
@@ -28,7 +29,6 @@ pub enum Direction {
 pub struct Probe {
     hash: u64,
     at: usize,
-    entry: Entry,
 }
 
 /// What becomes of a packet.
@@ -64,9 +64,6 @@ fn tick(time: Time) -> u32 {
     (time.0 >> TICK_SHIFT) as u32
 }
 
-/// Records come into being this many at a time.
-const PIECE: usize = 1024;
-
 /// Written under a version that is odd meanwhile; read between two equal versions.
 #[derive(Debug)]
 struct Record<const W: usize> {
@@ -95,9 +92,14 @@ struct Counts {
 /// Written by every packet, so not beside what every packet only reads.
 #[derive(Debug)]
 struct Piece<const W: usize> {
-    records: Box<[Record<W>]>,
-    counts: Box<[Counts]>,
+    records: Pages<Record<W>>,
+    counts: Pages<Counts>,
 }
+
+// SAFETY: integers.
+unsafe impl<const W: usize> Zeroed for Record<W> {}
+// SAFETY: integers.
+unsafe impl Zeroed for Counts {}
 
 /// All pairs of one family; two addresses are `W` words of 64 bits.
 #[derive(Debug)]
@@ -108,43 +110,49 @@ pub struct Pairs<const W: usize> {
 }
 
 impl<const W: usize> Pairs<W> {
+    /// Records that come into being together: as many as a large page has room for.
+    const PIECE: usize = HUGE / size_of::<Record<W>>();
+
     pub(super) fn new(capacity: usize, seed: [u64; 4]) -> Self {
         let capacity = capacity.min(MAX_PAIRS);
         Pairs {
             index: Index::new(capacity),
-            pieces: (0..=capacity / PIECE).map(|_| OnceLock::new()).collect(),
+            pieces: (0..=capacity / Self::PIECE)
+                .map(|_| OnceLock::new())
+                .collect(),
             seed: seed.map(spread),
         }
     }
 
-    /// Begins the search for a packet's pair.
+    /// Begins the search for a packet's pair, one of a batch: has the first entry that is
+    /// looked at fetched from memory.
     #[inline]
     pub fn probe(&self, key: &Ends<W>) -> Probe {
+        let probe = self.begin(key);
+        self.index.fetch(probe.at);
+        probe
+    }
+
+    #[inline]
+    fn begin(&self, key: &Ends<W>) -> Probe {
         let hash = self.hash(key);
         let at = self.index.start(hash);
-        let entry = self.index.get(at);
-        Probe { hash, at, entry }
+        Probe { hash, at }
     }
 
     /// Has the record that is probably meant fetched from memory.
     #[inline]
     pub fn fetch(&self, probe: &Probe) {
-        if let Some(record) = self.record(probe.entry.id()) {
-            // Both its ends: it may lie on two cache lines. An atomic load is made,
-            // whether or not its value is wanted.
-            let _seal = record.seal.load(Ordering::Relaxed);
-            let _last = record.locators[W - 1].load(Ordering::Relaxed);
+        if let Some(record) = self.record(self.index.get(probe.at).id()) {
+            prefetch(record);
         }
     }
 
     /// Ends the search. `None`: the agent knows better.
     #[inline]
     pub fn resolve(&self, probe: &Probe, key: &Ends<W>, now: Time) -> Option<Found<W>> {
-        let Probe {
-            hash,
-            mut at,
-            mut entry,
-        } = *probe;
+        let Probe { hash, mut at } = *probe;
+        let mut entry = self.index.get(at);
         while !entry.is_empty() {
             if entry.may_be(hash)
                 && let Some(found) = self.read(entry, key, now)
@@ -157,10 +165,10 @@ impl<const W: usize> Pairs<W> {
         None
     }
 
-    /// The whole search.
+    /// The whole search, at once.
     #[inline]
     pub fn find(&self, key: &Ends<W>, now: Time) -> Option<Found<W>> {
-        self.resolve(&self.probe(key), key, now)
+        self.resolve(&self.begin(key), key, now)
     }
 
     /// Counts packets of a pair.
@@ -169,7 +177,7 @@ impl<const W: usize> Pairs<W> {
         let Some(piece) = self.piece(id) else {
             return;
         };
-        let counts = &piece.counts[id as usize % PIECE];
+        let counts = &piece.counts[id as usize % Self::PIECE];
         let (p, b, last) = match direction {
             Direction::Out => (&counts.sent_packets, &counts.sent_bytes, &counts.last_sent),
             Direction::In => (
@@ -202,7 +210,7 @@ impl<const W: usize> Pairs<W> {
         let Some(piece) = self.piece(id) else {
             return Tally::default();
         };
-        let counts = &piece.counts[id as usize % PIECE];
+        let counts = &piece.counts[id as usize % Self::PIECE];
         let time = |last: &AtomicU32| {
             let tick = u64::from(last.load(Ordering::Relaxed)).checked_sub(1)?;
             Some(Time(tick << TICK_SHIFT))
@@ -220,10 +228,13 @@ impl<const W: usize> Pairs<W> {
     }
 
     pub(super) fn claim(&self, id: u32, own: IpAddr, peer: IpAddr) {
-        let piece = self.pieces[id as usize / PIECE].get_or_init(Piece::new);
+        let piece = self.pieces[id as usize / Self::PIECE].get_or_init(|| Piece {
+            records: Pages::new(Self::PIECE),
+            counts: Pages::new(Self::PIECE),
+        });
         let homes = Ends::new(own, peer);
-        piece.records[id as usize % PIECE].write(&homes, &Ends([0; W]));
-        let counts = &piece.counts[id as usize % PIECE];
+        piece.records[id as usize % Self::PIECE].write(&homes, &Ends([0; W]));
+        let counts = &piece.counts[id as usize % Self::PIECE];
         for count in [
             &counts.sent_packets,
             &counts.sent_bytes,
@@ -255,7 +266,7 @@ impl<const W: usize> Pairs<W> {
                 fence(Ordering::Acquire);
                 let whole = record.seal.load(Ordering::Relaxed) == seal;
                 if whole && homes.0 != [0; W] {
-                    let tally = self.tally((n * PIECE + place) as u32);
+                    let tally = self.tally((n * Self::PIECE + place) as u32);
                     let (own, peer) = homes.addresses();
                     visit(own, peer, tally);
                 }
@@ -312,12 +323,12 @@ impl<const W: usize> Pairs<W> {
 
     #[inline]
     fn piece(&self, id: u32) -> Option<&Piece<W>> {
-        self.pieces.get(id as usize / PIECE)?.get()
+        self.pieces.get(id as usize / Self::PIECE)?.get()
     }
 
     #[inline]
     fn record(&self, id: u32) -> Option<&Record<W>> {
-        Some(&self.piece(id)?.records[id as usize % PIECE])
+        Some(&self.piece(id)?.records[id as usize % Self::PIECE])
     }
 
     #[inline]
@@ -384,21 +395,6 @@ fn spread(seed: u64) -> u64 {
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     product as u64 ^ (product >> 64) as u64
-}
-
-impl<const W: usize> Piece<W> {
-    fn new() -> Self {
-        let record = |_| Record {
-            seal: AtomicU32::new(0),
-            expires: AtomicU32::new(0),
-            homes: [const { AtomicU64::new(0) }; W],
-            locators: [const { AtomicU64::new(0) }; W],
-        };
-        Piece {
-            records: (0..PIECE).map(record).collect(),
-            counts: (0..PIECE).map(|_| Counts::default()).collect(),
-        }
-    }
 }
 
 /// The lowest bit of the version, in a record's seal.

@@ -82,7 +82,8 @@ pub struct TunConfig {
     pub mtu: u32,
     /// Ask the kernel for super-packets and partial checksums.
     pub offload: bool,
-    /// Join small packets of one flow into super-packets; needs `offload`.
+    /// Join small packets of one flow into super-packets, and have the uplink join datagrams.
+    /// Without `offload` only TCP to a guest's own homes is joined.
     pub coalesce: bool,
     /// Queues, and data threads, one each.
     pub queues: usize,

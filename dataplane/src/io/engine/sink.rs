@@ -213,7 +213,7 @@ impl<D: Device> Out<D> {
     fn send<'a>(&mut self, head: &[u8], pieces: impl Iterator<Item = &'a [u8]>) -> io::Result<()> {
         let mut slices = [IoSlice::new(&[]); 1 + MAX_PACKETS];
         slices[0] = IoSlice::new(head);
-        let (mut used, mut bytes) = (1, 0);
+        let (mut used, mut bytes) = (1, if self.device.vnet() { 0 } else { head.len() });
         for (slice, piece) in slices[1..].iter_mut().zip(pieces) {
             *slice = IoSlice::new(piece);
             used += 1;

@@ -12,6 +12,7 @@
 
 use std::io;
 use std::ops::Range;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Instant;
 
@@ -100,7 +101,7 @@ impl<D: Device> Worker<D> {
     /// Handles one batch; `true` if there may be more.
     pub(super) fn pump(&mut self, now: Now) -> io::Result<bool> {
         let meter = &self.sink.out.meter;
-        let batches = meter.batches.load(std::sync::atomic::Ordering::Relaxed);
+        let batches = meter.batches.load(Relaxed);
         let more = self.gather()?;
         if self.batch.is_empty() {
             return Ok(more);

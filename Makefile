@@ -45,10 +45,11 @@ deny: ## check licences, duplicates and sources of the dependencies
 	$(CARGO) deny --locked check licenses bans sources
 
 .PHONY: bench
-bench: setup bench-tools ## micro-benchmarks, then every contender side by side; two hours (BENCH="--rounds 6 --only mat")
+bench: setup bench-tools ## micro-benchmarks, then every contender side by side; three hours (BENCH="--rounds 6 --only mat")
 	$(CARGO) bench --package mat-bench --locked
 	$(CARGO) build --release --locked
 	scripts/privileged target/release/mat-bench $(BENCH)
+	scripts/privileged target/release/mat-bench --busy 2 --measures tcp1,udp64 $(BENCH)
 	scripts/privileged target/release/mat-bench --ipv6 --measures tcp1,udp64,latency $(BENCH)
 	# Packets of 1500 bytes would rather measure the user-space link that carries them.
 	scripts/privileged target/release/mat-bench --rtt 20 --set-up tso $(BENCH)

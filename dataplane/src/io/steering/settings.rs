@@ -68,7 +68,7 @@ pub fn base(config: &Config, tun: &str, router: bool) -> Vec<Setting> {
     }
     if config.tun.offload && config.tun.coalesce {
         // Small datagrams on their way into the TUN are joined before they get there, where
-        // the device joins anything at all: 1.6 times the packets (bench, `mat-single`).
+        // the device joins anything at all: up to 1.6 times as many come through (bench, wire).
         settings.push(Setting::feature(uplink, "rx-udp-gro-forwarding"));
     }
     settings

@@ -232,7 +232,7 @@ async fn forward(
     } else {
         control.store(&last);
         tracing::info!(
-            "stopped; routes, rules and TUN stay for {kept} attached home(s): start matd again, \
+            "stopped; routes, rules, settings and TUN stay for {kept} attached home(s): start matd again, \
              or remove them with \"matd cleanup\""
         );
     }
@@ -274,13 +274,13 @@ fn joins(config: &Config, vnet: bool) -> Joins {
 pub async fn cleanup(path: &Path) -> anyhow::Result<()> {
     let config = Config::load(path)?;
     let state_dir = state::StateDir::open(&config.state_dir)?;
-    let tun = Tun::open(&config.tun)?;
-    let mut steering = Steering::up(&config, &config.tun.name).await?;
-    drop(tun);
+    // Busy: its owner is alive.
+    drop(Tun::open(&config.tun)?);
+    let mut steering = Steering::take(&config, &config.tun.name).await?;
     steering.down(&Claims::default()).await?;
     state::remove(&state_dir.file(STATE_FILE))?;
     println!(
-        "removed TUN {}, its routes and rules, and the state",
+        "removed TUN {}, its routes and rules, and the state; settings are as they were",
         config.tun.name
     );
     Ok(())

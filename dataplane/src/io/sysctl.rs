@@ -237,6 +237,11 @@ fn file(key: &str) -> PathBuf {
     Path::new("/proc/sys").join(key)
 }
 
+/// Whether `key` is that of a device's feature.
+pub fn is_feature(key: &str) -> bool {
+    feature(key).is_some()
+}
+
 /// Before the device in the key of a feature.
 const FEATURES: &str = "ethtool/";
 const ON: &str = "on";

@@ -174,6 +174,9 @@ impl Tun {
     fn equip(file: File, config: &TunConfig) -> Result<Self, TunError> {
         let name = &config.name;
         sys::set_persist(&file, true).map_err(fault(name, "making it persistent"))?;
+        // What an earlier owner has asked for goes on with the device: without the header
+        // nobody would learn what the kernel has left undone.
+        sys::set_offload(&file, 0).map_err(fault(name, "resetting its offloads"))?;
         let offload = if config.offload {
             negotiate(&file).map_err(fault(name, "setting the header length"))?
         } else {

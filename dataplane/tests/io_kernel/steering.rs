@@ -2,6 +2,7 @@
 //! after a crash, and gone without a trace.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use mat_dataplane::config::Config;
 use mat_dataplane::io::MacAddr;
@@ -47,6 +48,13 @@ pub fn links(outside: &Neighbour) {
         run(&format!("sysctl -qw net.ipv6.conf.{here}.addr_gen_mode=1"));
         ip(&format!("link set {here} up"));
         outside.run(&format!("ip link set {there} up"));
+        // On a busy machine the kernel takes its time to notice the carrier, and then adds routes.
+        let up = || ip(&format!("-o -br link show {here}")).contains(" UP ");
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !up() {
+            assert!(Instant::now() < deadline, "{here} does not come up");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
     ip("address add 198.51.100.1/24 dev u0");
     ip("address add 2001:db8:2::1/64 dev u0 nodad");
@@ -164,6 +172,13 @@ fn small_datagrams_are_joined_at_the_uplink_unless_nothing_is_to_be() {
             assert_eq!(joined(), coalesce);
             steering.down(&Claims::default()).await.unwrap();
             assert!(!joined());
+        }
+        // Killed, and started with another wish.
+        for coalesce in [true, false] {
+            config.tun.coalesce = coalesce;
+            let tun = Tun::open(&config.tun).unwrap();
+            drop(Steering::up(&config, tun.name()).await.unwrap());
+            assert_eq!(joined(), coalesce);
         }
     });
 }
@@ -462,6 +477,30 @@ fn a_missing_uplink_is_named_and_nothing_is_left() {
         let text = error.to_string();
         assert!(text.contains("no interface u0; create it"), "{text}");
         assert_same(&before, &snapshot());
+    });
+}
+
+#[test]
+fn what_is_left_can_be_removed_when_the_uplink_has_gone() {
+    in_namespace(async || {
+        let temp = tempfile::tempdir().unwrap();
+        let outside = Neighbour::new();
+        links(&outside);
+        let config = config(temp.path(), "gateway", POOL);
+        {
+            let tun = Tun::open(&config.tun).unwrap();
+            let mut steering = Steering::up(&config, tun.name()).await.unwrap();
+            make(&mut steering, &gateway_claims()).await;
+        }
+        ip("link del u0");
+        let mut steering = Steering::take(&config, &config.tun.name).await.unwrap();
+        steering.down(&Claims::default()).await.unwrap();
+        let left = snapshot();
+        assert!(!left["-o -br link"].contains("mat0"), "{left:#?}");
+        for rules in ["-4 rule", "-6 rule"] {
+            assert!(!left[rules].contains("proto 77"), "{left:#?}");
+        }
+        assert!(!left["-4 route show table all"].contains("blackhole"));
     });
 }
 

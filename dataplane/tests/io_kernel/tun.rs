@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::socket::{setsockopt, sockopt};
 
-use crate::netns::{in_namespace, in_namespaces, ip};
+use crate::netns::{in_namespace, in_namespaces, ip, run};
 
 /// The usual device.
 pub fn config(offload: bool) -> TunConfig {
@@ -157,6 +157,23 @@ fn what_is_not_the_configured_device_is_not_adopted() {
         Tun::adopt(copy(), &config(true)).unwrap();
         ip("link del mat0");
         refused(copy(), &config(true), "it is none");
+    });
+}
+
+/// What the kernel was asked to leave undone outlives the one who asked.
+#[test]
+fn a_plain_device_leaves_nothing_to_be_done_whatever_it_was_before() {
+    in_namespace(async || {
+        let undone = || {
+            let features = run("ethtool -k mat0");
+            let on = |line: &&str| line.starts_with("tx-checksum-ip-generic: on");
+            features.lines().map(str::trim).any(|line| on(&line))
+        };
+        for offload in [true, false, true, false] {
+            let tun = Tun::open(&config(offload)).unwrap();
+            assert_eq!(undone(), offload);
+            drop(tun);
+        }
     });
 }
 

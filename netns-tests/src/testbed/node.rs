@@ -91,11 +91,12 @@ impl Testbed {
                  key = {{ name = \"nodes.\", algorithm = \"hmac-sha256\", \
                  secret = \"{NODE_SECRET}\" }}\n\
                  [[instance]]\nhome = \"{home}\"\n\
-                 [[instance]]\nhome = \"{home6}\"\n",
+                 [[instance]]\nhome = \"{home6}\"\n{}",
                 socket.display(),
                 self.lab.dir().join(format!("state-{name}")).display(),
                 toml_list(&HOMES),
                 toml_list(&locator_prefixes()),
+                self.options().extra,
             ),
         )?;
         let matd = start_matd(&host, self.options(), &config, &socket)?;

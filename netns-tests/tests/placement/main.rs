@@ -34,7 +34,11 @@ struct Scene {
 
 impl Scene {
     fn new(locators: Locators) -> Result<Self> {
-        let bed = Testbed::new(Options::new()?)?;
+        Self::with(locators, Options::new()?)
+    }
+
+    fn with(locators: Locators, options: Options) -> Result<Self> {
+        let bed = Testbed::new(options)?;
         let node = bed.node("node", 30, 0, locators)?;
         let user = bed.instance("user", 20, "c")?;
         Ok(Self { node, user, bed })
@@ -74,6 +78,25 @@ fn works_with_an_instance_behind_a_gateway(locators: Locators) -> Result<()> {
 #[test]
 fn a_node_with_dedicated_locators_works_with_an_instance_behind_a_gateway() -> Result<()> {
     works_with_an_instance_behind_a_gateway(Dedicated)
+}
+
+/// Its own kernel takes a TCP segment of any size.
+#[test]
+fn a_node_without_offloads_joins_what_is_for_itself() -> Result<()> {
+    let options = Options {
+        extra: "[tun]\noffload = false\n".to_owned(),
+        ..Options::new()?
+    };
+    let scene = Scene::with(Dedicated, options)?;
+    for (node, user) in scene.families() {
+        reach_each_other((&scene.node.host, node), (&scene.user.host, user))?;
+    }
+    let status = api::get(&scene.node.socket, "status")?;
+    let thread = &status["threads"][0];
+    let count = |what: &str| thread[what].as_u64().unwrap_or_default();
+    let (joined, writes) = (count("joined"), count("joined_writes"));
+    assert!(joined > 4 * writes && writes > 0, "{thread:#}");
+    scene.bed.lab.end()
 }
 
 #[test]

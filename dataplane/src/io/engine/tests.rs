@@ -296,6 +296,21 @@ fn without_a_header_only_what_is_for_this_host_is_joined() {
         expected.push(tcp(LOCAL, REMOTE, 333 * n as u32, piece));
     }
     assert_eq!(pipe.packets(), expected);
+
+    // What was spoilt on the way stays so, for the receiver to find out.
+    pipe.written.borrow_mut().clear();
+    let mut expected = Vec::new();
+    for (n, piece) in pieces.iter().enumerate() {
+        let spoilt = |from, to| {
+            let mut packet = tcp(from, to, 333 * n as u32, piece);
+            packet[100] ^= u8::from(n == 1);
+            packet
+        };
+        pipe.put(Offload::default(), &spoilt(REMOTE, LOCAL));
+        expected.push(spoilt(PEER, OWN));
+    }
+    pump(&mut worker);
+    assert_eq!(pipe.packets(), expected);
 }
 
 /// A batch of datagrams as the kernel hands it over, with a partial checksum.

@@ -150,19 +150,8 @@ impl Steering {
     pub async fn up(config: &Config, tun: &str) -> Result<Self, SteeringError> {
         rt::index(tun)?;
         rt::index(&config.uplink)?;
-        let only = take_namespace().await?;
-        let rt = Rt::connect()?;
-        let before = rt.ours(tun).await?;
-        let mut steering = Self {
-            config: config.clone(),
-            tun: tun.to_owned(),
-            rt,
-            sysctls: Sysctls::open(&config.state_dir.join(JOURNAL))?,
-            pairs: PairTable::new(tun),
-            claims: Claims::default(),
-            announcements: BTreeMap::new(),
-            _only: only,
-        };
+        let mut steering = Self::take(config, tun).await?;
+        let before = steering.rt.ours(tun).await?;
         let result = steering.base(&before).await;
         if result.is_err() && before.is_empty() {
             // The first failure is the one worth reporting.
@@ -171,10 +160,30 @@ impl Steering {
         result.map(|()| steering)
     }
 
+    /// Takes over what an earlier process left, and makes nothing: enough for
+    /// [`Steering::down`], also where the uplink is gone.
+    pub async fn take(config: &Config, tun: &str) -> Result<Self, SteeringError> {
+        let only = take_namespace().await?;
+        Ok(Self {
+            config: config.clone(),
+            tun: tun.to_owned(),
+            rt: Rt::connect()?,
+            sysctls: Sysctls::open(&config.state_dir.join(JOURNAL))?,
+            pairs: PairTable::new(tun),
+            claims: Claims::default(),
+            announcements: BTreeMap::new(),
+            _only: only,
+        })
+    }
+
     async fn base(&mut self, before: &BTreeSet<Item>) -> Result<(), SteeringError> {
         let forwarded = self.sysctls.before(settings::FORWARDING_V6);
         let router = forwarded.is_some_and(|value| value != "0");
         let settings = settings::base(&self.config, &self.tun, router);
+        // With another configuration: a feature that is not wanted any more, or on another device.
+        let wanted = |key: &str| settings.iter().any(|setting| setting.key == key);
+        let stale = |key: &str| sysctl::is_feature(key) && !wanted(key);
+        self.sysctls.restore(stale)?;
         self.sysctls.set(&settings)?;
         let mtu = self.config.tun.mtu;
         self.rt.link_up(&self.tun, mtu, TX_QUEUE).await?;

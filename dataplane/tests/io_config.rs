@@ -143,7 +143,12 @@ fn every_mistake_names_its_line_key_and_mend() {
             "tun.mtu",
             "from 1280 to 65535",
         ),
-        ("mtu = 1500 ", "mtu = \"big\" ", "tun.mtu", "expected a whole number"),
+        (
+            "mtu = 1500 ",
+            "mtu = \"big\" ",
+            "tun.mtu",
+            "expected a whole number",
+        ),
         ("queues = 1 ", "queues = 0 ", "tun.queues", "from 1 to 16"),
         (
             "offload = true",

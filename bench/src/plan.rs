@@ -197,7 +197,7 @@ const QUICK: [&str; 4] = [
     contender::DIRECT,
     contender::KERNEL,
     contender::MAT,
-    "mat-plain",
+    contender::MAT_PLAIN,
 ];
 
 /// Over a long way: what the way itself allows, ours, and the best of the others.

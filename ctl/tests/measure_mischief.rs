@@ -14,6 +14,7 @@ use mat_ctl::measure::client::{ClientArgs, Target, measure};
 use mat_ctl::measure::server::Server;
 use mat_ctl::measure::wire::{Preamble, Role};
 use mat_ctl::report::{self, Move, Report};
+use mat_netns::wait_until;
 
 const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const FRONT: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
@@ -40,9 +41,11 @@ struct Harm {
 
 impl Harm {
     fn wait(&self) {
-        while self.stalled.load(Ordering::Relaxed) && !self.is_dead() {
-            thread::sleep(Duration::from_millis(1));
-        }
+        let flows = || !self.stalled.load(Ordering::Relaxed) || self.is_dead();
+        wait_until(Duration::from_secs(60), "the stall to end", || {
+            flows().then_some(())
+        })
+        .unwrap();
     }
 
     fn is_dead(&self) -> bool {

@@ -238,6 +238,22 @@ impl Site<'_> {
         }
     }
 
+    /// On the subnet of the veth, for who needs one address beside the veth's own.
+    fn locators(&self) -> Pair {
+        match self.family {
+            Family::Ipv4 => Pair {
+                left: "198.51.100.144",
+                right: "198.51.100.160",
+                len: 32,
+            },
+            Family::Ipv6 => Pair {
+                left: "2001:db8:2::a00",
+                right: "2001:db8:2::b00",
+                len: 128,
+            },
+        }
+    }
+
     /// The word of `ip addr add` that makes an IPv6 address usable at once.
     fn nodad(&self) -> &'static str {
         match self.family {

@@ -3,9 +3,8 @@
 use anyhow::Result;
 use mat_netns::{Cmd, Process};
 
-use super::{Carrier, Course, Device, PATIENCE, Pair, Site};
+use super::{Carrier, Course, Device, PATIENCE, Site};
 use crate::contender::Contender;
-use crate::plan::Family;
 
 /// Its TUN.
 const TUN: &str = "naive0";
@@ -14,7 +13,7 @@ const TUN: &str = "naive0";
 pub fn build(site: &Site, contender: &'static Contender) -> Result<Course> {
     let ends = site.ends(contender)?;
     let (left, right) = (&ends.left, &ends.right);
-    let (homes, locators) = (site.homes(), locators(site.family));
+    let (homes, locators) = (site.homes(), site.locators());
     let sides = [
         (
             left,
@@ -35,15 +34,13 @@ pub fn build(site: &Site, contender: &'static Contender) -> Result<Course> {
         let process = host.spawn(naive)?;
         process.wait_for_log("ready", PATIENCE)?;
         processes.push(process);
-        for (key, value) in [
-            ("net.ipv4.conf.all.rp_filter", 0),
-            ("net.ipv4.conf.naive0.rp_filter", 0),
-            ("net.ipv4.conf.naive0.accept_local", 1),
-            ("net.ipv4.neigh.eth0.proxy_delay", 0),
-            ("net.ipv6.conf.eth0.proxy_ndp", 1),
-            ("net.ipv6.neigh.eth0.proxy_delay", 0),
-        ] {
-            host.sysctl(key, value)?;
+        for key in ["all/rp_filter", &format!("{TUN}/rp_filter")] {
+            host.sysctl(&format!("net/ipv4/conf/{key}"), 0)?;
+        }
+        host.sysctl(&format!("net/ipv4/conf/{TUN}/accept_local"), 1)?;
+        host.sysctl("net/ipv6/conf/eth0/proxy_ndp", 1)?;
+        for family in ["ipv4", "ipv6"] {
+            host.sysctl(&format!("net/{family}/neigh/eth0/proxy_delay"), 0)?;
         }
         host.forwarding()?;
         host.ip(&format!(
@@ -68,22 +65,6 @@ pub fn build(site: &Site, contender: &'static Contender) -> Result<Course> {
         processes,
     };
     Ok(ends.course(contender, String::new(), &homes, carrier))
-}
-
-/// On the subnet of the veth.
-fn locators(family: Family) -> Pair {
-    match family {
-        Family::Ipv4 => Pair {
-            left: "198.51.100.144",
-            right: "198.51.100.160",
-            len: 32,
-        },
-        Family::Ipv6 => Pair {
-            left: "2001:db8:2::a00",
-            right: "2001:db8:2::b00",
-            len: 128,
-        },
-    }
 }
 
 struct Naive {

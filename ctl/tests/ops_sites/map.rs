@@ -6,11 +6,12 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::fake::Sites;
 use super::{code, err, has, out, with};
 use mat_mapping::daemon;
+use mat_netns::wait_until;
 use serde_json::Value;
 
 const SECRET: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -44,14 +45,13 @@ fn mapd() -> SocketAddr {
             drop(dir);
             panic!("the mapping service ended: {ended:?}");
         });
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(address).is_err() {
-            assert!(
-                Instant::now() < deadline,
-                "the mapping service does not start"
-            );
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        let started = || TcpStream::connect(address).ok();
+        wait_until(
+            Duration::from_secs(10),
+            "the mapping service to start",
+            started,
+        )
+        .unwrap();
         address
     })
 }

@@ -82,13 +82,19 @@ impl<'a> Source<'a> {
     /// The finding for what the TOML reader refused.
     pub fn shape(&self, mut error: toml::de::Error) -> ConfigError {
         let span = error.span().unwrap_or(0..0);
-        // A person's words for a type.
-        let problem = error.message().replace('\n', ", ");
-        let problem = problem.replace("expected i64", "expected a whole number without quotes");
-        let problem = problem.replace(
-            "expected a boolean",
-            "expected true or false, without quotes",
-        );
+        let problem = [
+            ("\n", ", "),
+            // A person's words for a type.
+            ("expected i64", "expected a whole number without quotes"),
+            (
+                "expected a boolean",
+                "expected true or false without quotes",
+            ),
+        ]
+        .iter()
+        .fold(error.message().to_owned(), |problem, (theirs, ours)| {
+            problem.replace(theirs, ours)
+        });
         // Without its input the error shows the key path instead of the line.
         error.set_input(None);
         let rendered = error.to_string();

@@ -24,13 +24,7 @@ const BLOCK: usize = 4;
 /// `NotFound` if the kernel knows no such feature, `Unsupported` if it is none that can be
 /// switched on this device.
 pub fn read(dev: &str, feature: &str) -> io::Result<bool> {
-    let (word, bit) = Features::of(dev)?.place(feature)?;
-    let features = blocks(dev, word + 1)?;
-    let block = &features[2 + word * BLOCK..][..BLOCK];
-    if block[0] & bit == 0 || block[3] & bit != 0 {
-        return Err(io::ErrorKind::Unsupported.into());
-    }
-    Ok(block[1] & bit != 0)
+    Place::of(dev, feature)?.wanted(dev)
 }
 
 /// Switches it.
@@ -38,26 +32,27 @@ pub fn read(dev: &str, feature: &str) -> io::Result<bool> {
 /// # Errors
 /// As for [`read`]; what else the driver says.
 pub fn write(dev: &str, feature: &str, on: bool) -> io::Result<()> {
-    read(dev, feature)?;
-    let features = Features::of(dev)?;
-    let (word, bit) = features.place(feature)?;
-    let words = features.count.div_ceil(32);
+    let place = Place::of(dev, feature)?;
+    place.wanted(dev)?;
+    let Place { words, word, bit } = place;
     // Of each word: which bits are meant, and what they shall be.
     let mut request = vec![0; 2 + words * 2];
     request[..2].copy_from_slice(&[SFEATURES, words as u32]);
-    request[2 + word * 2] = bit;
-    request[2 + word * 2 + 1] = if on { bit } else { 0 };
+    request[2 + word * 2..][..2].copy_from_slice(&[bit, if on { bit } else { 0 }]);
     sys::call(dev, &mut request)
 }
 
-/// The names of all features.
-struct Features {
-    count: usize,
-    names: Vec<u8>,
+/// Where a feature is among all.
+struct Place {
+    /// That all features take.
+    words: usize,
+    /// The one with this feature.
+    word: usize,
+    bit: u32,
 }
 
-impl Features {
-    fn of(dev: &str) -> io::Result<Self> {
+impl Place {
+    fn of(dev: &str, feature: &str) -> io::Result<Self> {
         // A mask of 64 bits, and room for one answer.
         let mut info = [GSSET_INFO, 0, 1 << SS_FEATURES, 0, 0];
         sys::call(dev, &mut info)?;
@@ -65,31 +60,33 @@ impl Features {
         let mut strings = vec![0; 3 + count * GSTRING_LEN / 4];
         strings[..2].copy_from_slice(&[GSTRINGS, SS_FEATURES]);
         sys::call(dev, &mut strings)?;
-        let names = strings[3..].iter().flat_map(|word| word.to_ne_bytes());
-        Ok(Features {
-            count,
-            names: names.collect(),
-        })
-    }
-
-    /// Word and bit.
-    fn place(&self, feature: &str) -> io::Result<(usize, u32)> {
-        let mut names = self.names.chunks(GSTRING_LEN);
-        let place = names.position(|name| {
+        let names: Vec<u8> = strings[3..].iter().flat_map(|w| w.to_ne_bytes()).collect();
+        let place = names.chunks(GSTRING_LEN).position(|name| {
             let name = name.split(|byte| *byte == 0).next();
             name == Some(feature.as_bytes())
         });
         let place = place.ok_or(io::ErrorKind::NotFound)?;
-        Ok((place / 32, 1 << (place % 32)))
+        Ok(Place {
+            words: count.div_ceil(32),
+            word: place / 32,
+            bit: 1 << (place % 32),
+        })
     }
-}
 
-/// At least `words` blocks of features behind two words of header.
-fn blocks(dev: &str, words: usize) -> io::Result<Vec<u32>> {
-    let mut answer = vec![0; 2 + words * BLOCK];
-    answer[..2].copy_from_slice(&[GFEATURES, words as u32]);
-    sys::call(dev, &mut answer)?;
-    Ok(answer)
+    /// Whether it is wanted; an error if it cannot be switched.
+    fn wanted(&self, dev: &str) -> io::Result<bool> {
+        let mut answer = vec![0; 2 + self.words * BLOCK];
+        answer[..2].copy_from_slice(&[GFEATURES, self.words as u32]);
+        sys::call(dev, &mut answer)?;
+        let block = &answer[2 + self.word * BLOCK..][..BLOCK];
+        let [available, requested, _, never_changed] = block else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        if available & !never_changed & self.bit == 0 {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        Ok(requested & self.bit != 0)
+    }
 }
 
 /// The one `ioctl(2)`. The only unsafe code here.

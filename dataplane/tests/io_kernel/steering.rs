@@ -2,7 +2,7 @@
 //! after a crash, and gone without a trace.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mat_dataplane::config::Config;
 use mat_dataplane::io::MacAddr;
@@ -10,8 +10,11 @@ use mat_dataplane::io::steering::{
     Attached, Attachment, Claims, GATEWAY_MAC, Steering, SteeringError,
 };
 use mat_dataplane::io::tun::Tun;
+use mat_netns::wait_until;
 
 use crate::netns::{Neighbour, assert_same, in_namespace, ip, run, snapshot};
+
+const SOON: Duration = Duration::from_secs(10);
 
 /// A configuration whose state lies in `folder`.
 pub fn config(folder: &Path, placement: &str, locators: &str) -> Config {
@@ -50,11 +53,7 @@ pub fn links(outside: &Neighbour) {
         outside.run(&format!("ip link set {there} up"));
         // On a busy machine the kernel takes its time to notice the carrier, and then adds routes.
         let up = || ip(&format!("-o -br link show {here}")).contains(" UP ");
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while !up() {
-            assert!(Instant::now() < deadline, "{here} does not come up");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_until(SOON, format!("{here} to come up"), || up().then_some(())).unwrap();
     }
     ip("address add 198.51.100.1/24 dev u0");
     ip("address add 2001:db8:2::1/64 dev u0 nodad");
@@ -100,6 +99,13 @@ async fn make(steering: &mut Steering, claims: &Claims) -> Vec<Attached> {
         attached.push(steering.attach(attachment).await.unwrap());
     }
     attached
+}
+
+/// What kill -9 leaves: everything up, and never `down`.
+async fn crash(config: &Config, claims: &Claims) {
+    let tun = Tun::open(&config.tun).unwrap();
+    let mut steering = Steering::up(config, tun.name()).await.unwrap();
+    make(&mut steering, claims).await;
 }
 
 async fn unmake(steering: &mut Steering, claims: &Claims) {
@@ -176,8 +182,7 @@ fn small_datagrams_are_joined_at_the_uplink_unless_nothing_is_to_be() {
         // Killed, and started with another wish.
         for coalesce in [true, false] {
             config.tun.coalesce = coalesce;
-            let tun = Tun::open(&config.tun).unwrap();
-            drop(Steering::up(&config, tun.name()).await.unwrap());
+            crash(&config, &Claims::default()).await;
             assert_eq!(joined(), coalesce);
         }
     });
@@ -275,12 +280,7 @@ fn after_a_crash_what_is_claimed_stays_and_the_rest_goes() {
         let config = config(temp.path(), "gateway", POOL);
         let before = snapshot();
         let mut claims = gateway_claims();
-        {
-            let tun = Tun::open(&config.tun).unwrap();
-            let mut steering = Steering::up(&config, tun.name()).await.unwrap();
-            make(&mut steering, &claims).await;
-            // Dropped without `down`: what kill -9 leaves.
-        }
+        crash(&config, &claims).await;
         let crashed = snapshot();
         assert!(crashed["-4 route show table all"].contains("198.51.100.130 dev mat0"));
         // Packets of the instance fall into the TUN that nobody holds, or below.
@@ -487,11 +487,7 @@ fn what_is_left_can_be_removed_when_the_uplink_has_gone() {
         let outside = Neighbour::new();
         links(&outside);
         let config = config(temp.path(), "gateway", POOL);
-        {
-            let tun = Tun::open(&config.tun).unwrap();
-            let mut steering = Steering::up(&config, tun.name()).await.unwrap();
-            make(&mut steering, &gateway_claims()).await;
-        }
+        crash(&config, &gateway_claims()).await;
         ip("link del u0");
         let mut steering = Steering::take(&config, &config.tun.name).await.unwrap();
         steering.down(&Claims::default()).await.unwrap();
@@ -523,15 +519,11 @@ fn an_announcement_corrects_the_neighbours_of_the_uplink() {
             outside.run(&format!("ip neigh replace {locator} {stale}"));
             steering.add_locator(locator).await.unwrap();
             steering.announce(locator).await.unwrap();
-            let mut entry = String::new();
-            for _ in 0..200 {
-                entry = outside.run(&format!("ip neigh show {locator}"));
-                if entry.contains(&mac.to_string()) {
-                    break;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-            }
-            assert!(entry.contains(&mac.to_string()), "{entry}");
+            let told = || {
+                let entry = outside.run(&format!("ip neigh show {locator}"));
+                entry.contains(&mac.to_string()).then_some(())
+            };
+            wait_until(SOON, format!("{locator} to be known at {mac}"), told).unwrap();
         }
         steering.down(&Claims::default()).await.unwrap();
     });

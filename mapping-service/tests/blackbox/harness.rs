@@ -11,6 +11,7 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
 use mat_mapping::client::{Algorithm, MapClient, TsigKey};
 use mat_mapping::tsig::{Link, Stamp};
+use mat_netns::wait_until;
 use mat_proto::{Binding, Epoch};
 
 pub const ZONE: &str = "map.example.";
@@ -120,14 +121,8 @@ impl Mapd {
     /// SIGTERM; it must end well, and nothing in it may have panicked.
     pub fn stop(mut self) {
         self.signal(nix::sys::signal::Signal::SIGTERM);
-        let deadline = Instant::now() + PATIENCE;
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(Instant::now() < deadline, "does not stop");
-            std::thread::sleep(Duration::from_millis(5));
-        };
+        let ended = || self.child.try_wait().unwrap();
+        let status = wait_until(PATIENCE, "the mapping service to stop", ended).unwrap();
         assert!(status.success(), "{status}");
         // A panic in a task of its own would not end the process. The channel is
         // closed once the whole log has been read.

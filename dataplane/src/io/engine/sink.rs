@@ -46,10 +46,6 @@ impl Joins {
         inward: Joinable::TCP,
     };
 
-    fn allow(&self, kind: Kind) -> bool {
-        self.out.allows(kind) || self.inward.allows(kind)
-    }
-
     fn without(self, kind: Kind) -> Self {
         Joins {
             out: self.out.without(kind),
@@ -71,10 +67,8 @@ pub(super) struct Out<D> {
     pub(super) device: D,
     pub(super) meter: Arc<Meter>,
     counters: Arc<Counters>,
-    /// Joined packets that the kernel refused, by kind.
+    /// Joined packets that the kernel refused, by kind, for as long as that kind is joined.
     refused: [u32; 4],
-    /// All of them since the last look.
-    refusals: u32,
     /// One packet cut from a super-packet.
     scratch: Vec<u8>,
 }
@@ -94,7 +88,6 @@ impl<D: Device> Sink<D> {
                 meter,
                 counters,
                 refused: [0; 4],
-                refusals: 0,
                 scratch: vec![0; MAX_FRAME],
             },
             joins,
@@ -133,9 +126,7 @@ impl<D: Device> Sink<D> {
             out, joiner, joins, ..
         } = self;
         joiner.finish(arena, |write| out.write_joined(&write));
-        if out.refusals > 0 {
-            out.forgo(joins);
-        }
+        out.forgo(joins);
     }
 
     /// A packet of the agent's.
@@ -167,7 +158,6 @@ impl<D: Device> Out<D> {
             }
             Err(error) if is_refusal(&error) => {
                 self.refused[place(kind)] += 1;
-                self.refusals += 1;
                 Reply::Refused
             }
             Err(_) => {
@@ -231,9 +221,9 @@ impl<D: Device> Out<D> {
 
     /// Joins no more what the kernel has refused too often.
     fn forgo(&mut self, joins: &mut Joins) {
-        self.refusals = 0;
         for (place, (kind, name)) in KINDS.into_iter().enumerate() {
-            if self.refused[place] >= REFUSALS && joins.allow(kind) {
+            if self.refused[place] >= REFUSALS {
+                self.refused[place] = 0;
                 tracing::warn!("the kernel refuses joined packets ({name}): they go singly now");
                 *joins = joins.without(kind);
                 self.meter.forgone.fetch_or(1 << place, Relaxed);

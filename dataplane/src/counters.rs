@@ -126,6 +126,8 @@ causes! {
     ControlUnexpected = "control_unexpected",
     /// An OPEN that the mapping service does not confirm.
     OpenNotVerified = "open_not_verified",
+    /// An OPEN that was told to come again with a cookie.
+    OpenWithoutCookie = "open_without_cookie",
     /// More OPENs than are verified at a time.
     OpensFull = "opens_full",
     /// A relayed packet that could not be put together.

@@ -18,7 +18,7 @@
 //! the agent has brought its record in line ([`Table::changed`]).
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use mat_proto::auth::{Key, Token};
@@ -87,6 +87,43 @@ pub(crate) struct Provisional {
     pub(crate) attempts: u32,
 }
 
+/// What may still be sent to a locator that has not shown that the peer is there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Credit {
+    /// In octets.
+    pub(crate) left: u64,
+    /// The PROBE that is to be answered.
+    pub(crate) nonce: u64,
+    pub(crate) attempts: u32,
+    pub(crate) next: Time,
+}
+
+/// Octets that had been received from the peer at the last two looks.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct ReceivedBefore {
+    pub(crate) at: Time,
+    pub(crate) counts: [u64; 2],
+}
+
+/// Until the peer's END: packets that it sent directly wait for those that it sent to
+/// the old site of our move.
+#[derive(Debug)]
+pub(crate) struct Behind {
+    pub(crate) hold: Hold,
+    /// Released at this time, END or not.
+    pub(crate) until: Time,
+}
+
+/// An END of ours, which is sent more than once, since nobody acknowledges it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ending {
+    /// Where the peer was.
+    pub(crate) to: SocketAddr,
+    pub(crate) epoch: Epoch,
+    pub(crate) attempts: u32,
+    pub(crate) next: Time,
+}
+
 /// The state between one own home and one peer home.
 #[derive(Debug)]
 pub struct Context {
@@ -109,11 +146,16 @@ pub struct Context {
     pub(crate) offered: Option<Offered>,
     pub(crate) announcing: Option<Announcing>,
     pub(crate) provisional: Option<Provisional>,
-    /// Sequence number of our last MOVED or PROBE.
+    /// Sequence number of our last MOVED.
     pub(crate) sequence_out: u64,
     /// Highest sequence number of the peer's MOVED.
     pub(crate) sequence_in: u64,
-    /// The last PROBE: sequence number and when it was sent.
+    /// Locators where the peer has answered, the latest last; a few.
+    pub(crate) proven: Vec<Locator>,
+    /// Set while the peer is at none of these.
+    pub(crate) credit: Option<Credit>,
+    pub(crate) received_before: ReceivedBefore,
+    /// The last PROBE: its number and when it was sent.
     pub(crate) probing: Option<(u64, Time)>,
     pub(crate) round_trip_us: Option<u64>,
     pub(crate) created: Time,
@@ -122,6 +164,8 @@ pub struct Context {
     /// When a stranger last made us OPEN again.
     pub(crate) last_reopen: Option<Time>,
     pub(crate) hold: Hold,
+    pub(crate) behind: Option<Behind>,
+    pub(crate) ending: Option<Ending>,
     pub(crate) timer: Option<Time>,
     /// Its record in the forwarding table.
     pub(crate) slot: Slot,
@@ -150,12 +194,17 @@ impl Context {
             provisional: None,
             sequence_out: 0,
             sequence_in: 0,
+            proven: Vec::new(),
+            credit: None,
+            received_before: ReceivedBefore::default(),
             probing: None,
             round_trip_us: None,
             created: now,
             heard: None,
             last_reopen: None,
             hold: Hold::default(),
+            behind: None,
+            ending: None,
             timer: None,
             slot,
             changed: false,

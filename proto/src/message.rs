@@ -25,13 +25,15 @@
 //! | 8 | REPLY | context | from, to, sequence echoed, from-epoch, counter count, counters (mode, packets u64) |
 //! | 9 | UNKNOWN | no | empty |
 //! | 10 | RELAY | move | home, epoch, hops, packet id u32, total u32, offset u32, bytes to the end |
+//! | 11 | END | context | from, to, epoch of the binding of `to` that the sender follows from now on |
+//! | 14 | FLUSHED | move | home, epoch, received u32, delivered u32, count, missing (packet id u32, from u32, to u32) |
 //!
 //! Bit 0 of the flags says *resume*: the sender has an open context for these
 //! homes and may have sent packets under it. Only then may the receiver deliver
 //! packets that it held because it had no context: without it they were meant
 //! for another home that had the locator before. Other bits are zero and ignored.
 //!
-//! Types 11 to 15 are kept for END, HANDOFF, its ACK and FLUSHED. `from` is the
+//! Types 12, 13 and 15 are kept for HANDOFF and its ACK. `from` is the
 //! home the sender speaks for, `to` the home it speaks to: a message reflected
 //! to its sender therefore never fits.
 //!
@@ -53,6 +55,8 @@ pub const HEADER_LEN: usize = 8;
 pub const RELAY_OVERHEAD: usize = HEADER_LEN + 17 + 8 + 1 + 12 + MAC_LEN;
 /// More counters than wire modes exist is nonsense.
 const MAX_COUNTERS: usize = 8;
+/// Gaps that one FLUSHED can name.
+pub const MAX_MISSING: usize = 64;
 
 /// The pair of homes a message is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,7 +190,8 @@ pub enum Message {
     Probe {
         /// Who speaks to whom.
         pair: Pair,
-        /// Chosen by the sender, rising.
+        /// Chosen by the sender; a REPLY with it shows that the PROBE has arrived, so
+        /// nobody else should be able to guess it.
         sequence: u64,
     },
     /// I am here; also renews the lease of the sender's binding.
@@ -204,6 +209,43 @@ pub enum Message {
     Unknown,
     /// A piece of a packet that arrived at the old site of a move.
     Relay(Relay),
+    /// Sent to the old locator of a home that moved, behind the last packet to it:
+    /// what the sender sends from now on goes to the new one.
+    End {
+        /// Who speaks to whom; `to` is the home that moved.
+        pair: Pair,
+        /// Epoch of the binding that names the new locator.
+        epoch: Epoch,
+    },
+    /// What the new site of a move has of what the old one relays.
+    Flushed(Flushed),
+}
+
+/// How far the new site of a move has come with what the old one relays: what has
+/// not arrived is sent again, what has been delivered need not be kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Flushed {
+    /// The home that moved.
+    pub home: Home,
+    /// The epoch the relaying site served.
+    pub epoch: Epoch,
+    /// All packets with smaller numbers have arrived.
+    pub received: u32,
+    /// All packets with smaller numbers are with the instance, or relayed further.
+    pub delivered: u32,
+    /// What is missing of packets from `received` on; at most [`MAX_MISSING`].
+    pub missing: Vec<Missing>,
+}
+
+/// A part of a relayed packet that has not arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Number of the packet.
+    pub id: u32,
+    /// Where the gap begins.
+    pub from: u32,
+    /// Where it ends; `u32::MAX` if nothing of the packet is there.
+    pub to: u32,
 }
 
 /// A piece of a packet relayed to the new site of a move.
@@ -326,6 +368,8 @@ impl Message {
             Message::Reply { .. } => 8,
             Message::Unknown => 9,
             Message::Relay(_) => 10,
+            Message::End { .. } => 11,
+            Message::Flushed(_) => 14,
         }
     }
 
@@ -407,6 +451,18 @@ impl Message {
             Message::Relay(r) => {
                 w.ip(r.home.ip()).u64(r.epoch.0).u8(r.hops);
                 w.u32(r.id).u32(r.total).u32(r.offset).bytes(&r.bytes);
+            }
+            Message::End { pair, epoch } => {
+                w.pair(pair).u64(epoch.0);
+            }
+            Message::Flushed(f) => {
+                w.ip(f.home.ip()).u64(f.epoch.0);
+                w.u32(f.received).u32(f.delivered);
+                let missing = &f.missing[..f.missing.len().min(MAX_MISSING)];
+                w.u8(missing.len() as u8);
+                for gap in missing {
+                    w.u32(gap.id).u32(gap.from).u32(gap.to);
+                }
             }
         }
         let Writer(mut octets) = w;
@@ -508,13 +564,41 @@ impl Message {
                 }
                 Message::Relay(relay)
             }
+            11 => Message::End {
+                pair: r.pair()?,
+                epoch: Epoch(r.u64()?),
+            },
+            14 => {
+                let (home, epoch) = (r.home()?, Epoch(r.u64()?));
+                let (received, delivered) = (r.u32()?, r.u32()?);
+                let count = usize::from(r.u8()?);
+                if count > MAX_MISSING {
+                    return Err(DecodeError::Field);
+                }
+                let missing = (0..count)
+                    .map(|_| {
+                        Ok(Missing {
+                            id: r.u32()?,
+                            from: r.u32()?,
+                            to: r.u32()?,
+                        })
+                    })
+                    .collect::<Result<_, _>>()?;
+                Message::Flushed(Flushed {
+                    home,
+                    epoch,
+                    received,
+                    delivered,
+                    missing,
+                })
+            }
             other => return Err(DecodeError::Type(other)),
         })
     }
 }
 
 fn needs_mac(kind: u8) -> bool {
-    matches!(kind, 3 | 5..=8 | 10)
+    matches!(kind, 3 | 5..=8 | 10 | 11 | 14)
 }
 
 struct Writer(Vec<u8>);
@@ -686,6 +770,21 @@ mod tests {
                 total: 100,
                 offset: 97,
                 bytes: vec![1, 2, 3],
+            }),
+            Message::End {
+                pair,
+                epoch: Epoch(10),
+            },
+            Message::Flushed(Flushed {
+                home: pair.from,
+                epoch: Epoch(9),
+                received: 7,
+                delivered: 5,
+                missing: vec![Missing {
+                    id: 7,
+                    from: 1166,
+                    to: 2332,
+                }],
             }),
         ]
     }

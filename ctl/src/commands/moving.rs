@@ -19,9 +19,9 @@ const MENDING: &str = "\
 The instance is served at the old site, or at the new one, whatever happens: when a step fails,
 those before it are undone. Ctrl-C does not stop a move half-way; it ends, or is undone, first.
 
-Only if matctl itself is killed in the middle, or a forwarder stops answering, something may be
-left; `matctl status` shows it. To mend it, have the new site forget the instance, then attach it
-where it is now (a reservation that is not used is withdrawn by itself after 30 s):
+If matctl itself is killed in the middle, the forwarders finish the move or undo it by themselves,
+within 40 s. If a forwarder stops answering, something may be left; `matctl status` shows it. To mend
+it, have the new site forget the instance, then attach it where it is now:
   matctl detach INSTANCE --site NEW
   matctl attach INSTANCE --site WHERE_IT_IS --interface IF";
 

@@ -15,7 +15,8 @@
 //!   roll-back.
 //! - If the mapping service cannot be reached during a roll-back either, the old site serves the
 //!   instance again as soon as it answers, not before.
-//! - When `matctl` itself is killed between detach and activate nobody finishes the move.
+//! - When `matctl` itself is killed between detach and activate, the forwarders finish the
+//!   move or undo it, but only after half a minute.
 
 pub mod driver;
 mod homes;

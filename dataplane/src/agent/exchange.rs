@@ -12,6 +12,7 @@ use std::time::Duration;
 use mat_proto::auth::Token;
 use mat_proto::message::{DecodeError, Message, ModeCount, Pair, Reason, Received, VERSION};
 use mat_proto::{Binding, Epoch, Family, Home, Locator, Modes};
+use subtle::ConstantTimeEq;
 
 use super::Agent;
 use super::own::{Role, Switch};
@@ -39,6 +40,13 @@ const ATTEMPTS: u32 = 6;
 const ANNOUNCE_ATTEMPTS: u32 = 8;
 /// UNKNOWN, which anybody can forge, makes us OPEN again no more often.
 const REOPEN_INTERVAL: Duration = Duration::from_millis(200);
+/// In a REJECT that gives none.
+const NO_COOKIE: Token = Token([0; 16]);
+/// A cookie is good for this time, and for once more.
+const COOKIE_LIFE: Duration = Duration::from_secs(60);
+/// OPENs of unknown senders that are looked up without a cookie, each second, and at
+/// once after a pause.
+pub(super) const OPENS_PER_SECOND: u64 = 200;
 /// A look-up that brings an older epoch than an OPEN claims is repeated.
 const OPEN_LOOKUPS: u32 = 3;
 
@@ -62,6 +70,7 @@ impl Agent {
                 resume,
                 from_epoch,
                 token,
+                cookie,
                 ..
             } => {
                 let from = Locator::new(from.ip()).map_err(|_| Cause::ControlMalformed)?;
@@ -74,7 +83,7 @@ impl Agent {
                     resume: *resume,
                     attempts: 0,
                 };
-                self.opened(*pair, *versions, open)
+                self.opened(*pair, *versions, open, *cookie)
             }
             Message::Accept {
                 pair,
@@ -105,7 +114,9 @@ impl Agent {
                 ..
             } => self.replied(*pair, *sequence, *from_epoch, &received),
             Message::Unknown => self.unknown(from.ip(), to),
-            Message::Relay(piece) => self.relay_in(&received, piece),
+            Message::Relay(piece) => self.relay_in(&received, from, piece),
+            Message::Flushed(report) => self.flushed(&received, report),
+            Message::End { pair, epoch } => self.ended(*pair, *epoch, &received),
         }
     }
 
@@ -133,17 +144,17 @@ impl Agent {
     /// Asks the peer whether it is there.
     pub(super) fn probe(&mut self, id: ContextId) {
         let time = self.now.time;
+        let sequence = self.nonce();
         let Some(context) = self.table.get_mut(id) else {
             return;
         };
         if context.probing.is_some() {
             return;
         }
-        context.sequence_out += 1;
-        context.probing = Some((context.sequence_out, time));
+        context.probing = Some((sequence, time));
         let message = Message::Probe {
             pair: outgoing(context.own, context.peer),
-            sequence: context.sequence_out,
+            sequence,
         };
         self.send(id, &message);
     }
@@ -198,6 +209,9 @@ impl Agent {
             context.sequence_out = record.sequence_out + ContextRecord::SEQUENCE_GAP;
             context.lease_until = time + record.binding.lease();
             context.binding = Some(record.binding.clone());
+            if let Some(locator) = context.remote() {
+                Agent::proven(context, locator);
+            }
             context.heard = Some(time);
         }
         self.reindexed(id);
@@ -303,7 +317,7 @@ impl Agent {
     }
 
     /// Sends a message to the peer of a context, from our locator to its.
-    fn send(&mut self, id: ContextId, message: &Message) {
+    pub(super) fn send(&mut self, id: ContextId, message: &Message) {
         let Some(context) = self.table.get(id) else {
             return;
         };
@@ -323,7 +337,7 @@ impl Agent {
 
     /// Answers a message of a context to where it came from: the MAC matched,
     /// the address may be that of a site we do not know yet.
-    fn answer(&mut self, id: ContextId, to: SocketAddr, message: &Message) {
+    pub(super) fn answer(&mut self, id: ContextId, to: SocketAddr, message: &Message) {
         let context = self.table.get(id);
         let parts = context.and_then(|c| Some((c.local?, c.keys.as_ref()?)));
         if let Some((local, keys)) = parts {
@@ -334,12 +348,18 @@ impl Agent {
         }
     }
 
-    fn opened(&mut self, pair: Pair, versions: (u8, u8), open: PendingOpen) -> Result<(), Cause> {
+    fn opened(
+        &mut self,
+        pair: Pair,
+        versions: (u8, u8),
+        open: PendingOpen,
+        cookie: Token,
+    ) -> Result<(), Cause> {
         if !self.in_homes(pair.from.ip()) || !self.in_locators(open.from.ip()) {
             return Err(Cause::ControlUnexpected);
         }
         if !(versions.0..=versions.1).contains(&VERSION) {
-            self.reject(pair, &open, Reason::Version, 0);
+            self.reject(pair, &open, Reason::Version, 0, NO_COOKIE);
             return Err(Cause::ControlVersion);
         }
         if !open.resume {
@@ -356,12 +376,12 @@ impl Agent {
                     let seen = (open.to, self.now.time);
                     self.misdirected.insert(pair.to, seen);
                 }
-                self.reject(pair, &open, Reason::NotServing, 200);
+                self.reject(pair, &open, Reason::NotServing, 200, NO_COOKIE);
                 return Err(Cause::NotAttached);
             }
         }
         if own.is_some_and(|own| !own.reserved.contains(&open.to)) {
-            self.reject(pair, &open, Reason::NotServing, 200);
+            self.reject(pair, &open, Reason::NotServing, 200, NO_COOKIE);
             return Err(Cause::WrongHome);
         }
         let cached = self.cached(pair.from).map(|(binding, _)| binding);
@@ -370,9 +390,17 @@ impl Agent {
             return Ok(());
         }
         let key = (pair.from, pair.to);
-        if !self.opens.contains_key(&key) && self.opens.len() >= self.config.limits.opens {
-            self.reject(pair, &open, Reason::Retry, 500);
-            return Err(Cause::OpensFull);
+        if !self.opens.contains_key(&key) {
+            // From here on it costs a question and memory: not for everybody.
+            if !self.open_rate.take(self.now.time) && !self.is_cookie(pair, &open, cookie) {
+                let cookie = self.cookie(pair, &open, self.now.time);
+                self.reject(pair, &open, Reason::Retry, 0, cookie);
+                return Err(Cause::OpenWithoutCookie);
+            }
+            if self.opens.len() >= self.config.limits.opens {
+                self.reject(pair, &open, Reason::Retry, 500, NO_COOKIE);
+                return Err(Cause::OpensFull);
+            }
         }
         self.opens.insert(key, open);
         self.lookup(pair.from);
@@ -409,7 +437,7 @@ impl Agent {
                 }
                 _ => {
                     self.counters.count(Cause::OpenNotVerified);
-                    self.reject(pair, &open, Reason::NotVerified, 200);
+                    self.reject(pair, &open, Reason::NotVerified, 200, NO_COOKIE);
                 }
             }
         }
@@ -443,7 +471,30 @@ impl Agent {
         self.exchange_due(id);
     }
 
-    fn reject(&mut self, pair: Pair, open: &PendingOpen, reason: Reason, retry_after_ms: u16) {
+    /// What the sender of an OPEN must have received at its address, to send it back.
+    /// It is made anew each [`COOKIE_LIFE`]; nothing of it is remembered.
+    fn cookie(&self, pair: Pair, open: &PendingOpen, time: Time) -> Token {
+        let period = time.0 / COOKIE_LIFE.as_micros() as u64;
+        let text = format!("{pair:?} {} {} {period}", open.from, open.to);
+        Token(self.cookie_key.mac(text.as_bytes()))
+    }
+
+    fn is_cookie(&self, pair: Pair, open: &PendingOpen, cookie: Token) -> bool {
+        let now = self.now.time;
+        let before = Time(now.0.saturating_sub(COOKIE_LIFE.as_micros() as u64));
+        [now, before]
+            .iter()
+            .any(|time| self.cookie(pair, open, *time).0.ct_eq(&cookie.0).into())
+    }
+
+    fn reject(
+        &mut self,
+        pair: Pair,
+        open: &PendingOpen,
+        reason: Reason,
+        retry_after_ms: u16,
+        cookie: Token,
+    ) {
         let message = Message::Reject {
             pair: Pair {
                 from: pair.to,
@@ -452,7 +503,7 @@ impl Agent {
             reason,
             retry_after_ms,
             echo: open.token,
-            cookie: Token([0; 16]),
+            cookie,
         };
         let to = SocketAddr::new(open.from.ip(), self.config.control_port);
         self.transmit(open.to, to, &message.encode());
@@ -522,6 +573,10 @@ impl Agent {
             context.sequence_out = 0;
             context.announcing = None;
             context.heard = Some(time);
+            if let Some(locator) = context.remote() {
+                // Our token went nowhere else.
+                Agent::proven(context, locator);
+            }
         }
         self.note_pair(id, "context open");
         if !resume {
@@ -546,7 +601,9 @@ impl Agent {
         let opening = context.opening.as_mut().filter(|o| o.token == echo);
         let opening = opening.ok_or(Cause::ControlUnexpected)?;
         opening.cookie = cookie;
-        opening.next = time + Duration::from_millis(retry_after_ms.max(50).into());
+        // A cookie is wanted back at once; otherwise nobody makes us hurry.
+        let patience = if cookie == NO_COOKIE { 50 } else { 0 };
+        opening.next = time + Duration::from_millis(retry_after_ms.max(patience).into());
         let next = opening.next;
         self.context_at(id, next);
         self.note_pair(id, format!("the peer's forwarder refuses: {reason:?}"));
@@ -664,8 +721,15 @@ impl Agent {
         let id = self.authentic(pair, received)?;
         let context = self.table.get_mut(id).ok_or(Cause::ControlUnexpected)?;
         let probing = context.probing.take_if(|(s, _)| *s == sequence);
-        let (_, sent) = probing.ok_or(Cause::ControlReplay)?;
-        context.round_trip_us = Some(time.since(sent).as_micros() as u64);
+        let proof = context.credit.is_some_and(|c| c.nonce == sequence);
+        if let (Some(locator), true) = (context.remote(), proof) {
+            Agent::proven(context, locator);
+        }
+        match probing {
+            Some((_, sent)) => context.round_trip_us = Some(time.since(sent).as_micros() as u64),
+            None if proof => {}
+            None => return Err(Cause::ControlReplay),
+        }
         context.heard = Some(time);
         if from_epoch == context.epoch() {
             let lease = context
@@ -677,6 +741,9 @@ impl Agent {
         } else if from_epoch > context.epoch() {
             self.forget_cached(pair.from);
             self.lookup(pair.from);
+        }
+        if proof {
+            self.flow(id);
         }
         Ok(())
     }
@@ -718,7 +785,11 @@ impl Agent {
             .ok_or(Cause::ControlUnexpected)
     }
 
-    fn authentic(&self, pair: Pair, received: &Received<'_>) -> Result<ContextId, Cause> {
+    pub(super) fn authentic(
+        &self,
+        pair: Pair,
+        received: &Received<'_>,
+    ) -> Result<ContextId, Cause> {
         let id = self.context_of(pair)?;
         let keys = self.table.get(id).and_then(|c| c.keys.as_ref());
         match keys {
@@ -729,7 +800,7 @@ impl Agent {
     }
 }
 
-fn outgoing(own: Home, peer: Home) -> Pair {
+pub(super) fn outgoing(own: Home, peer: Home) -> Pair {
     Pair {
         from: own,
         to: peer,

@@ -46,14 +46,16 @@ impl Agent {
 
     /// The way of a context's ordinary packets, if the agent has nothing to say about
     /// each of them: tokens exchanged, the home served and reachable, the peer's
-    /// binding fresh, and nothing waiting that they would overtake.
+    /// binding fresh and its locator proven, and nothing waiting that they would
+    /// overtake.
     fn way(&self, id: ContextId) -> Option<Way> {
         let context = self.table.get(id)?;
         let own = self.own.get(&context.own)?;
         let (local, remote) = (context.local?, context.remote()?);
-        let clear = own.hold_in.len() + own.hold_out.len() + context.hold.len() == 0;
+        let clear = own.waiting() + context.hold.len() == 0 && context.behind.is_none();
         let ours = own.ready && own.serving() == Some(local);
         let theirs = context.keys.is_some()
+            && context.credit.is_none()
             && self.in_homes(context.peer.ip())
             && !self.own.contains_key(&context.peer);
         let to_us = self.own_locators.get(&local) == Some(&context.own)

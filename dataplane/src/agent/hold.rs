@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::clock::Time;
-use crate::frame::Frame;
+use crate::frame::{Frame, MAX_FRAME};
 
 /// What all queues of a forwarder together may use, in bytes.
 #[derive(Debug)]
@@ -21,6 +21,18 @@ impl Budget {
     pub(crate) fn used(&self) -> usize {
         self.used
     }
+
+    /// Whether there was room.
+    #[must_use]
+    pub(crate) fn take(&mut self, bytes: usize) -> bool {
+        let room = self.used + bytes <= self.max;
+        self.used += if room { bytes } else { 0 };
+        room
+    }
+
+    pub(crate) fn give(&mut self, bytes: usize) {
+        self.used -= bytes;
+    }
 }
 
 /// One queue, bounded in bytes by itself and by the common budget. Overflow
@@ -36,20 +48,30 @@ impl Hold {
     #[must_use]
     pub(crate) fn push(&mut self, now: Time, frame: Frame, max: usize, all: &mut Budget) -> bool {
         let cost = frame.cost();
-        if self.bytes + cost > max || all.used + cost > all.max {
+        if self.bytes + cost > max || !all.take(cost) {
             return false;
         }
         self.bytes += cost;
-        all.used += cost;
         self.frames.push_back((now, frame));
         true
+    }
+
+    /// Whether a packet of any size would be taken.
+    pub(crate) fn has_room(&self, max: usize, all: &Budget) -> bool {
+        let most = MAX_FRAME + size_of::<Frame>();
+        self.bytes + most <= max && all.used + most <= all.max
+    }
+
+    /// Octets of the oldest packet.
+    pub(crate) fn first_len(&self) -> Option<usize> {
+        self.frames.front().map(|(_, frame)| frame.packet.len())
     }
 
     /// The oldest packet.
     pub(crate) fn pop(&mut self, all: &mut Budget) -> Option<Frame> {
         let (_, frame) = self.frames.pop_front()?;
         self.bytes -= frame.cost();
-        all.used -= frame.cost();
+        all.give(frame.cost());
         Some(frame)
     }
 
@@ -66,7 +88,7 @@ impl Hold {
     /// Drops everything; gives back how many.
     pub(crate) fn clear(&mut self, all: &mut Budget) -> u64 {
         let dropped = self.frames.len() as u64;
-        all.used -= self.bytes;
+        all.give(self.bytes);
         self.bytes = 0;
         self.frames.clear();
         dropped

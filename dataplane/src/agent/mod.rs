@@ -19,21 +19,24 @@
 //! | `forwarding` | what the data threads may do without asking |
 //! | `gate` | which pairs of an exclusive locator are ours already |
 //! | `relay`, `hold` | packets that take the long way, or wait |
+//! | `credit`, `rate` | how much strangers and new places may get |
+//! | `order` | that packets which took the direct way do not overtake them |
 //! | `status`, `snapshot` | what people and restarts see |
 //!
 //! # Limitations
-//! Relaying has no END marker yet: packets that took the long way may arrive
-//! behind packets that came directly. A new locator gets full credit as soon as
-//! an authenticated MOVED names it. Encapsulation does not exist yet.
+//! Encapsulation does not exist yet.
 
 mod config;
+mod credit;
 mod exchange;
 mod forwarding;
 mod gate;
 pub(crate) mod hold;
+mod order;
 mod own;
 mod packet;
 mod peers;
+mod rate;
 mod relay;
 mod snapshot;
 mod status;
@@ -47,7 +50,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use mat_proto::auth::Token;
+use mat_proto::auth::{Key, MoveKey, Token};
 use mat_proto::{Binding, Epoch, Home, Locator};
 
 use crate::clock::{Now, Time};
@@ -65,6 +68,7 @@ pub use status::{
 };
 
 use hold::{Budget, Hold};
+use packet::Arrival;
 
 /// What becomes of a packet that was read from the TUN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,6 +186,8 @@ pub struct Agent {
     cache: BTreeMap<Home, peers::Cached>,
     lookups: BTreeMap<Home, peers::Lookup>,
     opens: BTreeMap<(Home, Home), exchange::PendingOpen>,
+    open_rate: rate::Rate,
+    cookie_key: Key,
     strangers: BTreeMap<(IpAddr, IpAddr), packet::Stranger>,
     gates: gate::Gates,
     misdirected: BTreeMap<Home, (Locator, Time)>,
@@ -224,6 +230,9 @@ impl Agent {
             entropy(&mut octets);
             u64::from_ne_bytes(octets)
         });
+        let mut secret = [0; 32];
+        entropy(&mut secret);
+        let cookie_key = Key::of_move(MoveKey(secret));
         let table = Table::new(config.limits.contexts, seed);
         let budget = Budget::new(config.limits.hold_bytes_total);
         let mut agent = Agent {
@@ -238,6 +247,8 @@ impl Agent {
             cache: BTreeMap::new(),
             lookups: BTreeMap::new(),
             opens: BTreeMap::new(),
+            open_rate: rate::Rate::new(exchange::OPENS_PER_SECOND),
+            cookie_key,
             strangers: BTreeMap::new(),
             gates: gate::Gates::new(),
             misdirected: BTreeMap::new(),
@@ -429,16 +440,16 @@ impl Agent {
 
     /// Handles a packet as if it had just been read, and writes it out if it
     /// is to be sent: for packets that waited.
-    fn replay(&mut self, mut frame: Frame) {
-        if self.decide(&frame.offload, &mut frame.packet) == Verdict::Send {
+    fn replay(&mut self, mut frame: Frame, arrival: Arrival) {
+        if self.decide(&frame.offload, &mut frame.packet, arrival) == Verdict::Send {
             self.outputs.push_back(Output::Write(frame));
         }
     }
 
-    fn decide(&mut self, offload: &Offload, packet: &mut [u8]) -> Verdict {
+    fn decide(&mut self, offload: &Offload, packet: &mut [u8], arrival: Arrival) -> Verdict {
         // Packets that wait are replayed while another one is in hand.
         let outer = self.party.take();
-        let verdict = self.route(offload, packet);
+        let verdict = self.route(offload, packet, arrival);
         match verdict {
             Verdict::Send | Verdict::Taken => {}
             Verdict::Held => {
@@ -460,6 +471,6 @@ impl Agent {
     /// What becomes of a packet read from the TUN; rewritten in place.
     pub fn handle_packet(&mut self, now: Now, offload: &Offload, packet: &mut [u8]) -> Verdict {
         self.now = now;
-        self.decide(offload, packet)
+        self.decide(offload, packet, Arrival::Direct)
     }
 }

@@ -24,6 +24,15 @@ use crate::rewrite::{
 };
 use crate::table::ContextId;
 
+/// How a packet has come here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// By itself.
+    Direct,
+    /// By the old site of a move.
+    Relayed,
+}
+
 /// A mobile sender without context here.
 #[derive(Debug, Default)]
 pub(super) struct Stranger {
@@ -41,7 +50,12 @@ const STRANGER_BYTES: usize = 512 << 10;
 
 impl Agent {
     /// The verdict; does everything but counting drops.
-    pub(super) fn route(&mut self, offload: &Offload, packet: &mut [u8]) -> Verdict {
+    pub(super) fn route(
+        &mut self,
+        offload: &Offload,
+        packet: &mut [u8],
+        arrival: Arrival,
+    ) -> Verdict {
         let headers = match Packet::parse(packet) {
             Ok(headers) => headers,
             Err(malformed) => return Verdict::Drop(Cause::Malformed(malformed)),
@@ -57,7 +71,7 @@ impl Agent {
         if let Some(own) = own.filter(|_| !(to_itself && headers.is_icmp_error())) {
             self.outbound(own, &headers, offload, packet)
         } else if let Some((locator, home)) = locator {
-            self.inbound(locator, home, &headers, offload, packet)
+            self.inbound((locator, home), &headers, offload, packet, arrival)
         } else if headers.is_icmp_error() && self.in_homes(dst) {
             self.kernel_error(&headers, offload, packet)
         } else {
@@ -83,11 +97,11 @@ impl Agent {
 
     fn inbound(
         &mut self,
-        to: Locator,
-        home: Option<Home>,
+        (to, home): (Locator, Option<Home>),
         headers: &Headers,
         offload: &Offload,
         packet: &mut [u8],
+        arrival: Arrival,
     ) -> Verdict {
         if self.is_control(headers) {
             if offload.is_super_packet() {
@@ -107,7 +121,15 @@ impl Agent {
             return Verdict::Drop(Cause::NotAttached);
         };
         match &own.role {
-            Role::Serving { .. } if own.ready => self.deliver(home, headers, offload, packet),
+            Role::Serving { .. } if own.ready => {
+                if arrival == Arrival::Direct
+                    && let Some(id) = self.table.inbound(headers.src(), headers.dst())
+                    && self.table.get(id).is_some_and(|c| c.behind.is_some())
+                {
+                    return self.wait_for_end(id, copy(offload, packet, headers));
+                }
+                self.deliver(home, headers, offload, packet)
+            }
             Role::Serving { .. } | Role::Prepared | Role::Registering => {
                 let frame = copy(offload, packet, headers);
                 let max = self.config.limits.hold_bytes_per_home;
@@ -284,6 +306,12 @@ impl Agent {
             return self.wait_for_context(id, copy(offload, packet, headers));
         }
         let slot = context.slot;
+        if context.credit.is_some() {
+            let context = self.table.get_mut(id);
+            if !context.is_some_and(|c| Agent::charge(c, headers.total_len())) {
+                return self.wait_for_context(id, copy(offload, packet, headers));
+            }
+        }
         self.count_packet(slot, Direction::Out, headers);
         let map = Translation {
             new_src: Some(local.ip()),
@@ -392,7 +420,7 @@ impl Agent {
             return Verdict::Drop(Cause::ControlMalformed);
         }
         for mut message in messages {
-            self.decide(&Offload::default(), &mut message);
+            self.decide(&Offload::default(), &mut message, Arrival::Direct);
         }
         Verdict::Taken
     }
@@ -425,11 +453,11 @@ impl Agent {
             .and_then(|h| self.own.get(&h))
             .is_some_and(|own| own.departed());
         if let (Some(home), true) = (home, departed) {
-            let is_relay = matches!(
+            let of_a_move = matches!(
                 Message::decode(payload).map(|r| r.message),
-                Ok(Message::Relay(_))
+                Ok(Message::Relay(_) | Message::Flushed(_))
             );
-            if !is_relay {
+            if !of_a_move {
                 self.relay_out(home, copy(offload, packet, headers), 0);
                 return Verdict::Taken;
             }
@@ -520,7 +548,7 @@ impl Agent {
                 continue;
             };
             while let Some(frame) = stranger.hold.pop(&mut self.budget) {
-                self.replay(frame);
+                self.replay(frame, Arrival::Direct);
             }
         }
     }

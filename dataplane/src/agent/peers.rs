@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use mat_proto::{Binding, Home};
 
+use super::packet::Arrival;
 use super::{Agent, Answer, Now, Output, Timer};
 use crate::clock::Time;
 use crate::counters::Cause;
@@ -202,6 +203,7 @@ impl Agent {
                 self.open(id);
             }
         } else {
+            self.credit_due(id);
             self.flow(id);
         }
     }
@@ -269,6 +271,7 @@ impl Agent {
             return;
         };
         let before = context.remote();
+        let port = context.remote_port();
         let epoch = binding.epoch();
         context.binding = Some(binding);
         let after = context.remote();
@@ -289,6 +292,15 @@ impl Agent {
                 format!("the peer moved from {before} to {after}, epoch {epoch}"),
             );
             self.context_at(id, grace);
+            self.end(id, (before.ip(), port.unwrap_or_default()).into());
+            // Tokens that went to another place prove nothing about this one.
+            if let Some(context) = self.table.get_mut(id) {
+                context.offered = None;
+                if context.opening.take().is_some() {
+                    self.open(id);
+                }
+            }
+            self.prove(id);
         }
     }
 
@@ -310,10 +322,14 @@ impl Agent {
             if !context.is_open() || context.lease_until <= self.now.time {
                 return;
             }
+            let next = context.hold.first_len();
+            if next.is_some_and(|len| context.credit.is_some_and(|c| c.left < len as u64)) {
+                return;
+            }
             let Some(frame) = context.hold.pop(&mut self.budget) else {
                 return;
             };
-            self.replay(frame);
+            self.replay(frame, Arrival::Direct);
         }
     }
 
@@ -351,6 +367,9 @@ impl Agent {
             self.reindexed(id);
         }
         self.exchange_due(id);
+        self.order_due(id);
+        self.credit_due(id);
+        self.look_back(id);
         self.maintain(id);
         if self.table.get(id).is_some_and(|c| c.hold.len() > 0) {
             self.pursue(id);
@@ -421,7 +440,10 @@ impl Agent {
             if let Some(at) = context.timer {
                 self.timers.remove(&(at, Timer::Context(id)));
             }
-            let dropped = context.hold.clear(&mut self.budget);
+            let mut dropped = context.hold.clear(&mut self.budget);
+            if let Some(mut behind) = context.behind.take() {
+                dropped += behind.hold.clear(&mut self.budget);
+            }
             self.counters.add(cause, dropped);
             self.accounts.close((context.own, Some(context.peer)));
             self.steer(changes);

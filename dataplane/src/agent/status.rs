@@ -243,7 +243,7 @@ impl Agent {
             registered_at: known.and_then(|b| b.active()).map(|e| e.locator),
             link: own.link.clone(),
             ready: own.ready,
-            held_bytes: own.hold_in.bytes() + own.hold_out.bytes(),
+            held_bytes: own.held_bytes(),
             switch: own.switch.map(|s| SwitchStatus {
                 peers: s.peers,
                 acknowledged: s.acknowledged,

@@ -4,18 +4,20 @@
 //! the highest-epoch binding it knows names one of its locators as active. A
 //! higher epoch alone does not silence it.
 
+mod deadline;
 mod operations;
 mod relaying;
 mod serving;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use mat_proto::auth::MoveKey;
 use mat_proto::{Binding, Epoch, Home, Locator};
 use serde::{Deserialize, Serialize};
 
-use super::hold::Hold;
-use super::relay::Joiner;
+use super::hold::{Budget, Hold};
+use super::relay::{Arrivals, Sent};
 use super::snapshot::ContextRecord;
 use crate::clock::Time;
 
@@ -30,12 +32,9 @@ pub(in crate::agent) enum Role {
     Serving { locator: Locator },
     /// Attached, but the binding names another place.
     Idle,
-    /// Handed to another site, which gets what still arrives.
-    Departed {
-        to: RelayTo,
-        until: Time,
-        next_id: u32,
-    },
+    /// Handed to another site, which gets what still arrives: until grace ends, once
+    /// that site serves it.
+    Departed { to: RelayTo, until: Time },
 }
 
 impl Role {
@@ -63,16 +62,31 @@ pub(in crate::agent) struct Own {
     pub(in crate::agent) reserved: Vec<Locator>,
     /// The binding of the highest epoch known.
     pub(in crate::agent) known: Option<Binding>,
+    /// What came for it directly.
     pub(in crate::agent) hold_in: Hold,
+    /// What the old site of its move has relayed: older than that.
+    pub(in crate::agent) hold_relayed: Hold,
+    /// What it sent.
     pub(in crate::agent) hold_out: Hold,
     /// A compare-and-swap under way.
     updating: Option<Updating>,
     /// Prepared or registering is given up at this time.
     deadline: Option<Time>,
     move_key: Option<MoveKey>,
-    joiner: Joiner,
+    /// On their way here from the old site of its move.
+    arrivals: Arrivals,
+    /// What that site was last told of them.
+    reported: Reported,
+    /// On their way from here to the new site of its move.
+    sent: Option<Sent>,
     /// Contexts to take over once we serve.
     imports: Vec<ContextRecord>,
+    /// Its instance has come since this home was prepared.
+    arrived: bool,
+    /// It came, but nobody said that its move is complete: we see to that.
+    alone: bool,
+    /// Another site serves it since it left.
+    taken_over: bool,
     next_poll: Time,
     /// The last time peers were told of a move.
     pub(in crate::agent) switch: Option<Switch>,
@@ -85,6 +99,18 @@ struct Updating {
     since: Time,
     /// Its answer was lost: it has to be read back.
     lost: bool,
+}
+
+/// What the old site of a move knows of the packets that it relays.
+#[derive(Debug, Default)]
+struct Reported {
+    /// Where they come from.
+    to: Option<(SocketAddr, Epoch)>,
+    at: Option<Time>,
+    received: u32,
+    delivered: u32,
+    /// It sends what it need not: the last report was lost.
+    again: bool,
 }
 
 /// How the peers of a home followed its last move.
@@ -216,6 +242,9 @@ pub enum OpError {
 
 /// A prepared move that is not activated within this time is withdrawn.
 const PREPARED_FOR: Duration = Duration::from_secs(30);
+/// A home that left and that nobody has taken over by then is taken back: not before
+/// the new site has decided.
+const TAKE_BACK: Duration = Duration::from_secs(35);
 /// An update whose outcome is unknown is read back after this time.
 const READ_BACK: Duration = Duration::from_millis(200);
 
@@ -229,12 +258,18 @@ impl Own {
             reserved,
             known: None,
             hold_in: Hold::default(),
+            hold_relayed: Hold::default(),
             hold_out: Hold::default(),
             updating: None,
             deadline: None,
             move_key: None,
-            joiner: Joiner::default(),
+            arrivals: Arrivals::default(),
+            reported: Reported::default(),
+            sent: None,
             imports: Vec::new(),
+            arrived: false,
+            alone: false,
+            taken_over: false,
             next_poll: now,
             switch: None,
         }
@@ -271,6 +306,43 @@ impl Own {
     /// Neither on its way in nor on its way out.
     pub(in crate::agent) fn is_settled(&self) -> bool {
         !matches!(self.role, Role::Prepared | Role::Departed { .. })
+    }
+
+    /// Packets that wait for it, or of it.
+    pub(in crate::agent) fn waiting(&self) -> usize {
+        self.hold_in.len() + self.hold_relayed.len() + self.hold_out.len()
+    }
+
+    /// The memory these stand for, and those that are kept until the new site has them.
+    pub(in crate::agent) fn held_bytes(&self) -> usize {
+        let sent = self.sent.as_ref().map_or(0, Sent::bytes);
+        self.hold_in.bytes() + self.hold_relayed.bytes() + self.hold_out.bytes() + sent
+    }
+
+    fn holds(&mut self) -> [&mut Hold; 3] {
+        [
+            &mut self.hold_relayed,
+            &mut self.hold_in,
+            &mut self.hold_out,
+        ]
+    }
+
+    /// Drops what waits; gives back how many.
+    fn clear(&mut self, all: &mut Budget) -> u64 {
+        let mut dropped: u64 = self.holds().into_iter().map(|h| h.clear(all)).sum();
+        if let Some(mut sent) = self.sent.take() {
+            while sent.pop(all).is_some() {
+                dropped += 1;
+            }
+        }
+        dropped
+    }
+
+    /// Drops what has waited longer than `age`; gives back how many.
+    fn expire(&mut self, now: Time, age: Duration, all: &mut Budget) -> u64 {
+        let holds = self.holds().into_iter();
+        let dropped: u64 = holds.map(|h| h.expire(now, age, all)).sum();
+        dropped + self.sent.as_mut().map_or(0, |s| s.expire(now, age, all))
     }
 
     pub(in crate::agent) fn epoch(&self) -> Epoch {

@@ -8,7 +8,10 @@ use ipnet::IpNet;
 use mat_proto::auth::MoveKey;
 use mat_proto::{Family, Home, Locator};
 
-use super::{Attach, Handover, Link, OpError, Own, PREPARED_FOR, Prepared, RelayTo, Role};
+use super::{
+    Attach, Handover, Link, OpError, Own, PREPARED_FOR, Prepared, RelayTo, Role, TAKE_BACK,
+};
+use crate::agent::relay::Sent;
 use crate::agent::snapshot::ContextRecord;
 use crate::agent::{Agent, Now, Output, Timer};
 use crate::counters::Cause;
@@ -83,19 +86,19 @@ impl Agent {
         let binding = own.known.clone();
         let ids = self.table.of_own(home);
         let records = ids.iter().filter_map(|id| self.table.get(*id));
-        let contexts = records.filter_map(ContextRecord::of).collect();
+        let contexts: Vec<_> = records.filter_map(ContextRecord::of).collect();
         match to {
             Some(to) => {
-                let until = now.time + self.config.grace;
+                let until = now.time + TAKE_BACK;
                 if let Some(own) = self.own.get_mut(&home) {
-                    own.role = Role::Departed {
-                        to,
-                        until,
-                        next_id: 0,
-                    };
+                    own.role = Role::Departed { to, until };
                     own.updating = None;
+                    own.sent = Some(Sent::new(home, own.epoch(), now.time));
+                    own.imports.clone_from(&contexts);
+                    own.taken_over = false;
                 }
                 self.home_changed(home);
+                self.send_on(home);
                 self.at(until, Timer::Own(home));
                 self.note(home, None, format!("handed to {}", to.locator));
             }
@@ -133,6 +136,7 @@ impl Agent {
             }
             return;
         }
+        own.arrived |= ready && !own.ready && matches!(own.role, Role::Prepared);
         own.ready = ready;
         self.home_changed(home);
         self.flush(home);
@@ -221,8 +225,11 @@ impl Agent {
             self.table.mark_changed(id);
         }
         if let Some(mut old) = self.own.insert(home, own) {
-            let dropped =
-                old.hold_in.clear(&mut self.budget) + old.hold_out.clear(&mut self.budget);
+            // A move that is undone: what the new site has not delivered is ours again.
+            if let Some(own) = self.own.get_mut(&home).filter(|own| own.is_settled()) {
+                own.sent = old.sent.take();
+            }
+            let dropped = old.clear(&mut self.budget);
             self.counters.add(Cause::Departed, dropped);
         }
         self.at(self.now.time, Timer::Own(home));
@@ -289,7 +296,7 @@ impl Agent {
         let Some(mut own) = self.own.remove(&home) else {
             return;
         };
-        let dropped = own.hold_in.clear(&mut self.budget) + own.hold_out.clear(&mut self.budget);
+        let dropped = own.clear(&mut self.budget);
         self.counters.add(Cause::NotAttached, dropped);
         self.released.insert(home, (own.epoch(), self.now.time));
         self.accounts.close((home, None));

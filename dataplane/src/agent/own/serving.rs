@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use mat_proto::{Binding, Epoch, Home};
 
-use super::{Activated, OpError, READ_BACK, Role, Updating};
+use super::{Activated, OpError, Own, READ_BACK, Role, Updating};
+use crate::agent::hold::Hold;
+use crate::agent::packet::Arrival;
 use crate::agent::peers::MapFault;
 use crate::agent::{Agent, Answer, Now, Output, Timer, UpdateResult};
 use crate::counters::Cause;
@@ -68,14 +70,6 @@ impl Agent {
         let Some(own) = self.own.get_mut(&home) else {
             return;
         };
-        if own.departed() {
-            if let Answer::Found { binding, .. } = answer
-                && binding.epoch() > own.epoch()
-            {
-                self.silence(home);
-            }
-            return;
-        }
         if let Some(updating) = &own.updating {
             // Only an update whose answer was lost is read back; while one is
             // under way, answers may be older than it.
@@ -89,7 +83,13 @@ impl Agent {
             };
             return self.handle_update(self.now, home, result);
         }
+        if let Role::Departed { until, .. } = own.role {
+            return self.departed_answer(home, until, answer);
+        }
         if matches!(own.role, Role::Prepared) {
+            if own.alone {
+                self.finish_alone(home, answer);
+            }
             return;
         }
         match answer {
@@ -138,31 +138,32 @@ impl Agent {
         let Some(own) = self.own.get_mut(&home) else {
             return;
         };
-        let expired = own.hold_in.expire(time, age, &mut self.budget)
-            + own.hold_out.expire(time, age, &mut self.budget);
+        let expired = own.expire(time, age, &mut self.budget);
         self.counters.add(Cause::HoldExpired, expired);
-        if let Role::Departed { until, .. } = own.role {
-            if until <= time {
-                self.release(home);
-            } else {
-                // Somebody else may serve it by now: then it must not speak here.
-                let speaking = own.ready;
-                if speaking && own.next_poll <= time {
-                    own.next_poll = time + poll;
-                    self.lookup(home);
-                }
-                self.at((time + poll).min(until), Timer::Own(home));
-            }
+        self.relay_due(home);
+        let Some(own) = self.own.get_mut(&home) else {
             return;
+        };
+        if let Role::Departed { until, .. } = own.role {
+            let over = until <= time;
+            if over && own.taken_over {
+                return self.release(home);
+            }
+            // Once somebody else serves it, it must not speak here; and if nobody does
+            // in the end, it is still ours.
+            if !own.taken_over && (own.next_poll <= time || over) {
+                own.next_poll = time + poll;
+                self.lookup(home);
+            }
+            let next = if over { time + poll } else { until };
+            return self.at(next.min(time + poll), Timer::Own(home));
         }
         if matches!(own.role, Role::Prepared) && own.deadline.is_some_and(|d| d <= time) {
-            self.note(home, None, "prepared, but not activated in time: withdrawn");
-            self.settle(home, Err(OpError::Deadline(home)));
-            return self.release(home);
+            return self.not_activated(home);
         }
         if own.next_poll <= time {
             own.next_poll = time + poll;
-            if !matches!(own.role, Role::Prepared) || own.updating.is_some() {
+            if !matches!(own.role, Role::Prepared) || own.updating.is_some() || own.alone {
                 self.lookup(home);
             }
         }
@@ -258,14 +259,20 @@ impl Agent {
             return self.stop_serving(home);
         };
         let before = own.serving();
+        let moved_here = matches!(own.role, Role::Prepared);
         own.role = Role::Serving { locator };
         own.deadline = None;
+        own.alone = false;
         let imports = std::mem::take(&mut own.imports);
+        self.recall(home);
         if !self.config.exclusive {
             self.outputs.push_back(Output::Announce(locator));
         }
         for record in imports {
             self.import(&record, time);
+            if moved_here {
+                self.await_end(record.own, record.peer);
+            }
         }
         let grace = time + self.config.grace;
         let contexts = self.table.of_own(home);
@@ -323,7 +330,7 @@ impl Agent {
             Some(place) => format!("not serving: epoch {epoch} names {place}"),
             None => format!("not serving: epoch {epoch} names no active locator"),
         };
-        let dropped = own.hold_in.clear(&mut self.budget) + own.hold_out.clear(&mut self.budget);
+        let dropped = own.clear(&mut self.budget);
         self.counters.add(Cause::NotServing, dropped);
         self.note(home, None, text);
         if served {
@@ -349,19 +356,33 @@ impl Agent {
         if own.serving().is_none() {
             return;
         }
-        let mut frames = Vec::new();
         if own.ready {
-            while let Some(frame) = own.hold_in.pop(&mut self.budget) {
-                frames.push(frame);
-            }
+            self.empty(home, Arrival::Relayed, |own| &mut own.hold_relayed);
+            self.empty(home, Arrival::Direct, |own| &mut own.hold_in);
         }
-        while let Some(frame) = own.hold_out.pop(&mut self.budget) {
+        self.empty(home, Arrival::Direct, |own| &mut own.hold_out);
+        self.home_changed(home);
+        self.report(home);
+    }
+
+    /// Handles what waits in a queue of a home, and nothing that joins it meanwhile.
+    pub(in crate::agent) fn empty(
+        &mut self,
+        home: Home,
+        arrival: Arrival,
+        queue: fn(&mut Own) -> &mut Hold,
+    ) {
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
+        let queue = queue(own);
+        let mut frames = Vec::with_capacity(queue.len());
+        while let Some(frame) = queue.pop(&mut self.budget) {
             frames.push(frame);
         }
         for frame in frames {
-            self.replay(frame);
+            self.replay(frame, arrival);
         }
-        self.home_changed(home);
     }
 
     pub(in crate::agent) fn settle(&mut self, home: Home, result: Result<Activated, OpError>) {

@@ -1,0 +1,101 @@
+//! Moves that nobody finishes: whoever started them is gone, or the other site is.
+//!
+//! Two sites each know half of a move. The mapping service decides between them: the
+//! new one serves if it has registered the instance, otherwise the old one does.
+
+use super::{OpError, Own, Role};
+use crate::agent::{Agent, Answer, Timer};
+use crate::clock::Time;
+use crate::counters::Cause;
+use mat_proto::{Binding, Home};
+
+impl Agent {
+    /// The deadline of a prepared home has passed. If its instance has come, it is
+    /// not sent away again: the move is finished here.
+    pub(super) fn not_activated(&mut self, home: Home) {
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
+        own.deadline = None;
+        if own.updating.is_some() || own.alone {
+            return;
+        }
+        if own.arrived && own.ready {
+            own.alone = true;
+            self.note(home, None, "here, but not activated in time: activated");
+            return self.lookup(home);
+        }
+        self.note(home, None, "prepared, but not activated in time: withdrawn");
+        self.settle(home, Err(OpError::Deadline(home)));
+        self.release(home);
+    }
+
+    /// The binding of a home whose move nobody else finishes.
+    pub(super) fn finish_alone(&mut self, home: Home, answer: &Answer) {
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
+        own.known = match answer {
+            Answer::Found { binding, .. } => Some(binding.clone()),
+            Answer::NotFound { .. } => None,
+            // It is asked for again.
+            Answer::Failed(_) => return,
+        };
+        own.alone = false;
+        self.try_register(home);
+    }
+
+    /// What the mapping service says of a home that has left: whether another site
+    /// has it, or nobody although it should have one by now.
+    pub(super) fn departed_answer(&mut self, home: Home, until: Time, answer: &Answer) {
+        let over = until <= self.now.time;
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
+        match answer {
+            Answer::Found { binding, .. } if binding.epoch() > own.epoch() => {
+                let elsewhere = |b: &Binding| {
+                    let active = b.active().map(|e| e.locator);
+                    active.is_some_and(|l| !own.reserved.contains(&l))
+                };
+                if !own.taken_over && elsewhere(binding) {
+                    own.taken_over = true;
+                    let grace = self.now.time + self.config.grace;
+                    if let Role::Departed { until, .. } = &mut own.role {
+                        *until = grace;
+                    }
+                    self.at(grace, Timer::Own(home));
+                    self.silence(home);
+                }
+            }
+            Answer::Found { .. } if over => self.take_back(home),
+            Answer::NotFound { .. } if over => self.release(home),
+            _ => {}
+        }
+    }
+
+    /// Nobody has taken the home over: it is to be ours as before, under a new epoch,
+    /// so that nobody can take it over any more. Until that is committed it stays
+    /// departed.
+    fn take_back(&mut self, home: Home) {
+        self.note(home, None, "nobody has taken it over: taking it back");
+        self.try_register(home);
+    }
+
+    /// What was relayed, but not delivered by the new site, is to be delivered here.
+    pub(super) fn recall(&mut self, home: Home) {
+        let (time, budget) = (self.now.time, &mut self.budget);
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
+        let Own { sent, hold_in, .. } = own;
+        let Some(mut sent) = sent.take() else {
+            return;
+        };
+        while let Some(frame) = sent.pop(budget) {
+            if !hold_in.push(time, frame, usize::MAX, budget) {
+                self.counters.count(Cause::HoldFull);
+            }
+        }
+    }
+}

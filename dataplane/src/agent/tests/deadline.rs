@@ -1,0 +1,90 @@
+//! Moves that nobody finishes.
+
+use std::time::Duration;
+
+use super::world::*;
+use crate::agent::OpError;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// 10 at site 0 talks with 20 at site 1; its move to site 2 has begun, and whoever
+/// began it is gone.
+fn abandoned() -> World {
+    let mut world = World::new(3);
+    world.attach(0, home(10));
+    world.attach(1, home(20));
+    world.run_for(SECOND);
+    world.send(0, home(10), home(20).ip(), b"0");
+    world.run_for(SECOND);
+    world.received.clear();
+    let relay = world.prepare(2, home(10));
+    let now = world.clock();
+    world.agents[0].detach(now, home(10), Some(relay)).unwrap();
+    world.drain(0);
+    world.run_for(SECOND);
+    world
+}
+
+fn states(world: &World) -> [String; 2] {
+    [0, 2].map(|site| {
+        let status = world.agents[site].own_status(home(10));
+        status.map_or_else(|| "-".to_owned(), |s| s.state)
+    })
+}
+
+fn talks(world: &mut World, site: usize) {
+    world.received.clear();
+    world.send(1, home(20), home(10).ip(), b"in");
+    world.run_for(SECOND);
+    world.send(site, home(10), home(20).ip(), b"out");
+    world.run_for(SECOND);
+    let payloads: Vec<_> = world
+        .received
+        .iter()
+        .map(|(s, .., p)| (*s, &p[..]))
+        .collect();
+    assert_eq!(payloads, [(site, &b"in"[..]), (1, b"out")]);
+    assert_eq!(world.misdelivered, 0);
+}
+
+#[test]
+fn an_instance_that_has_not_come_is_taken_back_by_its_old_site() {
+    let mut world = abandoned();
+    world.send(1, home(20), home(10).ip(), b"during the move");
+    world.run_for(25 * SECOND);
+    assert_eq!(states(&world), ["departed", "prepared"]);
+    let before = world.map[&home(10)].epoch();
+    world.run_for(11 * SECOND);
+    assert_eq!(states(&world), ["serving", "-"]);
+    assert!(world.map[&home(10)].epoch() > before);
+    let refused = (2, home(10), Err(OpError::Deadline(home(10))));
+    assert!(world.settled.contains(&refused));
+    talks(&mut world, 0);
+}
+
+#[test]
+fn an_instance_that_has_come_is_served_by_its_new_site() {
+    let mut world = abandoned();
+    let now = world.clock();
+    world.plugged.remove(&(0, home(10)));
+    world.agents[0].link_ready(now, home(10), false);
+    world.plugged.insert((2, home(10)));
+    world.agents[2].link_ready(now, home(10), true);
+    world.run_for(30 * SECOND);
+    assert_eq!(states(&world), ["departed", "serving"]);
+    talks(&mut world, 2);
+    world.run_for(10 * SECOND);
+    assert_eq!(states(&world), ["-", "serving"]);
+}
+
+#[test]
+fn while_the_mapping_service_is_away_nobody_decides() {
+    let mut world = abandoned();
+    world.map_up = false;
+    world.run_for(60 * SECOND);
+    assert_eq!(states(&world), ["departed", "-"]);
+    world.map_up = true;
+    world.run_for(2 * SECOND);
+    assert_eq!(states(&world), ["serving", "-"]);
+    talks(&mut world, 0);
+}

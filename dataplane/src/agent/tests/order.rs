@@ -1,0 +1,161 @@
+//! What a move does to the packets under way: none is lost, none overtakes another,
+//! also if the network loses messages or the move is undone.
+
+use std::time::Duration;
+
+use mat_proto::Home;
+
+use super::world::*;
+use crate::agent::Attach;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+/// 10 at site 0 talks with 20 at site 1, in an open context.
+fn talking() -> World {
+    let mut world = World::new(3);
+    world.attach(0, home(10));
+    world.attach(1, home(20));
+    world.run_for(SECOND);
+    world.send(0, home(10), home(20).ip(), b"0");
+    world.run_for(SECOND);
+    world.received.clear();
+    world
+}
+
+/// Sends one packet each millisecond in both directions, while the instance moves from
+/// site 0 to site 2.
+fn talk_through_a_move(world: &mut World, freeze: Duration) -> (Vec<u32>, Vec<u32>) {
+    let (mut to_it, mut from_it) = (Vec::new(), Vec::new());
+    let mut site = Some(0);
+    let mut handover = None;
+    for n in 0..400u32 {
+        let at = n * MILLISECOND;
+        if n == 50 {
+            let relay = world.prepare(2, home(10));
+            let now = world.clock();
+            handover = world.agents[0].detach(now, home(10), Some(relay)).ok();
+            world.drain(0);
+            world.plugged.remove(&(0, home(10)));
+            site = None;
+        }
+        if at >= 50 * MILLISECOND + freeze
+            && let Some(handover) = handover.take()
+        {
+            world.plugged.insert((2, home(10)));
+            world.activate(2, handover);
+            site = Some(2);
+        }
+        world.send(1, home(20), home(10).ip(), &n.to_be_bytes());
+        to_it.push(n);
+        if let Some(site) = site {
+            world.send(site, home(10), home(20).ip(), &n.to_be_bytes());
+            from_it.push(n);
+        }
+        world.run_for(MILLISECOND);
+    }
+    world.run_for(5 * SECOND);
+    (to_it, from_it)
+}
+
+fn numbers(world: &World, to: Home, from: Home) -> Vec<u32> {
+    let payloads = world.payloads(to, from.ip()).into_iter();
+    payloads
+        .map(|p| u32::from_be_bytes(p.try_into().expect("four octets")))
+        .collect()
+}
+
+#[test]
+fn direct_packets_wait_for_those_that_took_the_long_way() {
+    let mut world = talking();
+    let (to_it, from_it) = talk_through_a_move(&mut world, 20 * MILLISECOND);
+    assert_eq!(numbers(&world, home(10), home(20)), to_it);
+    assert_eq!(numbers(&world, home(20), home(10)), from_it);
+    assert_eq!(world.misdelivered, 0);
+    for site in 0..3 {
+        assert_eq!(world.agents[site].held_bytes(), 0, "site {site}");
+    }
+}
+
+#[test]
+fn lost_messages_cost_no_packet_and_no_order() {
+    for seed in 1..=50u64 {
+        let mut world = talking();
+        let mut state = seed;
+        world.lose = Box::new(move |_, packet| {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            is_control(packet) && state >> 56 < 13
+        });
+        let (to_it, from_it) = talk_through_a_move(&mut world, 20 * MILLISECOND);
+        assert_eq!(numbers(&world, home(10), home(20)), to_it, "seed {seed}");
+        assert_eq!(numbers(&world, home(20), home(10)), from_it, "seed {seed}");
+    }
+}
+
+#[test]
+fn without_end_direct_packets_wait_a_tenth_of_a_second() {
+    let mut world = talking();
+    world.lose = Box::new(|_, packet| packet.windows(6).any(|w| w == b"MAT\n\x01\x0b"));
+    world.move_home(home(10), 0, 2, 20 * MILLISECOND);
+    world.run_for(50 * MILLISECOND);
+    world.send(1, home(20), home(10).ip(), b"direct");
+    world.run_for(DELAY + 99 * MILLISECOND);
+    assert!(world.payloads(home(10), home(20).ip()).is_empty());
+    world.run_for(2 * MILLISECOND);
+    assert_eq!(world.payloads(home(10), home(20).ip()), [b"direct"]);
+}
+
+#[test]
+fn a_move_that_is_undone_gives_back_what_was_relayed() {
+    let mut world = talking();
+    let relay = world.prepare(2, home(10));
+    let now = world.clock();
+    let handover = world.agents[0].detach(now, home(10), Some(relay)).unwrap();
+    world.drain(0);
+    for n in 0..50u32 {
+        world.send(1, home(20), home(10).ip(), &n.to_be_bytes());
+        world.run_for(MILLISECOND);
+    }
+    let request = Attach {
+        home: home(10),
+        claim: true,
+        link: None,
+        ready: true,
+        contexts: handover.contexts,
+        binding: handover.binding,
+    };
+    let now = world.clock();
+    world.agents[0].attach(now, request).unwrap();
+    world.drain(0);
+    world.run_for(SECOND);
+    let expected: Vec<u32> = (0..50).collect();
+    assert_eq!(numbers(&world, home(10), home(20)), expected);
+    assert!(world.received.iter().all(|(site, ..)| *site == 0));
+}
+
+#[test]
+fn twice_in_a_row_within_a_round_trip() {
+    let mut world = World::new(4);
+    world.attach(0, home(10));
+    world.attach(1, home(20));
+    world.run_for(SECOND);
+    world.send(0, home(10), home(20).ip(), b"0");
+    world.run_for(SECOND);
+    world.received.clear();
+    for n in 0..300u32 {
+        world.send(1, home(20), home(10).ip(), &n.to_be_bytes());
+        world.run_for(MILLISECOND);
+        match n {
+            50 => world.move_home(home(10), 0, 2, Duration::ZERO),
+            60 => world.move_home(home(10), 2, 3, Duration::ZERO),
+            _ => {}
+        }
+    }
+    world.run_for(SECOND);
+    let mut received = numbers(&world, home(10), home(20));
+    received.sort_unstable();
+    assert_eq!(received, (0..300).collect::<Vec<_>>());
+    assert_eq!(world.misdelivered, 0);
+}

@@ -1,0 +1,193 @@
+//! What strangers and liars can make a forwarder do, and what they cannot.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use mat_proto::auth::Token;
+use mat_proto::message::{Message, Pair, Reason};
+use mat_proto::{Binding, Epoch, Modes};
+
+use super::world::*;
+use crate::agent::{Answer, Output};
+use crate::rewrite::Packet;
+
+const SECOND: Duration = Duration::from_secs(1);
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+fn talking() -> World {
+    let mut world = World::new(3);
+    world.attach(0, home(10));
+    world.attach(1, home(20));
+    world.run_for(SECOND);
+    world.send(0, home(10), home(20).ip(), b"0");
+    world.run_for(SECOND);
+    world.received.clear();
+    world
+}
+
+/// Counts octets and messages on their way to an address, and loses them.
+fn watch(world: &mut World, victim: IpAddr) -> [Arc<AtomicU64>; 2] {
+    let counts = [Arc::<AtomicU64>::default(), Arc::default()];
+    let [octets, messages] = counts.clone();
+    world.lose = Box::new(move |_, packet| {
+        let hit = Packet::parse(packet).is_ok_and(|headers| headers.dst() == victim);
+        if hit && is_control(packet) {
+            messages.fetch_add(1, Ordering::Relaxed);
+        } else if hit {
+            octets.fetch_add(packet.len() as u64, Ordering::Relaxed);
+        }
+        hit
+    });
+    counts
+}
+
+#[test]
+fn a_victim_that_a_mapping_points_at_gets_no_more_than_the_credit() {
+    let mut world = talking();
+    let victim = locator(2, 5);
+    let [octets, messages] = watch(&mut world, victim.ip());
+    let mut epoch = world.map[&home(10)].epoch();
+    for n in 0..2000u32 {
+        if n % 200 == 0 {
+            // Again and again, under ever higher epochs.
+            epoch = epoch.next(0);
+            let binding = Binding::single(home(10), epoch, 30, victim, 6283).unwrap();
+            let now = world.clock();
+            let answer = Answer::Found {
+                binding,
+                verified: true,
+            };
+            world.agents[1].handle_lookup(now, home(10), answer);
+            world.drain(1);
+        }
+        world.send(1, home(20), home(10).ip(), &[0; 1000]);
+        world.run_for(5 * MILLISECOND);
+    }
+    let got = octets.load(Ordering::Relaxed);
+    assert!(got > 60_000, "{got}");
+    assert!(got <= (64 << 10) + 2000, "{got}");
+    let messages = messages.load(Ordering::Relaxed);
+    assert!(messages < 60, "{messages}");
+}
+
+#[test]
+fn one_that_answers_gets_everything_after_a_round_trip() {
+    let mut world = talking();
+    world.move_home(home(10), 0, 2, Duration::ZERO);
+    // More than the credit, in less than a round trip.
+    for n in 0..400u32 {
+        let mut payload = vec![0; 1000];
+        payload[..4].copy_from_slice(&n.to_be_bytes());
+        world.send(1, home(20), home(10).ip(), &payload);
+        world.run_for(Duration::from_micros(50));
+    }
+    world.run_for(SECOND);
+    let payloads = world.payloads(home(10), home(20).ip());
+    let numbers: Vec<u8> = payloads.iter().map(|p| p[3]).collect();
+    assert_eq!(numbers, (0..400u32).map(|n| n as u8).collect::<Vec<_>>());
+}
+
+fn open(from: u8, cookie: Token) -> Vec<u8> {
+    Message::Open {
+        pair: Pair {
+            from: home(from),
+            to: home(20),
+        },
+        versions: (1, 1),
+        modes: Modes::NATIVE,
+        resume: false,
+        from_epoch: Epoch(1),
+        to_epoch: Epoch(1),
+        token: Token([from; 16]),
+        cookie,
+    }
+    .encode()
+}
+
+#[test]
+fn a_flood_of_first_contacts_costs_little_and_amplifies_nothing() {
+    let mut world = talking();
+    let to = locator(1, 1).ip();
+    let (mut lookups, mut answers) = (0, 0);
+    for n in 0..10_000u32 {
+        let from = SocketAddr::new(locator(2, 1 + (n % 14) as usize).ip(), 6283);
+        let request = open(100 + (n % 150) as u8, Token([0; 16]));
+        let now = world.clock();
+        world.agents[1].handle_control(now, from, to, &request);
+        while let Some(output) = world.agents[1].poll_output() {
+            match output {
+                Output::Lookup(home) => {
+                    lookups += 1;
+                    let answer = Answer::NotFound { verified: true };
+                    world.agents[1].handle_lookup(now, home, answer);
+                }
+                Output::Write(frame) => {
+                    answers += 1;
+                    assert!(frame.packet.len() <= request.len() + 28);
+                }
+                _ => {}
+            }
+        }
+        world.run_for(Duration::from_micros(100));
+    }
+    assert!(lookups <= 450, "{lookups}");
+    assert!(answers <= 10_000, "{answers}");
+    assert!(world.counter(1, "open_without_cookie") > 9000);
+    // Those who were there before do not notice.
+    world.send(1, home(20), home(10).ip(), b"on");
+    world.run_for(DELAY);
+    assert_eq!(world.payloads(home(10), home(20).ip()), [b"on"]);
+    // And whoever can receive gets in.
+    world.attach(2, home(30));
+    world.run_for(SECOND / 100);
+    let sent = world.now;
+    world.send(2, home(30), home(20).ip(), b"new");
+    while world.payloads(home(20), home(30).ip()).is_empty() {
+        assert!(world.now.since(sent) < SECOND);
+        let now = world.clock();
+        let from = SocketAddr::new(locator(2, 9).ip(), 6283);
+        world.agents[1].handle_control(now, from, to, &open(101, Token([0; 16])));
+        world.drain(1);
+        world.run_for(Duration::from_micros(100));
+    }
+}
+
+#[test]
+fn a_cookie_is_good_for_its_sender_only() {
+    let mut world = talking();
+    let to = locator(1, 1).ip();
+    let mut ask = |host: usize, cookie| {
+        let from = SocketAddr::new(locator(2, host).ip(), 6283);
+        let now = world.clock();
+        world.agents[1].handle_control(now, from, to, &open(200, cookie));
+        let mut given = None;
+        let mut asked = false;
+        while let Some(output) = world.agents[1].poll_output() {
+            match output {
+                Output::Lookup(_) => asked = true,
+                Output::Write(frame) => {
+                    let received = Message::decode(&frame.packet[28..]).unwrap();
+                    if let Message::Reject { reason, cookie, .. } = received.message {
+                        assert_eq!(reason, Reason::Retry);
+                        given = Some(cookie);
+                    }
+                }
+                _ => {}
+            }
+        }
+        // The question stays open; another OPEN for the same homes would not ask.
+        if asked {
+            let unknown = Answer::NotFound { verified: true };
+            world.agents[1].handle_lookup(now, home(200), unknown);
+            while world.agents[1].poll_output().is_some() {}
+        }
+        (asked, given)
+    };
+    let cookie = (0..1000).find_map(|_| ask(1, Token([0; 16])).1).unwrap();
+    assert_ne!(cookie, Token([0; 16]));
+    assert!(!ask(2, cookie).0, "another address");
+    assert!(!ask(1, Token([9; 16])).0, "another cookie");
+    assert!(ask(1, cookie).0);
+}

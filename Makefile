@@ -8,6 +8,12 @@ ARGS ?=
 BENCH ?=
 # Gigabytes that `make soak` moves.
 SIZE ?= 100
+# Runs of `make simulate`, and the first seed; SEED=7 tells the story of one run, and SHRINK=1
+# leaves out what it does not take to break something.
+RUNS ?= 10000
+FIRST ?= 1
+SEED ?=
+SHRINK ?=
 # Results of long runs are kept.
 SOAK = scripts/privileged target/release/mat-soak --cell-seconds 300 \
     --json bench/results/soak/$(shell date -u +%F)-
@@ -37,6 +43,11 @@ test: setup ## format, lints, unit tests, and the real binaries in namespaces
 	$(CARGO) build --workspace --locked
 	scripts/privileged $(CARGO) test --workspace --exclude mat-netns --locked
 	scripts/privileged $(CARGO) test --package mat-netns --locked -- --test-threads=1
+
+.PHONY: simulate
+simulate: ## many runs in virtual time with everything that can go wrong (RUNS=10000), or the story of one (SEED=7)
+	$(CARGO) build --release --locked --package mat-simulator
+	target/release/mat-simulate $(if $(SEED),--seed $(SEED) $(if $(SHRINK),--shrink),--first $(FIRST) --runs $(RUNS))
 
 .PHONY: deny
 deny: ## check licences, duplicates and sources of the dependencies

@@ -135,8 +135,10 @@ fn agent(own: (IpAddr, IpAddr), peers: &[(IpAddr, IpAddr)]) -> Agent {
             claim: true,
             link: None,
             known: Some(binding(own)),
+            departed: None,
         }],
         contexts: contexts.collect(),
+        resting: Vec::new(),
     };
     agent.restore(NOW, snapshot);
     agent.link_ready(NOW, home, true);

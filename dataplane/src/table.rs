@@ -150,6 +150,9 @@ pub struct Context {
     pub(crate) sequence_out: u64,
     /// Highest sequence number of the peer's MOVED.
     pub(crate) sequence_in: u64,
+    /// What was sent to where the peer is now was for it: it has been heard of there, or
+    /// nobody else has been there lately.
+    pub(crate) confirmed_here: bool,
     /// Locators where the peer has answered, the latest last; a few.
     pub(crate) proven: Vec<Locator>,
     /// Set while the peer is at none of these.
@@ -167,6 +170,9 @@ pub struct Context {
     pub(crate) behind: Option<Behind>,
     pub(crate) ending: Option<Ending>,
     pub(crate) timer: Option<Time>,
+    /// Nothing has come by for a while, so nobody looks after it: the next packet comes
+    /// to the agent, to say that somebody should.
+    pub(crate) parked: bool,
     /// Its record in the forwarding table.
     pub(crate) slot: Slot,
     /// Whether it is in `Table::changed`.
@@ -194,6 +200,7 @@ impl Context {
             provisional: None,
             sequence_out: 0,
             sequence_in: 0,
+            confirmed_here: false,
             proven: Vec::new(),
             credit: None,
             received_before: ReceivedBefore::default(),
@@ -206,6 +213,7 @@ impl Context {
             behind: None,
             ending: None,
             timer: None,
+            parked: false,
             slot,
             changed: false,
             pairs: Vec::new(),
@@ -447,6 +455,10 @@ impl Table {
         let Some(context) = self.contexts.get_mut(&id) else {
             return changes;
         };
+        // Where the peer was, somebody else may be by now.
+        let holders = &self.holders;
+        let free = |locator: &Locator| holders.get(locator).is_none_or(|home| *home == peer);
+        context.previous.retain(|(locator, _)| free(locator));
         let wanted = context.wanted_pairs();
         let had: BTreeSet<_> = std::mem::take(&mut context.pairs).into_iter().collect();
         for pair in had.difference(&wanted) {
@@ -489,6 +501,16 @@ impl Table {
 
     /// `locator` is no longer `home`'s: its contexts neither send there nor
     /// accept from there until they are resolved again.
+    /// Nobody else is at `locator` any more: it is ours.
+    pub(crate) fn take_locator(&mut self, locator: Locator) -> PairChanges {
+        let mut changes = PairChanges::default();
+        if let Some(older) = self.holders.remove(&locator) {
+            changes.evicted.push(older);
+            self.evict(older, locator, &mut changes);
+        }
+        changes
+    }
+
     fn evict(&mut self, home: Home, locator: Locator, changes: &mut PairChanges) {
         for id in self.of_peer(home) {
             self.mark_changed(id);

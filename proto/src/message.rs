@@ -29,7 +29,8 @@
 //! | 14 | FLUSHED | move | home, epoch, received u32, delivered u32, count, missing (packet id u32, from u32, to u32) |
 //!
 //! Bit 0 of the flags says *resume*: the sender has an open context for these
-//! homes and may have sent packets under it. Only then may the receiver deliver
+//! homes, may have sent packets under it, and nothing for anybody else to this
+//! locator lately. Only then may the receiver deliver
 //! packets that it held because it had no context: without it they were meant
 //! for another home that had the locator before. Other bits are zero and ignored.
 //!

@@ -67,6 +67,7 @@ impl Agent {
         }
         context.proven.push(locator);
         if context.remote() == Some(locator) {
+            context.confirmed_here = true;
             context.credit = None;
         }
     }

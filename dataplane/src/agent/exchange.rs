@@ -202,13 +202,14 @@ impl Agent {
         let Some(id) = self.context(record.own, record.peer) else {
             return self.counters.count(Cause::ContextsFull);
         };
+        let stale = self.is_outdated(&record.binding);
         if let Some(context) = self.table.get_mut(id) {
             context.keys = Some(Keys::new(record.mine, record.theirs));
             context.sequence_in = record.sequence_in;
             // Whoever had it may have sent more than it wrote down.
             context.sequence_out = record.sequence_out + ContextRecord::SEQUENCE_GAP;
             context.lease_until = time + record.binding.lease();
-            context.binding = Some(record.binding.clone());
+            context.binding = Some(record.binding.clone()).filter(|_| !stale);
             if let Some(locator) = context.remote() {
                 Agent::proven(context, locator);
             }
@@ -247,7 +248,7 @@ impl Agent {
                     pair,
                     versions: (VERSION, VERSION),
                     modes: Modes::NATIVE,
-                    resume: context.keys.is_some(),
+                    resume: context.keys.is_some() && context.confirmed_here,
                     from_epoch: own_epoch,
                     to_epoch: context.binding.as_ref().map_or(Epoch(0), Binding::epoch),
                     token: opening.token,
@@ -268,7 +269,7 @@ impl Agent {
                     pair,
                     version: VERSION,
                     modes: Modes::NATIVE,
-                    resume: context.keys.is_some(),
+                    resume: context.keys.is_some() && context.confirmed_here,
                     from_epoch: own_epoch,
                     token: offered.keys.mine,
                     echo: offered.keys.theirs,

@@ -29,6 +29,9 @@ const WAITING_BYTES: usize = 16 << 10;
 /// one that could not be steered is tried again after it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Pairs that are remembered as left lately.
+const MAX_VACATED: usize = 1 << 16;
+
 /// Pairs of locators (peer, own) that are steered, or are about to be.
 pub(super) type Gates = BTreeMap<(Locator, Locator), Gate>;
 
@@ -43,6 +46,10 @@ impl Agent {
     /// Follows the pairs of the table.
     pub(super) fn steer(&mut self, changes: PairChanges) {
         for (peer, own) in changes.removed {
+            if self.vacated.len() >= MAX_VACATED {
+                self.vacated.pop_first();
+            }
+            self.vacated.insert((peer, own), self.now.time);
             self.unsteer_pair(peer, own);
         }
         for (peer, own) in changes.added {
@@ -88,6 +95,11 @@ impl Agent {
                 }
             }
         }
+    }
+
+    /// What waits here takes so much in the accounts.
+    pub(super) fn gates_bytes(&self) -> usize {
+        self.gates.values().map(|gate| gate.waiting.bytes()).sum()
     }
 
     /// Gives back what no context came of, and tries again what failed.

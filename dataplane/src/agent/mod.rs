@@ -21,11 +21,13 @@
 //! | `relay`, `hold` | packets that take the long way, or wait |
 //! | `credit`, `rate` | how much strangers and new places may get |
 //! | `order` | that packets which took the direct way do not overtake them |
+//! | `audit` | nothing: whether what must hold does |
 //! | `status`, `snapshot` | what people and restarts see |
 //!
 //! # Limitations
 //! Encapsulation does not exist yet.
 
+mod audit;
 mod config;
 mod credit;
 mod exchange;
@@ -62,7 +64,7 @@ use crate::table::{ContextId, Table};
 
 pub use config::{AgentConfig, Limits};
 pub use own::{Activated, Attach, Handover, Link, OpError, Prepared, RelayTo};
-pub use snapshot::{ContextRecord, OwnRecord, Snapshot};
+pub use snapshot::{ContextRecord, DepartedRecord, OwnRecord, Resting, Snapshot};
 pub use status::{
     AccountStatus, ContextStatus, EventStatus, Explanation, OwnStatus, Status, Vitals,
 };
@@ -108,6 +110,10 @@ pub enum Output {
     /// This home is gone for good: nothing of its link is needed any more. Until
     /// then what its instance sends must not find another way out.
     Disconnect(Home, Option<Link>),
+    /// A home that had left is served here again, and its link may have come back: as
+    /// after [`Output::Disconnect`] nothing may be left of it. The answer is
+    /// [`Agent::link_ready`].
+    Connect(Home, Option<Link>),
     /// Tell the neighbours that this locator is here now.
     Announce(Locator),
     /// Steer packets of this pair (peer, own) of locators into the TUN; answer
@@ -190,6 +196,10 @@ pub struct Agent {
     cookie_key: Key,
     strangers: BTreeMap<(IpAddr, IpAddr), packet::Stranger>,
     gates: gate::Gates,
+    /// Before then nothing is known of what was sent.
+    started: Time,
+    /// Pairs of locators (peer, own) that a context has left, and when.
+    vacated: BTreeMap<(Locator, Locator), Time>,
     misdirected: BTreeMap<Home, (Locator, Time)>,
     budget: Budget,
     counters: Arc<Counters>,
@@ -251,6 +261,8 @@ impl Agent {
             cookie_key,
             strangers: BTreeMap::new(),
             gates: gate::Gates::new(),
+            started: now.time,
+            vacated: BTreeMap::new(),
             misdirected: BTreeMap::new(),
             budget,
             counters: Arc::default(),
@@ -353,6 +365,8 @@ impl Agent {
         self.sweep_strangers();
         self.sweep_gates();
         self.cache.retain(|_, c| c.until > now);
+        self.vacated
+            .retain(|_, left| now.since(*left) < peers::VACATED);
         let over: Vec<_> = self
             .quarantine
             .iter()

@@ -205,6 +205,7 @@ impl Agent {
                 map.new_src = Some(context.peer.ip());
                 let slot = context.slot;
                 self.count_packet(slot, Direction::In, headers);
+                self.wake(id);
                 finish(packet, headers, offload, &map)
             }
             None if self.in_locators(src) => self.stranger(headers, offload, packet),
@@ -298,6 +299,10 @@ impl Agent {
             return Verdict::Drop(Cause::NotOurs);
         };
         self.party = Some((own, Some(context.peer)));
+        self.wake(id);
+        let Some(context) = self.table.get(id) else {
+            return Verdict::Drop(Cause::NotOurs);
+        };
         let fresh = context.lease_until > time;
         let (Some(local), Some(remote), true) = (context.local, context.remote(), fresh) else {
             return self.wait_for_context(id, copy(offload, packet, headers));
@@ -551,6 +556,11 @@ impl Agent {
                 self.replay(frame, Arrival::Direct);
             }
         }
+    }
+
+    /// What strangers have waiting takes so much in the accounts.
+    pub(super) fn strangers_bytes(&self) -> usize {
+        self.strangers.values().map(|s| s.hold.bytes()).sum()
     }
 
     pub(super) fn sweep_strangers(&mut self) {

@@ -64,6 +64,9 @@ const RETRY: Duration = Duration::from_millis(250);
 const PROVISIONAL: Duration = Duration::from_secs(3);
 /// Traffic in one direction only, for this long, makes us ask.
 const ONE_WAY: Duration = Duration::from_secs(2);
+/// For so long a packet may lie about that was sent to a place before somebody else came
+/// there: twice as long as anybody holds one.
+pub(super) const VACATED: Duration = Duration::from_secs(10);
 /// How often a context with traffic is looked after.
 const MAINTENANCE: Duration = Duration::from_secs(1);
 /// A PROBE unanswered for this long leads to a look-up.
@@ -264,8 +267,38 @@ impl Agent {
         self.pursue(id);
     }
 
+    /// Whether a binding puts a peer where somebody else is by now: one of our own homes,
+    /// or a peer whose binding is newer. Epochs are times, or a little later.
+    pub(super) fn is_outdated(&self, binding: &Binding) -> bool {
+        let home = binding.home();
+        binding.entries().iter().any(|entry| {
+            let ours = self.own_locators.get(&entry.locator);
+            let holder = self.table.holder(entry.locator).filter(|h| *h != home);
+            let newer = holder.is_some_and(|holder| {
+                let contexts = self.table.of_peer(holder).into_iter();
+                let mut contexts = contexts.filter_map(|id| self.table.get(id));
+                contexts.any(|c| {
+                    let there = c.binding.as_ref().and_then(|b| b.entry(entry.locator));
+                    there.is_some() && c.epoch() >= binding.epoch()
+                })
+            });
+            ours.is_some_and(|owner| *owner != home) || newer
+        })
+    }
+
     /// The context uses this binding of its peer from now on.
     fn rebind(&mut self, id: ContextId, binding: Binding) {
+        if self.is_outdated(&binding) {
+            // Asked for again, but not at once.
+            let (peer, retry) = (binding.home(), self.now.time + RETRY);
+            if let Some(context) = self.table.get_mut(id) {
+                context.binding = None;
+            }
+            self.forget_cached(peer);
+            self.lookups.insert(peer, Lookup { retry: Some(retry) });
+            self.at(retry, Timer::Lookup(peer));
+            return self.reindexed(id);
+        }
         let grace = self.now.time + self.config.grace;
         let Some(context) = self.table.get_mut(id) else {
             return;
@@ -276,6 +309,21 @@ impl Agent {
         context.binding = Some(binding);
         let after = context.remote();
         context.previous.retain(|(l, _)| Some(*l) != after);
+        let pair = context.local.zip(after);
+        if before != after {
+            // Unless somebody else was there a moment ago, all that we have sent there, and
+            // that may still wait there, is for this peer.
+            let used = pair.and_then(|(own, peer)| self.table.inbound(peer.ip(), own.ip()));
+            let left = pair.and_then(|(own, peer)| self.vacated.get(&(peer, own)));
+            let others = used.is_some_and(|other| other != id)
+                || self.now.time.since(*left.unwrap_or(&self.started)) < VACATED;
+            if let Some(context) = self.table.get_mut(id) {
+                context.confirmed_here = !others;
+            }
+        }
+        let Some(context) = self.table.get_mut(id) else {
+            return;
+        };
         if let Some(old) = before.filter(|_| before != after) {
             context.previous.push((old, grace));
             // Two moves within grace are plausible, more are noise.
@@ -422,6 +470,7 @@ impl Agent {
         if !used && context.provisional.is_none() {
             // Nobody waits for anything: look again when something can expire, and
             // before the lease does, lest a flow that goes on then has to wait.
+            context.parked = context.is_open();
             next = time + Duration::from_secs(10);
             let before_end = context.lease_until - 2 * MAINTENANCE;
             if before_end > time {
@@ -432,6 +481,16 @@ impl Agent {
             next = next.min(at.max(time));
         }
         self.context_at(id, next);
+    }
+
+    /// A packet of a context has come by: if nobody looks after it, that begins again.
+    pub(super) fn wake(&mut self, id: ContextId) {
+        if self.table.get(id).is_some_and(|c| c.parked) {
+            if let Some(context) = self.table.get_mut(id) {
+                context.parked = false;
+            }
+            self.context_at(id, self.now.time + MAINTENANCE);
+        }
     }
 
     /// Forgets a context and what waits for it.

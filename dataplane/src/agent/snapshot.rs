@@ -1,13 +1,15 @@
 //! What outlives a restart, and what travels with an instance.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use mat_proto::auth::Token;
 use mat_proto::{Binding, Home, Locator};
 use serde::{Deserialize, Serialize};
 
-use super::own::{Attach, Link};
+use super::own::{Attach, Link, Own, RelayTo, Role};
 use super::{Agent, Now};
+use crate::clock::Time;
 use crate::table::Context;
 
 /// An open context, as the state file and a hand-over hold it. Its tokens are
@@ -64,6 +66,34 @@ pub struct OwnRecord {
     pub link: Option<Link>,
     /// Its binding as last known.
     pub known: Option<Binding>,
+    /// Set while it is on its way to another site.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub departed: Option<DepartedRecord>,
+}
+
+/// A move that is not over: what the old site must not forget.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DepartedRecord {
+    /// Where it went.
+    pub to: RelayTo,
+    /// Another site serves it.
+    pub taken_over: bool,
+    /// Until then it is ours to take back, or our locator to keep for it. Unix time in
+    /// seconds.
+    pub until_unix: u64,
+}
+
+/// A locator that may not be given to another home for a while.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resting {
+    /// The locator.
+    pub locator: Locator,
+    /// Whose it was.
+    pub home: Home,
+    /// Until then, Unix time in seconds.
+    pub until_unix: u64,
 }
 
 /// Everything an agent needs to go on after a restart.
@@ -74,30 +104,77 @@ pub struct Snapshot {
     pub homes: Vec<OwnRecord>,
     /// Open contexts.
     pub contexts: Vec<ContextRecord>,
+    /// Locators in quarantine.
+    #[serde(default)]
+    pub resting: Vec<Resting>,
 }
 
 impl Agent {
-    /// What to write into the state file. Homes on their way in or out are not
-    /// part of it: a restart rolls their move back.
+    /// What to write into the state file. Homes on their way in are not part of it: a
+    /// restart withdraws them, and only their locators are kept from others.
     pub fn snapshot(&self) -> Snapshot {
-        let settled = self.own.iter().filter(|(_, own)| own.is_settled());
-        let homes: Vec<OwnRecord> = settled
+        let prepared = |own: &Own| matches!(own.role, Role::Prepared);
+        let stay = self.own.iter().filter(|(_, own)| !prepared(own));
+        let homes: Vec<OwnRecord> = stay
             .map(|(home, own)| OwnRecord {
                 home: *home,
                 reserved: own.reserved.clone(),
                 claim: own.claim,
                 link: own.link.clone(),
                 known: own.known.clone(),
+                departed: match own.role {
+                    Role::Departed { to, until } => Some(DepartedRecord {
+                        to,
+                        taken_over: own.taken_over,
+                        until_unix: self.unix_at(until),
+                    }),
+                    _ => None,
+                },
             })
             .collect();
+        // Those of a home that is gone, should it come back.
+        let gone = self
+            .own
+            .iter()
+            .filter(|(home, own)| own.departed() && self.table.of_own(**home).is_empty());
+        let given_away = gone.flat_map(|(_, own)| &own.imports);
+        let rest = self
+            .quarantine
+            .iter()
+            .map(|(l, (h, until))| (*l, *h, *until));
+        let leaving = self.own.iter().filter(|(_, own)| prepared(own));
+        let leaving = leaving.flat_map(|(home, own)| {
+            let until = self.rest_until();
+            own.reserved.iter().map(move |l| (*l, *home, until))
+        });
+        let resting = rest.chain(leaving.filter(|_| !self.config.exclusive));
         let contexts = self.table.ids().into_iter();
         Snapshot {
             homes,
             contexts: contexts
                 .filter_map(|id| self.table.get(id))
                 .filter_map(ContextRecord::of)
+                .chain(given_away.cloned())
+                .collect(),
+            resting: resting
+                .map(|(locator, home, until)| Resting {
+                    locator,
+                    home,
+                    until_unix: self.unix_at(until),
+                })
                 .collect(),
         }
+    }
+
+    /// In whole seconds, so that it is the same each time.
+    fn unix_at(&self, time: Time) -> u64 {
+        let wait = time.since(self.now.time).as_micros() as u64;
+        (self.now.unix_us + wait).div_ceil(1_000_000)
+    }
+
+    fn time_at(&self, unix: u64) -> Time {
+        let wait = unix.saturating_sub(self.now.unix_seconds());
+        self.now.time + Duration::from_secs(wait)
     }
 
     /// A home on its way in or out, whose move would be rolled back, or whose
@@ -121,7 +198,24 @@ impl Agent {
         for context in snapshot.contexts {
             contexts.entry(context.own).or_default().push(context);
         }
+        for Resting {
+            locator,
+            home,
+            until_unix,
+        } in snapshot.resting
+        {
+            let until = self.time_at(until_unix);
+            self.quarantine.insert(locator, (home, until));
+        }
         for record in snapshot.homes {
+            if let Some(departed) = &record.departed {
+                let (until, contexts) = (
+                    self.time_at(departed.until_unix),
+                    contexts.remove(&record.home).unwrap_or_default(),
+                );
+                self.resume_departed(&record, departed, until, contexts);
+                continue;
+            }
             let attach = Attach {
                 home: record.home,
                 claim: record.claim,

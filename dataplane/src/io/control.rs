@@ -266,6 +266,10 @@ impl Control {
                     tracing::error!("disconnecting {home}: {error}");
                 }
             }
+            Output::Connect(home, link) => match self.connect(home, link.as_ref()).await {
+                Ok(ready) => self.ready(home, ready).await,
+                Err(error) => tracing::warn!("{home}: {error}"),
+            },
             Output::Announce(locator) => {
                 let announced = self.steering.lock().await.announce(locator).await;
                 report(announced, "announcing a locator");

@@ -80,13 +80,13 @@ pub(in crate::agent) struct Own {
     /// On their way from here to the new site of its move.
     sent: Option<Sent>,
     /// Contexts to take over once we serve.
-    imports: Vec<ContextRecord>,
+    pub(in crate::agent) imports: Vec<ContextRecord>,
     /// Its instance has come since this home was prepared.
     arrived: bool,
     /// It came, but nobody said that its move is complete: we see to that.
     alone: bool,
     /// Another site serves it since it left.
-    taken_over: bool,
+    pub(in crate::agent) taken_over: bool,
     next_poll: Time,
     /// The last time peers were told of a move.
     pub(in crate::agent) switch: Option<Switch>,

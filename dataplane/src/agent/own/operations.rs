@@ -12,8 +12,9 @@ use super::{
     Attach, Handover, Link, OpError, Own, PREPARED_FOR, Prepared, RelayTo, Role, TAKE_BACK,
 };
 use crate::agent::relay::Sent;
-use crate::agent::snapshot::ContextRecord;
+use crate::agent::snapshot::{ContextRecord, DepartedRecord, OwnRecord};
 use crate::agent::{Agent, Now, Output, Timer};
+use crate::clock::Time;
 use crate::counters::Cause;
 
 impl Agent {
@@ -191,6 +192,30 @@ impl Agent {
         }
     }
 
+    /// The same for one that was on its way to another site. What arrives for it is not
+    /// relayed any more: the new site has counted what came before, and would take it
+    /// for something it has.
+    pub(in crate::agent) fn resume_departed(
+        &mut self,
+        record: &OwnRecord,
+        departed: &DepartedRecord,
+        until: Time,
+        contexts: Vec<ContextRecord>,
+    ) {
+        let to = departed.to;
+        let mut own = Own::new(
+            Role::Departed { to, until },
+            record.reserved.clone(),
+            self.now.time,
+        );
+        own.claim = record.claim;
+        own.link = record.link.clone();
+        own.known = record.known.clone();
+        own.taken_over = departed.taken_over;
+        own.imports = contexts;
+        self.install(record.home, own);
+    }
+
     pub(in crate::agent) fn take_up(&mut self, request: Attach, reserved: Vec<Locator>) {
         let home = request.home;
         let mut own = Own::new(Role::Registering, reserved, self.now.time);
@@ -213,6 +238,12 @@ impl Agent {
         for locator in &own.reserved {
             self.own_locators.insert(*locator, home);
             self.quarantine.remove(locator);
+            // Whoever was there before is not, even if the mapping service says so.
+            let changes = self.table.take_locator(*locator);
+            for older in &changes.evicted {
+                self.cache.remove(older);
+            }
+            self.steer(changes);
             if !self.config.exclusive {
                 self.outputs.push_back(Output::AddLocator(*locator));
             }
@@ -288,6 +319,12 @@ impl Agent {
         }
     }
 
+    /// How long a locator that is given up now stays out of use.
+    pub(in crate::agent) fn rest_until(&self) -> Time {
+        let lease = Duration::from_secs(self.config.lease_seconds.into());
+        self.now.time + lease + self.config.limits.quarantine
+    }
+
     /// Forgets a home; its locators stay out of use for a while.
     pub(in crate::agent) fn release(&mut self, home: Home) {
         for id in self.table.of_own(home) {
@@ -301,14 +338,13 @@ impl Agent {
         self.released.insert(home, (own.epoch(), self.now.time));
         self.accounts.close((home, None));
         self.outputs.push_back(Output::Disconnect(home, own.link));
-        let lease = Duration::from_secs(self.config.lease_seconds.into());
+        let until = self.rest_until();
         for id in self.table.of_peer(home) {
             self.table.mark_changed(id);
         }
         for locator in own.reserved {
             self.own_locators.remove(&locator);
             if !self.config.exclusive {
-                let until = self.now.time + lease + self.config.limits.quarantine;
                 self.quarantine.insert(locator, (home, until));
                 self.outputs.push_back(Output::RemoveLocator(locator));
             }

@@ -260,6 +260,10 @@ impl Agent {
         };
         let before = own.serving();
         let moved_here = matches!(own.role, Role::Prepared);
+        if own.departed() && !own.ready {
+            let connect = Output::Connect(home, own.link.clone());
+            self.outputs.push_back(connect);
+        }
         own.role = Role::Serving { locator };
         own.deadline = None;
         own.alone = false;

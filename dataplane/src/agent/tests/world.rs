@@ -258,7 +258,7 @@ impl World {
                 _ => {}
             }
         }
-        self.agents[site].check_forwarding();
+        self.agents[site].audit().expect("an agent in order");
     }
 
     fn later(&mut self, delay: Duration, happening: Happening) {

@@ -158,6 +158,7 @@ fn agent() -> Agent {
             claim: true,
             link: None,
             known: Some(binding(OWN, LOCAL)),
+            departed: None,
         }],
         contexts: vec![ContextRecord {
             own: home(OWN),
@@ -168,6 +169,7 @@ fn agent() -> Agent {
             sequence_out: 0,
             sequence_in: 0,
         }],
+        resting: Vec::new(),
     };
     agent.restore(NOW, snapshot);
     agent.link_ready(NOW, home(OWN), true);

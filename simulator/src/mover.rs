@@ -1,0 +1,207 @@
+//! What `matctl move` does, step by step, and what it undoes when a step fails.
+
+use std::time::Duration;
+
+use mat_dataplane::agent::{Attach, Handover, RelayTo};
+use mat_proto::auth::MoveKey;
+
+use crate::scenario::Death;
+use crate::world::World;
+
+/// A request and its answer take so long.
+const CALL: Duration = Duration::from_millis(1);
+/// The forwarder has so long to register the instance.
+const PATIENCE: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
+
+/// How far a move has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Prepare,
+    Detach,
+    Unplug,
+    PlugIn,
+    Activate,
+    /// Until the forwarder says how it ended.
+    Wait,
+    BringBack,
+    /// The old site is to serve again, until this many looks have been in vain.
+    Reattach(u32),
+    Withdraw,
+    Over,
+}
+
+/// A move on its way.
+#[derive(Clone, Debug)]
+pub struct Mover {
+    pub host: usize,
+    from: usize,
+    to: usize,
+    freeze: Duration,
+    dies: Option<Death>,
+    key: MoveKey,
+    step: Step,
+    relay: Option<RelayTo>,
+    handover: Option<Handover>,
+    /// The new site was told to take over.
+    told: bool,
+    /// The answer to that.
+    pub settled: Option<bool>,
+}
+
+impl Mover {
+    pub fn new(
+        host: usize,
+        (from, to): (usize, usize),
+        freeze: Duration,
+        dies: Option<Death>,
+        key: [u8; 32],
+    ) -> Self {
+        Mover {
+            host,
+            from,
+            to,
+            freeze,
+            dies,
+            key: MoveKey(key),
+            step: Step::Prepare,
+            relay: None,
+            handover: None,
+            told: false,
+            settled: None,
+        }
+    }
+
+    /// Whether it waits for this site.
+    pub fn waits_for(&self, site: usize) -> bool {
+        self.step == Step::Wait && self.to == site
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.step == Step::Over
+    }
+
+    /// Does one step; gives back when to go on.
+    pub fn go(&mut self, world: &mut World) -> Duration {
+        let (host, from, to) = (self.host, self.from, self.to);
+        let home = world.home(host);
+        let now = world.now();
+        let (step, wait) = match self.step {
+            Step::Prepare => {
+                let key = self.key;
+                let prepared = world.call(to, |agent| agent.prepare(now, home, key, None).ok());
+                match prepared.flatten() {
+                    Some(prepared) => {
+                        self.relay = Some(RelayTo {
+                            locator: prepared.locator,
+                            port: prepared.port,
+                            key,
+                        });
+                        (Step::Detach, CALL)
+                    }
+                    None => self.fails(world, "the new site does not prepare", Step::Over),
+                }
+            }
+            Step::Detach if self.dies == Some(Death::Detach) => self.death(world),
+            Step::Detach => {
+                let relay = self.relay;
+                let handover = world.call(from, |agent| agent.detach(now, home, relay).ok());
+                match handover.flatten() {
+                    Some(handover) => {
+                        self.handover = Some(handover);
+                        (Step::Unplug, CALL)
+                    }
+                    None => self.fails(world, "the old site does not let go", Step::Withdraw),
+                }
+            }
+            Step::Unplug if self.dies == Some(Death::Relocate) => self.death(world),
+            Step::Unplug => {
+                world.unplug(host);
+                (Step::PlugIn, self.freeze)
+            }
+            Step::PlugIn => {
+                world.plug_in(host, to);
+                (Step::Activate, CALL)
+            }
+            Step::Activate if self.dies == Some(Death::Activate) => self.death(world),
+            Step::Activate => {
+                self.told = true;
+                let handover = self.handover.clone();
+                let activated = world.call(to, |agent| {
+                    handover.is_some_and(|handover| agent.activate(now, handover).is_ok())
+                });
+                match activated {
+                    Some(true) => (Step::Wait, PATIENCE),
+                    _ => self.fails(world, "the new site does not take over", Step::BringBack),
+                }
+            }
+            Step::Wait => match self.settled {
+                Some(true) => {
+                    world.tell(format!("the move of h{host} to s{to} is complete"));
+                    (Step::Over, CALL)
+                }
+                _ => self.fails(world, "the new site has not registered it", Step::BringBack),
+            },
+            Step::BringBack => {
+                world.unplug(host);
+                world.plug_in(host, from);
+                (Step::Reattach(0), CALL)
+            }
+            Step::Reattach(tries) => self.reattach(world, tries),
+            Step::Withdraw => {
+                if world.state(to, host).is_some_and(|s| s != "departed") {
+                    world.call(to, |agent| agent.detach(now, home, None).is_ok());
+                }
+                (Step::Over, CALL)
+            }
+            Step::Over => (Step::Over, CALL),
+        };
+        self.step = step;
+        wait
+    }
+
+    fn death(&self, world: &mut World) -> (Step, Duration) {
+        world.tell(format!("the mover of h{} has died", self.host));
+        (Step::Over, CALL)
+    }
+
+    fn fails(&self, world: &mut World, why: &str, next: Step) -> (Step, Duration) {
+        world.tell(format!("the move of h{} fails: {why}", self.host));
+        (next, CALL)
+    }
+
+    /// As `matctl` does it: attach with what the old site gave away, and if that is of no
+    /// use because the binding names the new site, claim it anew.
+    fn reattach(&mut self, world: &mut World, tries: u32) -> (Step, Duration) {
+        let (host, from) = (self.host, self.from);
+        let home = world.home(host);
+        let now = world.now();
+        let state = world.state(from, host);
+        if state.as_deref() == Some("serving") || tries >= 20 {
+            return (Step::Withdraw, CALL);
+        }
+        if state.as_deref() == Some("registering") {
+            return (Step::Reattach(tries + 1), LOOK_AGAIN);
+        }
+        if matches!(state.as_deref(), Some("not serving" | "prepared")) {
+            world.call(from, |agent| agent.detach(now, home, None).is_ok());
+        }
+        let handover = self.handover.clone();
+        let told = self.told;
+        world.call(from, |agent| {
+            let request = Attach {
+                home,
+                claim: true,
+                link: None,
+                ready: true,
+                contexts: handover
+                    .as_ref()
+                    .map_or_else(Vec::new, |h| h.contexts.clone()),
+                // Once the new site was told to take over, only the mapping service knows.
+                binding: handover.and_then(|h| h.binding).filter(|_| !told),
+            };
+            agent.attach(now, request).is_ok()
+        });
+        (Step::Reattach(tries + 1), LOOK_AGAIN)
+    }
+}

@@ -1,0 +1,265 @@
+//! What happens when: a list of acts, drawn from a seed.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::chance::Chance;
+
+/// A run: the places, and what happens in which order.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// What everything else is drawn from.
+    pub seed: u64,
+    /// Number of sites.
+    pub sites: usize,
+    /// Where each instance is at first.
+    pub hosts: Vec<usize>,
+    /// What happens, in order of time.
+    pub acts: Vec<(Duration, Act)>,
+}
+
+/// The step before which whoever makes a move dies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Death {
+    /// The new site has prepared.
+    Detach,
+    /// The old site has let go.
+    Relocate,
+    /// The instance is at the new site.
+    Activate,
+}
+
+/// Lies, or truths told once too often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lie {
+    /// Messages that were overheard, again.
+    Replay,
+    /// The same with some bits changed.
+    Damage,
+    /// Messages of all kinds, made up, in the name of real locators.
+    Forge,
+    /// First contacts of nobody.
+    Flood,
+}
+
+/// One thing that happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// One instance sends another so many octets, and gets as many back.
+    Connect {
+        /// Who connects.
+        from: usize,
+        /// Where to.
+        to: usize,
+        /// Octets each way.
+        octets: u64,
+    },
+    /// A planned move.
+    Move {
+        /// Which instance.
+        host: usize,
+        /// Where to.
+        to: usize,
+        /// So long it has no link.
+        freeze: Duration,
+        /// Whoever moves it dies there.
+        dies: Option<Death>,
+    },
+    /// A forwarder is killed, and started again.
+    Crash {
+        /// Where.
+        site: usize,
+        /// So long it is gone.
+        down: Duration,
+        /// Without its state file.
+        forgets: bool,
+    },
+    /// Two sites do not reach each other.
+    Cut {
+        /// One site.
+        a: usize,
+        /// The other.
+        b: usize,
+        /// So long.
+        lasts: Duration,
+    },
+    /// A site, or none (all of them), does not reach the mapping service.
+    MapCut {
+        /// Where.
+        site: Option<usize>,
+        /// So long.
+        lasts: Duration,
+    },
+    /// The mapping service does what it is asked, but its answers are lost.
+    LoseAnswers {
+        /// So long.
+        lasts: Duration,
+    },
+    /// Between all sites, out of 1000 packets: lost, doubled, late.
+    Weather {
+        /// Lost.
+        lost: u64,
+        /// Doubled.
+        doubled: u64,
+        /// Late.
+        late: u64,
+        /// So long.
+        lasts: Duration,
+    },
+    /// Somebody sends this, so often, to a site.
+    Hostile {
+        /// What.
+        lie: Lie,
+        /// Where.
+        site: usize,
+        /// How often.
+        times: u64,
+    },
+}
+
+impl fmt::Display for Act {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Act::Connect { from, to, octets } => {
+                write!(f, "h{from} connects to h{to}, {octets} octets each way")
+            }
+            Act::Move {
+                host,
+                to,
+                freeze,
+                dies,
+            } => {
+                write!(f, "h{host} is moved to s{to}, {freeze:?} without a link")?;
+                match dies {
+                    None => Ok(()),
+                    Some(step) => write!(f, "; the mover dies before {step:?}"),
+                }
+            }
+            Act::Crash {
+                site,
+                down,
+                forgets,
+            } => {
+                let memory = if *forgets { "without" } else { "with" };
+                write!(
+                    f,
+                    "s{site} crashes for {down:?}, comes back {memory} its memory"
+                )
+            }
+            Act::Cut { a, b, lasts } => write!(f, "s{a} and s{b} are cut off for {lasts:?}"),
+            Act::MapCut { site, lasts } => match site {
+                Some(site) => write!(f, "the map is out of reach of s{site} for {lasts:?}"),
+                None => write!(f, "the map is out of reach for {lasts:?}"),
+            },
+            Act::LoseAnswers { lasts } => write!(f, "the map's answers are lost for {lasts:?}"),
+            Act::Weather {
+                lost,
+                doubled,
+                late,
+                lasts,
+            } => write!(
+                f,
+                "of 1000 packets {lost} are lost, {doubled} doubled, {late} late, for {lasts:?}"
+            ),
+            Act::Hostile { lie, site, times } => {
+                write!(f, "somebody sends s{site} {times} x {lie:?}")
+            }
+        }
+    }
+}
+
+/// Everything happens within this time.
+pub const COURSE: Duration = Duration::from_secs(40);
+
+impl Scenario {
+    /// The scenario of a seed.
+    pub fn new(seed: u64) -> Self {
+        let mut chance = Chance::new(seed);
+        let sites = chance.from(3, 4) as usize;
+        let hosts: Vec<usize> = (0..chance.from(2, 4))
+            .map(|_| chance.below(sites as u64) as usize)
+            .collect();
+        let mut acts = Vec::new();
+        for _ in 0..chance.from(2, 6) {
+            let act = connect(&mut chance, hosts.len() as u64);
+            acts.push((when(&mut chance), act));
+        }
+        for _ in 0..chance.from(1, 12) {
+            let act = act(&mut chance, sites as u64, hosts.len() as u64);
+            acts.push((when(&mut chance), act));
+        }
+        acts.sort_by_key(|(at, _)| *at);
+        Scenario {
+            seed,
+            sites,
+            hosts,
+            acts,
+        }
+    }
+}
+
+fn when(chance: &mut Chance) -> Duration {
+    Duration::from_millis(chance.from(1000, COURSE.as_millis() as u64))
+}
+
+fn ms(chance: &mut Chance, low: u64, high: u64) -> Duration {
+    Duration::from_millis(chance.from(low, high))
+}
+
+fn connect(chance: &mut Chance, hosts: u64) -> Act {
+    let from = chance.below(hosts);
+    let to = (from + chance.from(1, hosts - 1)) % hosts;
+    Act::Connect {
+        from: from as usize,
+        to: to as usize,
+        octets: chance.from(1, 60) * 1000,
+    }
+}
+
+fn act(chance: &mut Chance, sites: u64, hosts: u64) -> Act {
+    let site = chance.below(sites) as usize;
+    match chance.below(16) {
+        0..=6 => Act::Move {
+            host: chance.below(hosts) as usize,
+            to: site,
+            freeze: ms(chance, 0, 300),
+            dies: match chance.below(8) {
+                0 => Some(Death::Detach),
+                1 => Some(Death::Relocate),
+                2 => Some(Death::Activate),
+                _ => None,
+            },
+        },
+        7 | 8 => Act::Crash {
+            site,
+            down: ms(chance, 10, 3000),
+            forgets: chance.once_in(3),
+        },
+        9 => Act::Cut {
+            a: site,
+            b: (site + chance.from(1, sites - 1) as usize) % sites as usize,
+            lasts: ms(chance, 100, 8000),
+        },
+        10 => Act::MapCut {
+            site: chance.once_in(2).then_some(site),
+            lasts: ms(chance, 100, 8000),
+        },
+        11 => Act::LoseAnswers {
+            lasts: ms(chance, 100, 4000),
+        },
+        12 | 13 => Act::Weather {
+            lost: chance.below(60),
+            doubled: chance.below(30),
+            late: chance.below(100),
+            lasts: ms(chance, 1000, 30_000),
+        },
+        _ => {
+            let lies = [Lie::Replay, Lie::Damage, Lie::Forge, Lie::Flood];
+            Act::Hostile {
+                lie: lies[chance.below(4) as usize],
+                site,
+                times: chance.from(1, 300),
+            }
+        }
+    }
+}

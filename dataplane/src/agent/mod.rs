@@ -196,8 +196,8 @@ pub struct Agent {
     cookie_key: Key,
     strangers: BTreeMap<(IpAddr, IpAddr), packet::Stranger>,
     gates: gate::Gates,
-    /// Before then nothing is known of what was sent.
-    started: Time,
+    /// When an earlier life's state was taken up: nobody knows what that life had just sent.
+    restored: Option<Time>,
     /// Pairs of locators (peer, own) that a context has left, and when.
     vacated: BTreeMap<(Locator, Locator), Time>,
     misdirected: BTreeMap<Home, (Locator, Time)>,
@@ -261,7 +261,7 @@ impl Agent {
             cookie_key,
             strangers: BTreeMap::new(),
             gates: gate::Gates::new(),
-            started: now.time,
+            restored: None,
             vacated: BTreeMap::new(),
             misdirected: BTreeMap::new(),
             budget,

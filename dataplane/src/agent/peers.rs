@@ -315,8 +315,9 @@ impl Agent {
             // that may still wait there, is for this peer.
             let used = pair.and_then(|(own, peer)| self.table.inbound(peer.ip(), own.ip()));
             let left = pair.and_then(|(own, peer)| self.vacated.get(&(peer, own)));
+            let left = left.copied().max(self.restored);
             let others = used.is_some_and(|other| other != id)
-                || self.now.time.since(*left.unwrap_or(&self.started)) < VACATED;
+                || left.is_some_and(|left| self.now.time.since(left) < VACATED);
             if let Some(context) = self.table.get_mut(id) {
                 context.confirmed_here = !others;
             }

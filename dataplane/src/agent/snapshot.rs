@@ -194,6 +194,7 @@ impl Agent {
     /// were, and the mapping service is asked whether that is still right.
     pub fn restore(&mut self, now: Now, snapshot: Snapshot) {
         self.now = now;
+        self.restored = Some(now.time);
         let mut contexts: BTreeMap<Home, Vec<ContextRecord>> = BTreeMap::new();
         for context in snapshot.contexts {
             contexts.entry(context.own).or_default().push(context);

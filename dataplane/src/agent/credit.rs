@@ -34,13 +34,7 @@ impl Agent {
     pub(super) fn prove(&mut self, id: ContextId) {
         let nonce = self.nonce();
         let now = self.now.time;
-        let Some(received) = self
-            .table
-            .get(id)
-            .map(|c| self.table.tally(c).received.bytes)
-        else {
-            return;
-        };
+        let received = self.received(id);
         let Some(context) = self.table.get_mut(id) else {
             return;
         };
@@ -119,13 +113,7 @@ impl Agent {
     /// Remembers how much the peer has sent.
     pub(super) fn look_back(&mut self, id: ContextId) {
         let now = self.now.time;
-        let Some(received) = self
-            .table
-            .get(id)
-            .map(|c| self.table.tally(c).received.bytes)
-        else {
-            return;
-        };
+        let received = self.received(id);
         let Some(context) = self.table.get_mut(id) else {
             return;
         };
@@ -134,6 +122,11 @@ impl Agent {
             before.at = now;
             before.counts = [before.counts[1], received];
         }
+    }
+
+    fn received(&self, id: ContextId) -> u64 {
+        let context = self.table.get(id);
+        context.map_or(0, |c| self.table.tally(c).received.bytes)
     }
 
     /// A number that nobody can guess.

@@ -134,7 +134,7 @@ impl Agent {
         let token = context.offered.as_ref().map_or(token, |o| o.keys.mine);
         context.opening = Some(Opening {
             token,
-            cookie: Token([0; 16]),
+            cookie: NO_COOKIE,
             attempts: 0,
             next: self.now.time,
         });

@@ -1,14 +1,14 @@
 //! Packets that arrive at the old site of a move, on their way to the new one.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use mat_proto::Home;
 use mat_proto::auth::Key;
 use mat_proto::message::{Flushed, Message, Received, Relay};
-use std::net::SocketAddr;
 
-use super::Role;
+use super::{Reported, Role};
 use crate::agent::packet::Arrival;
 use crate::agent::{Agent, Timer, relay};
 use crate::counters::Cause;
@@ -182,7 +182,7 @@ impl Agent {
         if due > now {
             return self.at(due, Timer::Own(home));
         }
-        *before = super::Reported {
+        *before = Reported {
             to: before.to,
             at: Some(now),
             received,
@@ -208,7 +208,7 @@ impl Agent {
 }
 
 /// From here on it is a packet that came to our own locator.
-fn readdress(frame: &mut Frame, local: std::net::IpAddr) -> Result<(), Cause> {
+fn readdress(frame: &mut Frame, local: IpAddr) -> Result<(), Cause> {
     let headers = Packet::parse(&frame.packet).map_err(Cause::Malformed)?;
     let map = Translation {
         new_dst: Some(local),

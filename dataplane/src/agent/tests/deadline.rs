@@ -1,22 +1,12 @@
 //! Moves that nobody finishes.
 
-use std::time::Duration;
-
 use super::world::*;
 use crate::agent::OpError;
-
-const SECOND: Duration = Duration::from_secs(1);
 
 /// 10 at site 0 talks with 20 at site 1; its move to site 2 has begun, and whoever
 /// began it is gone.
 fn abandoned() -> World {
-    let mut world = World::new(3);
-    world.attach(0, home(10));
-    world.attach(1, home(20));
-    world.run_for(SECOND);
-    world.send(0, home(10), home(20).ip(), b"0");
-    world.run_for(SECOND);
-    world.received.clear();
+    let mut world = World::talking(3);
     let relay = world.prepare(2, home(10));
     let now = world.clock();
     world.agents[0].detach(now, home(10), Some(relay)).unwrap();

@@ -6,29 +6,14 @@ use std::time::Duration;
 use mat_proto::Epoch;
 
 use super::world::*;
-use crate::agent::OpError;
+use crate::agent::{Handover, OpError};
 use crate::frame::Offload;
 use crate::gso::{Joinable, Joiner, Reply};
 use crate::rewrite::checksum;
 
-const SECOND: Duration = Duration::from_secs(1);
-const MILLISECOND: Duration = Duration::from_millis(1);
-
-/// Three sites; 10 at site 0 talks with 20 at site 1, in an open context.
-fn talking() -> World {
-    let mut world = World::new(3);
-    world.attach(0, home(10));
-    world.attach(1, home(20));
-    world.run_for(SECOND);
-    world.send(0, home(10), home(20).ip(), b"0");
-    world.run_for(SECOND);
-    world.received.clear();
-    world
-}
-
 #[test]
 fn a_planned_move_loses_nothing_that_was_sent_to_the_instance() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     let numbers: Vec<Vec<u8>> = (0..200u32).map(|n| n.to_be_bytes().to_vec()).collect();
     for (i, number) in numbers.iter().enumerate() {
         world.send(1, home(20), home(10).ip(), number);
@@ -53,7 +38,7 @@ fn a_planned_move_loses_nothing_that_was_sent_to_the_instance() {
 
 #[test]
 fn a_move_there_and_back_and_there_again() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     for (from, to) in [(0, 2), (2, 0), (0, 2)] {
         world.move_home(home(10), from, to, 20 * MILLISECOND);
         world.run_for(SECOND);
@@ -69,13 +54,7 @@ fn a_move_there_and_back_and_there_again() {
 
 #[test]
 fn both_ends_move_at_the_same_moment() {
-    let mut world = World::new(4);
-    world.attach(0, home(10));
-    world.attach(1, home(20));
-    world.run_for(SECOND);
-    world.send(0, home(10), home(20).ip(), b"0");
-    world.run_for(SECOND);
-    world.received.clear();
+    let mut world = World::talking(4);
     world.move_home(home(10), 0, 2, Duration::ZERO);
     world.move_home(home(20), 1, 3, Duration::ZERO);
     world.run_for(SECOND);
@@ -89,7 +68,7 @@ fn both_ends_move_at_the_same_moment() {
 
 #[test]
 fn moved_is_repeated_until_it_is_acknowledged() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     let mut lost = 0;
     world.lose = Box::new(move |_, packet| {
         lost += u32::from(is_control(packet));
@@ -107,7 +86,7 @@ fn moved_is_repeated_until_it_is_acknowledged() {
 
 #[test]
 fn the_record_alone_hands_an_instance_from_one_site_to_another() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     world.attach_as(2, home(10), false);
     world.run_for(SECOND);
     assert_eq!(
@@ -132,7 +111,7 @@ fn the_record_alone_hands_an_instance_from_one_site_to_another() {
 
 #[test]
 fn a_record_that_names_a_site_without_the_instance_is_shown_there() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     world.set_map(home(10), locator(2, 1));
     world.run_for(2 * SECOND);
     world.send(1, home(20), home(10).ip(), b"x");
@@ -145,7 +124,7 @@ fn a_record_that_names_a_site_without_the_instance_is_shown_there() {
 
 #[test]
 fn a_reused_locator_never_gets_the_wrong_instances_packets() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     // The instance vanishes; its site forgets it and gives its locator away.
     world.plugged.remove(&(0, home(10)));
     world.agents[0] = world.fresh(0);
@@ -170,23 +149,13 @@ fn a_reused_locator_never_gets_the_wrong_instances_packets() {
 
 #[test]
 fn a_move_that_fails_is_rolled_back() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     let relay = world.prepare(2, home(10));
     let now = world.clock();
     let handover = world.agents[0].detach(now, home(10), Some(relay)).unwrap();
     world.run_for(100 * MILLISECOND);
-    let request = crate::agent::Attach {
-        home: home(10),
-        claim: true,
-        link: None,
-        ready: true,
-        contexts: handover.contexts,
-        binding: handover.binding,
-    };
-    let now = world.clock();
     world.map_up = false;
-    world.agents[0].attach(now, request).unwrap();
-    world.drain(0);
+    world.reattach(0, handover);
     world.send(1, home(20), home(10).ip(), b"still here");
     world.run_for(DELAY);
     assert_eq!(world.payloads(home(10), home(20).ip()), [b"still here"]);
@@ -197,7 +166,7 @@ fn a_move_that_fails_is_rolled_back() {
 
 #[test]
 fn nothing_is_handed_over_while_the_mapping_service_is_known_to_be_away() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     world.map_up = false;
     world.run_for(2 * SECOND);
     let relay = world.prepare(2, home(10));
@@ -215,7 +184,7 @@ fn nothing_is_handed_over_while_the_mapping_service_is_known_to_be_away() {
 
 #[test]
 fn a_commit_whose_answer_is_lost_is_read_back() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     world.lose_answers = true;
     world.move_home(home(10), 0, 2, Duration::ZERO);
     world.run_for(100 * MILLISECOND);
@@ -235,7 +204,7 @@ fn a_commit_whose_answer_is_lost_is_read_back() {
 
 #[test]
 fn a_mapping_service_that_forgot_is_told_again_with_a_higher_epoch() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     let before = world.map[&home(10)].epoch();
     world.map.remove(&home(10));
     world.run_for(2 * SECOND);
@@ -249,7 +218,7 @@ fn a_mapping_service_that_forgot_is_told_again_with_a_higher_epoch() {
 
 #[test]
 fn detaching_withdraws_the_record() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     let now = world.clock();
     world.agents[0].detach(now, home(10), None).unwrap();
     world.drain(0);
@@ -260,7 +229,7 @@ fn detaching_withdraws_the_record() {
 
 #[test]
 fn what_a_departing_instance_still_sends_reaches_its_peers_until_its_link_is_gone() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     let relay = world.prepare(2, home(10));
     let now = world.clock();
     world.agents[0].detach(now, home(10), Some(relay)).unwrap();
@@ -277,7 +246,7 @@ fn what_a_departing_instance_still_sends_reaches_its_peers_until_its_link_is_gon
 
 #[test]
 fn a_peer_cannot_claim_to_be_where_another_one_is() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     world.attach(2, home(30));
     world.run_for(SECOND);
     world.send(1, home(20), home(30).ip(), b"x");
@@ -306,25 +275,18 @@ fn a_peer_cannot_claim_to_be_where_another_one_is() {
 
 #[test]
 fn peers_follow_back_when_a_move_that_was_committed_late_is_taken_back() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     let relay = world.prepare(2, home(10));
     let now = world.clock();
     let handover = world.agents[0].detach(now, home(10), Some(relay)).unwrap();
-    let contexts = handover.contexts.clone();
+    let given_away = Handover {
+        binding: None,
+        ..handover.clone()
+    };
     world.activate(2, handover);
     world.run_for(200 * MILLISECOND);
     // Both sites have taken the same contexts, and speak with the same numbers.
-    let request = crate::agent::Attach {
-        home: home(10),
-        claim: true,
-        link: None,
-        ready: true,
-        contexts,
-        binding: None,
-    };
-    let now = world.clock();
-    world.agents[0].attach(now, request).unwrap();
-    world.drain(0);
+    world.reattach(0, given_away);
     world.run_for(20 * MILLISECOND);
     let now = world.clock();
     world.agents[2].detach(now, home(10), None).unwrap();
@@ -339,7 +301,7 @@ fn peers_follow_back_when_a_move_that_was_committed_late_is_taken_back() {
 /// Relayed packets of one size are what a kernel joins first (`rx-udp-gro-forwarding`).
 #[test]
 fn control_messages_that_arrive_joined_are_heard_one_by_one() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     let relay = world.prepare(2, home(10));
     let now = world.clock();
     let handover = world.agents[0].detach(now, home(10), Some(relay)).unwrap();

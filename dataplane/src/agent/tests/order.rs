@@ -6,22 +6,6 @@ use std::time::Duration;
 use mat_proto::Home;
 
 use super::world::*;
-use crate::agent::Attach;
-
-const SECOND: Duration = Duration::from_secs(1);
-const MILLISECOND: Duration = Duration::from_millis(1);
-
-/// 10 at site 0 talks with 20 at site 1, in an open context.
-fn talking() -> World {
-    let mut world = World::new(3);
-    world.attach(0, home(10));
-    world.attach(1, home(20));
-    world.run_for(SECOND);
-    world.send(0, home(10), home(20).ip(), b"0");
-    world.run_for(SECOND);
-    world.received.clear();
-    world
-}
 
 /// Sends one packet each millisecond in both directions, while the instance moves from
 /// site 0 to site 2.
@@ -67,7 +51,7 @@ fn numbers(world: &World, to: Home, from: Home) -> Vec<u32> {
 
 #[test]
 fn direct_packets_wait_for_those_that_took_the_long_way() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     let (to_it, from_it) = talk_through_a_move(&mut world, 20 * MILLISECOND);
     assert_eq!(numbers(&world, home(10), home(20)), to_it);
     assert_eq!(numbers(&world, home(20), home(10)), from_it);
@@ -80,7 +64,7 @@ fn direct_packets_wait_for_those_that_took_the_long_way() {
 #[test]
 fn lost_messages_cost_no_packet_and_no_order() {
     for seed in 1..=50u64 {
-        let mut world = talking();
+        let mut world = World::talking(3);
         let mut state = seed;
         world.lose = Box::new(move |_, packet| {
             state = state
@@ -96,7 +80,7 @@ fn lost_messages_cost_no_packet_and_no_order() {
 
 #[test]
 fn without_end_direct_packets_wait_a_tenth_of_a_second() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     world.lose = Box::new(|_, packet| packet.windows(6).any(|w| w == b"MAT\n\x01\x0b"));
     world.move_home(home(10), 0, 2, 20 * MILLISECOND);
     world.run_for(50 * MILLISECOND);
@@ -109,7 +93,7 @@ fn without_end_direct_packets_wait_a_tenth_of_a_second() {
 
 #[test]
 fn a_move_that_is_undone_gives_back_what_was_relayed() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     let relay = world.prepare(2, home(10));
     let now = world.clock();
     let handover = world.agents[0].detach(now, home(10), Some(relay)).unwrap();
@@ -118,17 +102,7 @@ fn a_move_that_is_undone_gives_back_what_was_relayed() {
         world.send(1, home(20), home(10).ip(), &n.to_be_bytes());
         world.run_for(MILLISECOND);
     }
-    let request = Attach {
-        home: home(10),
-        claim: true,
-        link: None,
-        ready: true,
-        contexts: handover.contexts,
-        binding: handover.binding,
-    };
-    let now = world.clock();
-    world.agents[0].attach(now, request).unwrap();
-    world.drain(0);
+    world.reattach(0, handover);
     world.run_for(SECOND);
     let expected: Vec<u32> = (0..50).collect();
     assert_eq!(numbers(&world, home(10), home(20)), expected);
@@ -137,13 +111,7 @@ fn a_move_that_is_undone_gives_back_what_was_relayed() {
 
 #[test]
 fn twice_in_a_row_within_a_round_trip() {
-    let mut world = World::new(4);
-    world.attach(0, home(10));
-    world.attach(1, home(20));
-    world.run_for(SECOND);
-    world.send(0, home(10), home(20).ip(), b"0");
-    world.run_for(SECOND);
-    world.received.clear();
+    let mut world = World::talking(4);
     for n in 0..300u32 {
         world.send(1, home(20), home(10).ip(), &n.to_be_bytes());
         world.run_for(MILLISECOND);

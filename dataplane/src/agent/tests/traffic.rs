@@ -1,10 +1,6 @@
 //! Packets between instances, and what happens to the rest.
 
-use std::time::Duration;
-
 use super::world::*;
-
-const SECOND: Duration = Duration::from_secs(1);
 
 /// Two sites, one instance each.
 fn pair() -> World {

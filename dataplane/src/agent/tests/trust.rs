@@ -13,20 +13,6 @@ use super::world::*;
 use crate::agent::{Answer, Output};
 use crate::rewrite::Packet;
 
-const SECOND: Duration = Duration::from_secs(1);
-const MILLISECOND: Duration = Duration::from_millis(1);
-
-fn talking() -> World {
-    let mut world = World::new(3);
-    world.attach(0, home(10));
-    world.attach(1, home(20));
-    world.run_for(SECOND);
-    world.send(0, home(10), home(20).ip(), b"0");
-    world.run_for(SECOND);
-    world.received.clear();
-    world
-}
-
 /// Counts octets and messages on their way to an address, and loses them.
 fn watch(world: &mut World, victim: IpAddr) -> [Arc<AtomicU64>; 2] {
     let counts = [Arc::<AtomicU64>::default(), Arc::default()];
@@ -45,7 +31,7 @@ fn watch(world: &mut World, victim: IpAddr) -> [Arc<AtomicU64>; 2] {
 
 #[test]
 fn a_victim_that_a_mapping_points_at_gets_no_more_than_the_credit() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     let victim = locator(2, 5);
     let [octets, messages] = watch(&mut world, victim.ip());
     let mut epoch = world.map[&home(10)].epoch();
@@ -74,7 +60,7 @@ fn a_victim_that_a_mapping_points_at_gets_no_more_than_the_credit() {
 
 #[test]
 fn one_that_answers_gets_everything_after_a_round_trip() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     world.move_home(home(10), 0, 2, Duration::ZERO);
     // More than the credit, in less than a round trip.
     for n in 0..400u32 {
@@ -108,7 +94,7 @@ fn open(from: u8, cookie: Token) -> Vec<u8> {
 
 #[test]
 fn a_flood_of_first_contacts_costs_little_and_amplifies_nothing() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     let to = locator(1, 1).ip();
     let (mut lookups, mut answers) = (0, 0);
     for n in 0..10_000u32 {
@@ -156,7 +142,7 @@ fn a_flood_of_first_contacts_costs_little_and_amplifies_nothing() {
 
 #[test]
 fn a_cookie_is_good_for_its_sender_only() {
-    let mut world = talking();
+    let mut world = World::talking(3);
     let to = locator(1, 1).ip();
     let mut ask = |host: usize, cookie| {
         let from = SocketAddr::new(locator(2, host).ip(), 6283);

@@ -21,6 +21,8 @@ use crate::rewrite::{Packet, build};
 pub const DELAY: Duration = Duration::from_millis(10);
 /// There and back between a site and the mapping service.
 pub const MAP_TIME: Duration = Duration::from_millis(4);
+pub const SECOND: Duration = Duration::from_secs(1);
+pub const MILLISECOND: Duration = Duration::from_millis(1);
 const START_UNIX: u64 = 1_795_000_000;
 
 enum Happening {
@@ -105,6 +107,18 @@ impl World {
         world
     }
 
+    /// So many sites; 10 at site 0 talks with 20 at site 1, in an open context.
+    pub fn talking(sites: usize) -> Self {
+        let mut world = World::new(sites);
+        world.attach(0, home(10));
+        world.attach(1, home(20));
+        world.run_for(SECOND);
+        world.send(0, home(10), home(20).ip(), b"0");
+        world.run_for(SECOND);
+        world.received.clear();
+        world
+    }
+
     /// An agent that remembers nothing.
     pub fn fresh(&self, site: usize) -> Agent {
         let mut seed = 1 + site as u64 * 1_000_003 + self.now.0;
@@ -182,6 +196,21 @@ impl World {
             port: prepared.port,
             key,
         }
+    }
+
+    /// The old site of a move takes the home up again, with what it gave away.
+    pub fn reattach(&mut self, site: usize, handover: Handover) {
+        let request = Attach {
+            home: handover.home,
+            claim: true,
+            link: None,
+            ready: true,
+            contexts: handover.contexts,
+            binding: handover.binding,
+        };
+        let now = self.clock();
+        self.agents[site].attach(now, request).unwrap();
+        self.drain(site);
     }
 
     /// A whole planned move, with `freeze` between unplugging and plugging in.

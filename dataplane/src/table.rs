@@ -241,6 +241,11 @@ impl Context {
         self.keys.is_some() && self.local.is_some() && self.remote().is_some()
     }
 
+    /// What it accepts, as (peer locator, own locator).
+    pub(crate) fn pairs(&self) -> &[(Locator, Locator)] {
+        &self.pairs
+    }
+
     fn wanted_pairs(&self) -> BTreeSet<(Locator, Locator)> {
         let mut pairs = BTreeSet::new();
         if self.keys.is_none() {

@@ -137,6 +137,9 @@ impl Agent {
                 Agent::hold_in(&mut own.hold_in, time, frame, max, &mut self.budget)
             }
             Role::Departed { .. } => {
+                if !self.is_of_a_peer(home, headers.src()) {
+                    return Verdict::Drop(Cause::Departed);
+                }
                 self.relay_out(home, copy(offload, packet, headers), 0);
                 Verdict::Taken
             }
@@ -458,11 +461,12 @@ impl Agent {
             .and_then(|h| self.own.get(&h))
             .is_some_and(|own| own.departed());
         if let (Some(home), true) = (home, departed) {
+            self.peer_moves(home, payload);
             let of_a_move = matches!(
                 Message::decode(payload).map(|r| r.message),
                 Ok(Message::Relay(_) | Message::Flushed(_))
             );
-            if !of_a_move {
+            if !of_a_move && self.is_of_a_peer(home, headers.src()) {
                 self.relay_out(home, copy(offload, packet, headers), 0);
                 return Verdict::Taken;
             }

@@ -8,7 +8,8 @@
 //!
 //! Times and numbers are arguments; sending is the caller's.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::time::Duration;
 
 use mat_proto::message::{Flushed, MAX_MISSING, Missing, RELAY_OVERHEAD, Relay};
@@ -30,6 +31,8 @@ const RESEND: Duration = Duration::from_millis(20);
 const SILENCE: Duration = Duration::from_millis(50);
 /// Doublings of it.
 const MAX_BACKOFF: u32 = 3;
+/// Places of peers that are kept in mind.
+const MAX_PEERS: usize = 1 << 16;
 /// How far behind the first gap packets are taken, in packets and in octets.
 const MAX_AHEAD: u32 = 4096;
 const MAX_AHEAD_BYTES: usize = 8 << 20;
@@ -40,6 +43,8 @@ pub(crate) struct Sent {
     home: Home,
     /// The epoch that this site served.
     epoch: Epoch,
+    /// Where its peers are: what comes from elsewhere is not for it.
+    peers: BTreeSet<IpAddr>,
     /// Number of the first one in `kept`.
     first: u32,
     kept: VecDeque<Kept>,
@@ -62,16 +67,29 @@ struct Kept {
 }
 
 impl Sent {
-    pub(crate) fn new(home: Home, epoch: Epoch, now: Time) -> Self {
+    pub(crate) fn new(home: Home, epoch: Epoch, peers: BTreeSet<IpAddr>, now: Time) -> Self {
         Sent {
             home,
             epoch,
+            peers,
             first: 0,
             kept: VecDeque::new(),
             bytes: 0,
             received: 0,
             since: now,
             silent: 0,
+        }
+    }
+
+    /// Whether a packet from there is from one of its peers.
+    pub(crate) fn is_peer(&self, at: IpAddr) -> bool {
+        self.peers.contains(&at)
+    }
+
+    /// A peer has moved there.
+    pub(crate) fn add_peer(&mut self, at: IpAddr) {
+        if self.peers.len() < MAX_PEERS {
+            self.peers.insert(at);
         }
     }
 
@@ -370,7 +388,7 @@ mod tests {
     impl Line {
         fn new() -> Self {
             Line {
-                sent: Sent::new(home(), Epoch(1), Time(0)),
+                sent: Sent::new(home(), Epoch(1), BTreeSet::new(), Time(0)),
                 arrivals: Arrivals::default(),
                 all: Budget::new(1 << 20),
                 now: Time(0),

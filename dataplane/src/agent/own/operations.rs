@@ -88,13 +88,16 @@ impl Agent {
         let ids = self.table.of_own(home);
         let records = ids.iter().filter_map(|id| self.table.get(*id));
         let contexts: Vec<_> = records.filter_map(ContextRecord::of).collect();
+        let pairs = ids.iter().filter_map(|id| self.table.get(*id));
+        let peers = pairs.flat_map(|c| c.pairs()).map(|(peer, _)| peer.ip());
+        let peers = peers.collect();
         match to {
             Some(to) => {
                 let until = now.time + TAKE_BACK;
                 if let Some(own) = self.own.get_mut(&home) {
                     own.role = Role::Departed { to, until };
                     own.updating = None;
-                    own.sent = Some(Sent::new(home, own.epoch(), now.time));
+                    own.sent = Some(Sent::new(home, own.epoch(), peers, now.time));
                     own.imports.clone_from(&contexts);
                     own.taken_over = false;
                 }

@@ -8,12 +8,13 @@ use mat_proto::Home;
 use mat_proto::auth::Key;
 use mat_proto::message::{Flushed, Message, Received, Relay};
 
-use super::{Reported, Role};
+use super::{Own, Reported, Role};
 use crate::agent::packet::Arrival;
 use crate::agent::{Agent, Timer, relay};
 use crate::counters::Cause;
 use crate::frame::Frame;
 use crate::rewrite::{Packet, Translation, rewrite};
+use crate::table::Keys;
 
 /// The old site hears how far we are no more often than this.
 const REPORT: Duration = Duration::from_millis(5);
@@ -37,6 +38,38 @@ impl Agent {
                 self.relay(home, pieces);
             }
             None => self.counters.count(Cause::HoldFull),
+        }
+    }
+
+    /// Whether what comes from there for a departed home is from a peer that it had a
+    /// context with: nothing else follows it. Our locator may once have been another
+    /// home's, and not everybody knows that it no longer is.
+    pub(in crate::agent) fn is_of_a_peer(&self, home: Home, from: IpAddr) -> bool {
+        let sent = self.own.get(&home).and_then(|own| own.sent.as_ref());
+        !self.in_locators(from) || sent.is_some_and(|sent| sent.is_peer(from))
+    }
+
+    /// A peer of a departed home moves at the same time: what it sends from its new place
+    /// follows the home as well.
+    pub(in crate::agent) fn peer_moves(&mut self, home: Home, payload: &[u8]) {
+        let Ok(received) = Message::decode(payload) else {
+            return;
+        };
+        let Message::Moved { pair, binding, .. } = &received.message else {
+            return;
+        };
+        let Some(own) = self.own.get_mut(&home).filter(|_| pair.to == home) else {
+            return;
+        };
+        let Own { imports, sent, .. } = own;
+        let Some(record) = imports.iter().find(|record| record.peer == pair.from) else {
+            return;
+        };
+        let key = Keys::new(record.mine, record.theirs).key;
+        if let (Some(sent), true) = (sent, received.verify(&key)) {
+            for entry in binding.entries() {
+                sent.add_peer(entry.locator.ip());
+            }
         }
     }
 

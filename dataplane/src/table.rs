@@ -241,6 +241,11 @@ impl Context {
         self.keys.is_some() && self.local.is_some() && self.remote().is_some()
     }
 
+    /// Whether the peer is, or was a moment ago, at a locator.
+    pub(crate) fn claims(&self, locator: Locator) -> bool {
+        self.claims.contains(&locator)
+    }
+
     /// What it accepts, as (peer locator, own locator).
     pub(crate) fn pairs(&self) -> &[(Locator, Locator)] {
         &self.pairs
@@ -448,22 +453,26 @@ impl Table {
         };
         let peer = context.peer;
         let named = context.binding.iter().flat_map(|b| b.entries());
-        let claims: Vec<Locator> = named.map(|e| e.locator).collect();
-        let dropped = std::mem::replace(&mut context.claims, claims.clone());
+        let named: Vec<Locator> = named.map(|e| e.locator).collect();
+        let dropped = std::mem::take(&mut context.claims);
         self.release(&dropped, peer);
-        for locator in claims {
-            if let Some(older) = self.holders.insert(locator, peer).filter(|h| *h != peer) {
+        for locator in &named {
+            if let Some(older) = self.holders.insert(*locator, peer).filter(|h| *h != peer) {
                 changes.evicted.push(older);
-                self.evict(older, locator, &mut changes);
+                self.evict(older, *locator, &mut changes);
             }
         }
         let Some(context) = self.contexts.get_mut(&id) else {
             return changes;
         };
-        // Where the peer was, somebody else may be by now.
-        let holders = &self.holders;
-        let free = |locator: &Locator| holders.get(locator).is_none_or(|home| *home == peer);
-        context.previous.retain(|(locator, _)| free(locator));
+        // Where the peer was, somebody else may be by now; otherwise it is still the peer's,
+        // until somebody is said to be there.
+        let holders = &mut self.holders;
+        context
+            .previous
+            .retain(|(locator, _)| *holders.entry(*locator).or_insert(peer) == peer);
+        let previous = context.previous.iter().map(|(locator, _)| *locator);
+        context.claims = named.into_iter().chain(previous).collect();
         let wanted = context.wanted_pairs();
         let had: BTreeSet<_> = std::mem::take(&mut context.pairs).into_iter().collect();
         for pair in had.difference(&wanted) {

@@ -92,7 +92,10 @@ impl Agent {
                 echo,
                 ..
             } => self.accepted(*pair, from, *resume, *token, *echo),
-            Message::Confirm { pair } => self.confirmed(*pair, &received),
+            Message::Confirm { pair } => {
+                let result = self.confirmed(*pair, &received);
+                self.other_keys(from.ip(), to, result)
+            }
             Message::Reject {
                 pair,
                 reason,
@@ -106,7 +109,10 @@ impl Agent {
                 binding,
             } => self.moved(*pair, from, *sequence, binding, &received),
             Message::Ack { pair, sequence } => self.acknowledged(*pair, *sequence, &received),
-            Message::Probe { pair, sequence } => self.probed(*pair, from, *sequence, &received),
+            Message::Probe { pair, sequence } => {
+                let result = self.probed(*pair, from, *sequence, &received);
+                self.other_keys(from.ip(), to, result)
+            }
             Message::Reply {
                 pair,
                 sequence,
@@ -777,6 +783,20 @@ impl Agent {
     /// An ICMP error about one of our control messages.
     pub(super) fn control_failed(&mut self, id: Option<ContextId>) {
         self.peer_unreachable(id);
+    }
+
+    /// A peer whose keys are not ours has opened a context of which we do not know, in the
+    /// moment of a move or before we lost our memory: it is told to open another.
+    fn other_keys(
+        &mut self,
+        from: IpAddr,
+        to: IpAddr,
+        result: Result<(), Cause>,
+    ) -> Result<(), Cause> {
+        if result == Err(Cause::ControlMac) && self.in_locators(from) {
+            self.tell_stranger((from, to));
+        }
+        result
     }
 
     /// The context a received message speaks about.

@@ -491,7 +491,7 @@ impl Agent {
     }
 
     /// Answers UNKNOWN, not too often, and keeps the pair in mind.
-    fn tell_stranger(&mut self, pair: (IpAddr, IpAddr)) {
+    pub(super) fn tell_stranger(&mut self, pair: (IpAddr, IpAddr)) {
         let time = self.now.time;
         let full = self.strangers.len() >= self.config.limits.strangers;
         if full && !self.strangers.contains_key(&pair) {

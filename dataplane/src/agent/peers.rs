@@ -268,7 +268,8 @@ impl Agent {
     }
 
     /// Whether a binding puts a peer where somebody else is by now: one of our own homes,
-    /// or a peer whose binding is newer. Epochs are times, or a little later.
+    /// or a peer whose binding
+    /// is newer, even if that one has just left. Epochs are times, or a little later.
     pub(super) fn is_outdated(&self, binding: &Binding) -> bool {
         let home = binding.home();
         binding.entries().iter().any(|entry| {
@@ -277,10 +278,7 @@ impl Agent {
             let newer = holder.is_some_and(|holder| {
                 let contexts = self.table.of_peer(holder).into_iter();
                 let mut contexts = contexts.filter_map(|id| self.table.get(id));
-                contexts.any(|c| {
-                    let there = c.binding.as_ref().and_then(|b| b.entry(entry.locator));
-                    there.is_some() && c.epoch() >= binding.epoch()
-                })
+                contexts.any(|c| c.claims(entry.locator) && c.epoch() >= binding.epoch())
             });
             ours.is_some_and(|owner| *owner != home) || newer
         })

@@ -7,7 +7,7 @@
 //! | [`Step::Prepare`] | new site | a locator is reserved, packets for it are held |
 //! | [`Step::Detach`] | old site | it hands over its contexts and relays what still arrives |
 //! | [`Step::Relocate`] | driver | the instance itself changes places |
-//! | [`Step::Activate`] | new site | the binding changes, peers are told |
+//! | [`Step::Activate`] | new site | the binding changes, peers are told; at the same time if the instance stands still |
 //!
 //! Invariant: whatever the point of failure, [`roll_back`] ends with the home addresses served
 //! where the instance is, at the old site, and with nothing reserved at the new one.

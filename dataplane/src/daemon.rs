@@ -163,12 +163,9 @@ async fn forward(
     tokio::spawn(Arc::clone(&control).follow(events));
     let keeper = tokio::spawn(Arc::clone(&control).keep_state());
     for (home, link) in &attached {
-        let connected = control.connect(*home, link.as_ref()).await;
-        let ready = connected.unwrap_or_else(|error| {
+        if let Err(error) = control.plug_in(*home, link.as_ref()).await {
             tracing::error!("{home}: {error}");
-            false
-        });
-        control.ready(*home, ready).await;
+        }
     }
     attach_static(&control, config).await;
 
@@ -416,10 +413,11 @@ async fn attach_static(control: &Arc<Control>, config: &Config) {
             None => agent.attach(now, request).map(|()| true),
         });
         match attached.await {
-            Ok(Ok(true)) => match control.connect(home, link.as_ref()).await {
-                Ok(ready) => control.ready(home, ready).await,
-                Err(error) => tracing::error!("[[instance]] {home}: {error}"),
-            },
+            Ok(Ok(true)) => {
+                if let Err(error) = control.plug_in(home, link.as_ref()).await {
+                    tracing::error!("[[instance]] {home}: {error}");
+                }
+            }
             Ok(Ok(false)) | Err(_) => {}
             Ok(Err(error)) => tracing::error!("[[instance]] {home}: {error}"),
         }

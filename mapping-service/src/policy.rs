@@ -7,6 +7,9 @@
 //! A key needs the right to a locator only where it *adds* it. A site that
 //! prepares a move to itself writes a set in which the other site's locator
 //! still stands; it may keep that one and drop it, and may not bring it in.
+//!
+//! A key with locators of its own says who is there: registering one withdraws whatever
+//! binding it stood in. A key that may register anything can do so only to its own homes.
 
 use std::net::IpAddr;
 
@@ -68,6 +71,16 @@ pub enum Denial {
         /// The locator refused.
         locator: Locator,
     },
+    /// A locator that stands in the binding of a home that is not the key's.
+    #[error(
+        "{locator} is registered for {home}: to take it over its key needs the right to that home, or locators = [...] with a prefix that it speaks for"
+    )]
+    Taken {
+        /// Whose it is.
+        home: Home,
+        /// The locator asked for.
+        locator: Locator,
+    },
     /// A record type the key may not touch.
     #[error("its key may not change {1} records (at {0})")]
     Kind(Name, RecordType),
@@ -86,6 +99,9 @@ impl Policy {
             self.permits_name(origin, &lower(&record.name))?;
         }
         for (name, kind) in change.sets.keys() {
+            if displaced(origin, change, name) {
+                continue;
+            }
             let serial = name == origin && *kind == RecordType::SOA;
             let asked = |r: &&hickory_proto::rr::Record| {
                 lower(&r.name) == *name && r.record_type() == *kind
@@ -100,6 +116,13 @@ impl Policy {
             }
         }
         for step in &change.moves {
+            if let Some(locator) = step.displaced_from {
+                let speaks_for_it = matches!(self.locators, Scope::Prefixes(_));
+                if !speaks_for_it && !self.homes.contains(step.home.ip()) {
+                    let home = step.home;
+                    return Err(Denial::Taken { home, locator });
+                }
+            }
             let Some(to) = &step.to else { continue };
             for entry in to.entries() {
                 let locator = entry.locator;
@@ -122,4 +145,11 @@ impl Policy {
             _ => Ok(()),
         }
     }
+}
+
+/// Whether the records of a name go only because its locator is another home's now.
+fn displaced(origin: &Name, change: &Change, name: &Name) -> bool {
+    let home = record::home(name, origin);
+    let mut moves = change.moves.iter().filter(|m| m.displaced_from.is_some());
+    moves.any(|step| Some(step.home) == home)
 }

@@ -109,6 +109,17 @@ impl Mapping {
             for entry in new.entries() {
                 self.history.insert((home, entry.locator), new.epoch());
             }
+            for (other, _) in self.epochs.iter().filter(|(other, _)| **other != home) {
+                let there = self.get(*other);
+                let shared = |binding: &Binding| {
+                    new.entries()
+                        .iter()
+                        .any(|e| binding.entry(e.locator).is_some())
+                };
+                if there.as_ref().is_some_and(shared) {
+                    return Err(format!("{home} and {other} are registered at one place"));
+                }
+            }
         }
         Ok(UpdateResult::Committed)
     }

@@ -38,6 +38,7 @@ pub struct Mover {
     from: usize,
     to: usize,
     freeze: Duration,
+    early: bool,
     dies: Option<Death>,
     key: MoveKey,
     step: Step,
@@ -53,7 +54,7 @@ impl Mover {
     pub fn new(
         host: usize,
         (from, to): (usize, usize),
-        freeze: Duration,
+        (freeze, early): (Duration, bool),
         dies: Option<Death>,
         key: [u8; 32],
     ) -> Self {
@@ -62,6 +63,7 @@ impl Mover {
             from,
             to,
             freeze,
+            early,
             dies,
             key: MoveKey(key),
             step: Step::Prepare,
@@ -72,9 +74,14 @@ impl Mover {
         }
     }
 
-    /// Whether it waits for this site.
-    pub fn waits_for(&self, site: usize) -> bool {
-        self.step == Step::Wait && self.to == site
+    /// Whether it has told this site to take over.
+    pub fn has_told(&self, site: usize) -> bool {
+        self.told && self.to == site
+    }
+
+    /// Whether it has nothing else to do than to wait for the answer.
+    pub fn waits(&self) -> bool {
+        self.step == Step::Wait
     }
 
     pub fn is_over(&self) -> bool {
@@ -109,7 +116,14 @@ impl Mover {
                 match handover.flatten() {
                     Some(handover) => {
                         self.handover = Some(handover);
-                        (Step::Unplug, CALL)
+                        (
+                            if self.early {
+                                Step::Activate
+                            } else {
+                                Step::Unplug
+                            },
+                            CALL,
+                        )
                     }
                     None => self.fails(world, "the old site does not let go", Step::Withdraw),
                 }
@@ -121,7 +135,11 @@ impl Mover {
             }
             Step::PlugIn => {
                 world.plug_in(host, to);
-                (Step::Activate, CALL)
+                match self.settled {
+                    Some(_) => (Step::Wait, CALL),
+                    None if self.told => (Step::Wait, PATIENCE),
+                    None => (Step::Activate, CALL),
+                }
             }
             Step::Activate if self.dies == Some(Death::Activate) => self.death(world),
             Step::Activate => {
@@ -131,6 +149,7 @@ impl Mover {
                     handover.is_some_and(|handover| agent.activate(now, handover).is_ok())
                 });
                 match activated {
+                    Some(true) if self.early => (Step::Unplug, CALL),
                     Some(true) => (Step::Wait, PATIENCE),
                     _ => self.fails(world, "the new site does not take over", Step::BringBack),
                 }

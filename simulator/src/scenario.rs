@@ -25,7 +25,7 @@ pub enum Death {
     Detach,
     /// The old site has let go.
     Relocate,
-    /// The instance is at the new site.
+    /// The new site is to be told to take over.
     Activate,
 }
 
@@ -62,6 +62,8 @@ pub enum Act {
         to: usize,
         /// So long it has no link.
         freeze: Duration,
+        /// Whether the new site is told to take over before the instance is there.
+        early: bool,
         /// Whoever moves it dies there.
         dies: Option<Death>,
     },
@@ -127,9 +129,14 @@ impl fmt::Display for Act {
                 host,
                 to,
                 freeze,
+                early,
                 dies,
             } => {
-                write!(f, "h{host} is moved to s{to}, {freeze:?} without a link")?;
+                let first = if *early { ", which is told first" } else { "" };
+                write!(
+                    f,
+                    "h{host} is moved to s{to}{first}, {freeze:?} without a link"
+                )?;
                 match dies {
                     None => Ok(()),
                     Some(step) => write!(f, "; the mover dies before {step:?}"),
@@ -223,6 +230,7 @@ fn act(chance: &mut Chance, sites: u64, hosts: u64) -> Act {
             host: chance.below(hosts) as usize,
             to: site,
             freeze: ms(chance, 0, 300),
+            early: chance.once_in(2),
             dies: match chance.below(8) {
                 0 => Some(Death::Detach),
                 1 => Some(Death::Relocate),

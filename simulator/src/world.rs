@@ -380,6 +380,7 @@ impl World {
                 host,
                 to,
                 freeze,
+                early,
                 dies,
             } => {
                 let travelling = self.travels.iter().flat_map(|t| &t.mover);
@@ -388,7 +389,7 @@ impl World {
                     Some(from) => {
                         let mut key = [0; 32];
                         self.chance.fill(&mut key);
-                        let mover = Mover::new(host, (from, to), freeze, dies, key);
+                        let mover = Mover::new(host, (from, to), (freeze, early), dies, key);
                         self.outcome.moves += 1;
                         self.travels.push(Travel {
                             mover: Some(mover),
@@ -694,8 +695,11 @@ impl World {
             let Some(mover) = &mut travel.mover else {
                 continue;
             };
-            if mover.waits_for(site) && crate::world::home(mover.host) == home {
+            if mover.has_told(site) && crate::world::home(mover.host) == home {
                 mover.settled = Some(served);
+                if !mover.waits() {
+                    continue;
+                }
                 travel.turn += 1;
                 let turn = travel.turn;
                 self.later(Duration::from_millis(1), Event::Mover(n, turn));

@@ -47,6 +47,17 @@ fn moves(host: usize, to: usize, freeze: u64, dies: Option<Death>) -> Act {
         host,
         to,
         freeze: ms(freeze),
+        early: false,
+        dies,
+    }
+}
+
+fn moves_early(host: usize, to: usize, freeze: u64, dies: Option<Death>) -> Act {
+    Act::Move {
+        host,
+        to,
+        freeze: ms(freeze),
+        early: true,
         dies,
     }
 }
@@ -140,4 +151,200 @@ fn taken_back_after_a_crash() {
         (31_681, crashes(1, 2_624, false)),
     ];
     goes_well(88, 4, &[0, 1], &acts);
+}
+
+/// A site without memory gave a locator away for whose former holder, on its way elsewhere, peers
+/// went on sending; when the new holder moved, that followed it.
+#[test]
+fn what_peers_send_to_a_departed_home_s_locator_may_be_for_its_former_holder() {
+    let acts = [
+        (23_177, connects(3, 0, 28_000)),
+        (25_954, moves(0, 0, 246, Some(Death::Activate))),
+        (27_440, connects(3, 2, 45_000)),
+        (33_887, crashes(2, 1_170, true)),
+        (37_478, moves(2, 0, 68, None)),
+    ];
+    goes_well(3347, 3, &[2, 1, 2, 1], &acts);
+    let acts = [
+        (9_868, moves(2, 1, 200, None)),
+        (10_610, connects(1, 3, 54_000)),
+        (15_843, connects(1, 2, 50_000)),
+        (25_285, crashes(1, 1_392, true)),
+        (27_451, moves(2, 2, 164, None)),
+    ];
+    goes_well(12_571, 4, &[0, 2, 3, 1], &acts);
+    let acts = [
+        (13_066, moves(1, 2, 141, None)),
+        (15_712, moves(0, 2, 293, None)),
+        (23_920, connects(0, 2, 6_000)),
+        (25_925, crashes(2, 1_055, true)),
+        (27_939, moves(1, 0, 257, None)),
+        (30_904, connects(1, 2, 59_000)),
+    ];
+    goes_well(29_174, 3, &[1, 1, 1, 1], &acts);
+}
+
+/// The place that a peer had just left was believed to be another's, because an old binding said
+/// so; or what came from there was still taken for the peer's.
+#[test]
+fn where_a_peer_was_a_moment_ago_nobody_else_is_believed_to_be() {
+    let acts = [
+        (9_575, moves(2, 1, 234, None)),
+        (9_677, moves(0, 1, 3, Some(Death::Activate))),
+        (15_528, connects(2, 1, 51_000)),
+        (17_141, moves(2, 3, 42, Some(Death::Activate))),
+        (18_634, connects(1, 0, 47_000)),
+        (27_883, crashes(1, 333, true)),
+        (38_982, moves(0, 0, 156, None)),
+    ];
+    goes_well(16_852, 4, &[0, 2, 2], &acts);
+    let acts = [
+        (4_777, connects(2, 0, 16_000)),
+        (14_034, connects(0, 2, 38_000)),
+        (16_522, moves(1, 1, 10, Some(Death::Activate))),
+        (27_085, crashes(1, 850, true)),
+        (27_698, connects(0, 2, 18_000)),
+        (
+            28_762,
+            Act::Weather {
+                lost: 9,
+                doubled: 2,
+                late: 96,
+                lasts: ms(18_637),
+            },
+        ),
+        (28_844, crashes(1, 972, true)),
+        (36_981, connects(1, 0, 12_000)),
+    ];
+    goes_well(24_585, 3, &[2, 2, 1], &acts);
+}
+
+/// A context was opened in the moment in which its home left: the new site had older keys, and
+/// what the peer sent beyond its credit waited for ever.
+#[test]
+fn ends_whose_keys_differ_open_anew() {
+    let acts = [
+        (5_907, moves(1, 0, 200, Some(Death::Detach))),
+        (6_083, connects(0, 1, 39_000)),
+        (7_834, connects(0, 1, 46_000)),
+        (23_822, connects(1, 0, 17_000)),
+        (29_950, crashes(0, 2_757, true)),
+        (37_201, moves(1, 0, 26, None)),
+        (38_557, moves(1, 2, 249, None)),
+    ];
+    goes_well(37_963, 3, &[0, 1], &acts);
+    let acts = [
+        (2_735, connects(1, 0, 23_000)),
+        (7_035, connects(0, 1, 44_000)),
+        (7_053, crashes(0, 1_850, true)),
+        (10_138, moves(1, 2, 69, None)),
+        (24_948, connects(0, 1, 42_000)),
+    ];
+    goes_well(40_950, 4, &[0, 3], &acts);
+}
+
+/// A site without memory registered an instance at a locator that still stood in the binding of
+/// another one, whose move nobody had finished.
+#[test]
+fn a_locator_stands_in_one_binding_at_most() {
+    let acts = [
+        (2_389, connects(0, 2, 37_000)),
+        (4_533, moves(1, 3, 259, None)),
+        (7_149, moves(1, 1, 49, None)),
+        (10_633, moves(2, 1, 217, Some(Death::Activate))),
+        (10_772, connects(2, 1, 10_000)),
+        (17_570, moves(1, 3, 108, None)),
+        (22_486, connects(0, 1, 16_000)),
+        (24_155, crashes(0, 2_226, false)),
+        (27_573, moves(0, 0, 72, Some(Death::Activate))),
+        (28_583, crashes(1, 1_310, true)),
+        (30_736, connects(2, 1, 8_000)),
+        (32_958, connects(2, 0, 11_000)),
+        (37_043, moves(2, 3, 219, None)),
+    ];
+    goes_well(55_357, 4, &[1, 1, 0], &acts);
+    let acts = [
+        (1_101, connects(3, 0, 53_000)),
+        (10_826, connects(3, 1, 42_000)),
+        (11_080, moves(2, 2, 202, Some(Death::Activate))),
+        (14_603, crashes(1, 1_861, true)),
+        (
+            15_169,
+            Act::MapCut {
+                site: Some(0),
+                lasts: ms(7_574),
+            },
+        ),
+        (
+            15_509,
+            Act::MapCut {
+                site: Some(2),
+                lasts: ms(6_902),
+            },
+        ),
+        (29_693, moves(1, 0, 172, None)),
+        (
+            29_986,
+            Act::Cut {
+                a: 0,
+                b: 1,
+                lasts: ms(2_823),
+            },
+        ),
+        (31_707, connects(3, 0, 27_000)),
+        (
+            34_865,
+            Act::Weather {
+                lost: 11,
+                doubled: 4,
+                late: 17,
+                lasts: ms(21_474),
+            },
+        ),
+        (37_796, crashes(0, 2_953, true)),
+        (39_834, connects(1, 2, 32_000)),
+    ];
+    goes_well(92_172, 3, &[2, 2, 1, 1], &acts);
+}
+
+/// A home that was given back took up its contexts as they were when it left: meanwhile another
+/// peer had come to the place of one.
+#[test]
+fn taken_back_where_a_peer_was_half_a_minute_ago_somebody_else_is() {
+    let acts = [
+        (6_509, moves(0, 0, 158, None)),
+        (6_620, connects(2, 3, 16_000)),
+        (13_576, connects(3, 1, 55_000)),
+        (17_735, connects(1, 0, 5_000)),
+        (18_287, connects(3, 2, 29_000)),
+        (21_463, connects(3, 2, 35_000)),
+        (21_589, moves_early(1, 2, 101, Some(Death::Activate))),
+        (
+            24_291,
+            Act::Cut {
+                a: 3,
+                b: 2,
+                lasts: ms(2_062),
+            },
+        ),
+        (24_955, moves_early(0, 2, 143, None)),
+        (25_327, moves_early(3, 3, 174, Some(Death::Relocate))),
+        (29_124, Act::LoseAnswers { lasts: ms(947) }),
+        (32_497, crashes(1, 165, true)),
+        (
+            37_392,
+            Act::MapCut {
+                site: Some(3),
+                lasts: ms(5_253),
+            },
+        ),
+        (
+            39_197,
+            Act::MapCut {
+                site: None,
+                lasts: ms(7_055),
+            },
+        ),
+    ];
+    goes_well(5509, 4, &[1, 1, 1, 2], &acts);
 }

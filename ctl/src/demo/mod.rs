@@ -127,7 +127,8 @@ fn scene(args: &DemoArgs, testbed: &Testbed) -> Result<(Report, Vec<MoveOutcome>
     let mut follow = Follow::new(&client)?;
     let first = follow.first(testbed)?;
     let start = Instant::now() - Duration::from_millis(first.t_ms);
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
         .enable_all()
         .build()?;
     let mut driver = LabDriver {
@@ -218,6 +219,10 @@ impl Driver for LabDriver<'_> {
         self.server.signal(Signal::SIGSTOP)?;
         self.frozen = true;
         Ok(())
+    }
+
+    fn stands_still(&self) -> bool {
+        true
     }
 
     fn thaw(&mut self) {

@@ -24,6 +24,13 @@ pub trait Driver: Send {
         Ok(())
     }
 
+    /// Whether the instance stands still from [`Driver::freeze`] on, and is there in a moment:
+    /// the binding then changes while it is on its way. Otherwise a driver that fails costs
+    /// nothing, and the binding changes afterwards.
+    fn stands_still(&self) -> bool {
+        false
+    }
+
     /// Lets it run again, wherever it is now. Harmless if it runs.
     fn thaw(&mut self) {}
 
@@ -105,6 +112,10 @@ impl NetnsDriver {
 impl Driver for NetnsDriver {
     fn name(&self) -> &str {
         "netns"
+    }
+
+    fn stands_still(&self) -> bool {
+        true
     }
 
     fn relocate(&mut self, from: &str, to: &str) -> anyhow::Result<()> {

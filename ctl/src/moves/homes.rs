@@ -16,11 +16,33 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Between two looks whether the link is ready: the instance stands still meanwhile.
 const LOOK_CLOSELY: Duration = Duration::from_millis(1);
 
+/// The link of an instance at its new site.
+pub(super) struct Link {
+    home: Home,
+    site: Client,
+}
+
+impl Link {
+    /// Waits until the new site's kernel has the link ready, or `deadline`: an instance that runs
+    /// before looks for its gateway in vain, and again only after a second.
+    pub async fn ready(&mut self, deadline: Instant) {
+        while Instant::now() < deadline {
+            match self.site.home(self.home).await {
+                Ok(Some(status)) if !status.ready => tokio::time::sleep(LOOK_CLOSELY).await,
+                // If it cannot be asked, activation will say why.
+                _ => return,
+            }
+        }
+    }
+}
+
 pub(super) struct MovingHome {
     pub home: Home,
     pub stage: Stage,
     pub old: Client,
     pub new: Client,
+    /// Another connection to the new site.
+    link: Option<Link>,
     pub key: MoveKey,
     /// As the old site had it before the move.
     pub before: OwnStatus,
@@ -40,6 +62,7 @@ impl MovingHome {
         let text = |error: SiteError| error.to_string();
         let mut old = request.from.connect().await.map_err(text)?;
         let new = request.to.connect().await.map_err(text)?;
+        let beside = request.to.connect().await.map_err(text)?;
         let from = &request.from.name;
         let before = match old.home(home).await.map_err(text)? {
             Some(status) if status.state == "serving" => status,
@@ -54,6 +77,7 @@ impl MovingHome {
             stage: Stage::Untouched,
             old,
             new,
+            link: Some(Link { home, site: beside }),
             key,
             interface: request.interface.map(str::to_owned).or(link_interface),
             mac: request.mac.map(str::to_owned).or(link_mac),
@@ -120,20 +144,13 @@ impl MovingHome {
         }
     }
 
-    /// Watches the peers until all have acknowledged. It is no failure if they have not: the new
-    /// site goes on telling them.
-    /// Waits until the new site's kernel has the instance's link ready, or `deadline`: an instance
-    /// that runs before looks for its gateway in vain, and again only after a second.
-    pub async fn plugged_in(&mut self, deadline: Instant) {
-        while Instant::now() < deadline {
-            match self.new.home(self.home).await {
-                Ok(Some(status)) if !status.ready => tokio::time::sleep(LOOK_CLOSELY).await,
-                // If it cannot be asked, activation will say why.
-                _ => return,
-            }
-        }
+    /// What watches its link at the new site; once.
+    pub fn link(&mut self) -> Option<Link> {
+        self.link.take()
     }
 
+    /// Watches the peers until all have acknowledged. It is no failure if they have not: the new
+    /// site goes on telling them.
     pub async fn follow(&mut self, deadline: Instant) {
         loop {
             // Neither is it one if the forwarder cannot be asked: it serves by now.

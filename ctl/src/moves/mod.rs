@@ -2,20 +2,21 @@
 //!
 //! [`move_instance`] goes through the steps of [`crate::plan`]: it reserves locators at the new
 //! site, takes the instance's state from the old one, has a [`Driver`] move the instance itself,
-//! and tells the new site to take over. Connections to both forwarders are open before the first
+//! and tells the new site to take over, meanwhile if the instance stands still. Connections to both forwarders are open before the first
 //! step, and the home addresses of an instance go through each step side by side, because what
 //! happens between detach and activate is the gap its peers see.
 //!
 //! Invariant: it ends with the instance served at exactly one of the two sites, or says which
 //! part of the roll-back failed and why. It must be polled to its end: a future that is dropped
-//! leaves the move where it stands. (What was only prepared is withdrawn by the new site itself.)
+//! leaves the move where it stands. (The two sites then decide between themselves.) It needs a
+//! runtime of several threads: a driver blocks.
 //!
 //! # Limitations
 //! - A forwarder keeps a reservation for 30 s: a driver that needs longer than that ends in a
 //!   roll-back.
 //! - If the mapping service cannot be reached during a roll-back either, the old site serves the
 //!   instance again as soon as it answers, not before.
-//! - When `matctl` itself is killed between detach and activate, the forwarders finish the
+//! - When `matctl` itself is killed between detach and the end, the forwarders finish the
 //!   move or undo it, but only after half a minute.
 
 pub mod driver;
@@ -25,7 +26,7 @@ mod undo;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, FutureExt, TryFutureExt, join_all};
 use mat_proto::Home;
 use mat_proto::auth::MoveKey;
 
@@ -115,7 +116,7 @@ async fn check(request: &MoveRequest<'_>) -> Result<Vec<MovingHome>, String> {
 type Failure = (Step, String);
 
 async fn forward(
-    homes: &mut [MovingHome],
+    homes: &mut Vec<MovingHome>,
     driver: &mut dyn Driver,
     relocated: &mut bool,
     names: &outcome::Names,
@@ -131,16 +132,28 @@ async fn forward(
     let detached = join_all(homes.iter_mut().map(MovingHome::detach)).await;
     all(Step::Detach, detached)?;
 
-    driver
-        .relocate(&names.from, &names.to)
-        .map_err(|error| (Step::Relocate, format!("{error:#}")))?;
-    *relocated = true;
-    let deadline = Instant::now() + LINK_PATIENCE;
-    join_all(homes.iter_mut().map(|home| home.plugged_in(deadline))).await;
-    // Before the binding changes: the new site holds what the instance sends until then.
-    driver.thaw();
-
-    let activated = join_all(homes.iter_mut().map(MovingHome::activate)).await;
+    // Until it is there and the binding has changed, the new site holds its packets. Both at
+    // once is one round trip to the mapping service less.
+    let mut links: Vec<_> = homes.iter_mut().filter_map(MovingHome::link).collect();
+    let together = driver.stands_still().then(|| activate(homes));
+    let relocation = tokio::task::block_in_place(|| driver.relocate(&names.from, &names.to));
+    if relocation.is_ok() {
+        *relocated = true;
+        let deadline = Instant::now() + LINK_PATIENCE;
+        join_all(links.iter_mut().map(|link| link.ready(deadline))).await;
+        driver.thaw();
+    }
+    let activating = match (together, &relocation) {
+        (Some(activating), _) => Some(activating),
+        (None, Ok(())) => Some(activate(homes)),
+        (None, Err(_)) => None,
+    };
+    let mut activated = Vec::new();
+    for (home, result) in join_all(activating.into_iter().flatten()).await {
+        homes.push(home);
+        activated.push(result);
+    }
+    relocation.map_err(|error| (Step::Relocate, format!("{error:#}")))?;
     let activated_us = clock.unix_us();
     all(Step::Activate, activated)?;
 
@@ -152,6 +165,25 @@ async fn forward(
         activated_unix_us: activated_us,
         ended_unix_us: clock.unix_us(),
     })
+}
+
+type Activation = BoxFuture<'static, (MovingHome, Result<(), String>)>;
+
+/// Has the new site take over: other threads see to it from now on.
+fn activate(homes: &mut Vec<MovingHome>) -> Vec<Activation> {
+    let one = |mut home: MovingHome| {
+        let task = tokio::spawn(async move {
+            let result = home.activate().await;
+            (home, result)
+        });
+        let ended = task.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // Nobody aborts it.
+            Err(error) => unreachable!("{error}"),
+        });
+        ended.boxed()
+    };
+    homes.drain(..).map(one).collect()
 }
 
 /// All homes have tried the step; one failure is enough to go no further.

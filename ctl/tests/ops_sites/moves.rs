@@ -16,12 +16,17 @@ const V6: &str = "2001:db8:1::10";
 struct Truck {
     world: Arc<Mutex<World>>,
     fails: bool,
+    still: bool,
     at: &'static str,
 }
 
 impl Driver for Truck {
     fn name(&self) -> &str {
         "truck"
+    }
+
+    fn stands_still(&self) -> bool {
+        self.still
     }
 
     fn relocate(&mut self, from: &str, to: &str) -> anyhow::Result<()> {
@@ -48,7 +53,8 @@ impl Truck {
 
 fn run(sites: &Sites, truck: &mut Truck) -> Result<MoveOutcome, Box<MoveError>> {
     let homes: [Home; 2] = [V4.parse().unwrap(), V6.parse().unwrap()];
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
         .enable_all()
         .build()
         .unwrap();
@@ -68,6 +74,7 @@ fn truck(sites: &Sites) -> Truck {
     Truck {
         world: Arc::clone(&sites.world),
         fails: false,
+        still: false,
         at: "a",
     }
 }
@@ -295,6 +302,37 @@ fn when_the_driver_fails_the_old_site_takes_the_contexts_again() {
     assert_eq!(body["contexts"].as_array().unwrap().len(), 1);
     // Nothing changed in the mapping service.
     assert_eq!(world.bound[V4], ("a".to_owned(), 100));
+}
+
+#[test]
+fn the_binding_changes_while_an_instance_that_stands_still_is_on_its_way() {
+    let sites = Sites::new(&[V4, V6]);
+    let mut truck = Truck {
+        still: true,
+        ..truck(&sites)
+    };
+    run(&sites, &mut truck).unwrap();
+    let mut log = log(&sites).split_off(4);
+    log.sort();
+    let activated = ["b activate 192.0.2.10", "b activate 2001:db8:1::10"];
+    assert_eq!(log, [&activated[..], &["relocate a b"]].concat());
+    let world = sites.world();
+    assert_eq!((truck.at, world.state("b", V4)), ("b", Some("serving")));
+}
+
+#[test]
+fn when_its_driver_fails_all_the_same_the_new_site_hands_it_back() {
+    let sites = Sites::new(&[V4, V6]);
+    let mut truck = Truck {
+        fails: true,
+        still: true,
+        ..truck(&sites)
+    };
+    let (_, text) = fails(&sites, &mut truck, Step::Relocate);
+    assert!(
+        text.contains("192.0.2.10 is handed back from b to a"),
+        "{text}"
+    );
 }
 
 #[test]

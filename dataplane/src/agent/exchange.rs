@@ -200,22 +200,30 @@ impl Agent {
         peers
     }
 
-    /// Takes over a context of another forwarder, or of an earlier life.
-    pub(super) fn import(&mut self, record: &ContextRecord, time: Time) {
+    /// Takes over a context of another forwarder, or of an earlier life; where the peer is,
+    /// only if that was so a moment ago (`fresh`) and nothing newer is known.
+    pub(super) fn import(&mut self, record: &ContextRecord, fresh: bool) {
+        let time = self.now.time;
         if record.peer.family() != record.own.family() || record.binding.home() != record.peer {
             return self.counters.count(Cause::ControlUnexpected);
         }
         let Some(id) = self.context(record.own, record.peer) else {
             return self.counters.count(Cause::ContextsFull);
         };
-        let stale = self.is_outdated(&record.binding);
+        let newer = self.cached(record.peer).map(|(binding, _)| binding.clone());
+        let newer = newer.filter(|binding| binding.epoch() > record.binding.epoch());
+        let binding = newer.or(fresh.then(|| record.binding.clone()));
+        let binding = binding.filter(|binding| !self.is_outdated(binding));
+        if binding.is_none() {
+            self.lookup(record.peer);
+        }
         if let Some(context) = self.table.get_mut(id) {
             context.keys = Some(Keys::new(record.mine, record.theirs));
             context.sequence_in = record.sequence_in;
             // Whoever had it may have sent more than it wrote down.
             context.sequence_out = record.sequence_out + ContextRecord::SEQUENCE_GAP;
             context.lease_until = time + record.binding.lease();
-            context.binding = Some(record.binding.clone()).filter(|_| !stale);
+            context.binding = binding;
             if let Some(locator) = context.remote() {
                 Agent::proven(context, locator);
             }

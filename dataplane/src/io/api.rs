@@ -328,14 +328,11 @@ async fn attach(State(api): State<Api>, body: Body<AttachBody>) -> Answer<Activa
     engine
         .call(move |agent, now| agent.attach(now, request))
         .await??;
-    match api.control.connect(home, link.as_ref()).await {
-        Ok(ready) => api.control.ready(home, ready).await,
-        Err(error) => {
-            let _ = engine
-                .call(move |agent, now| agent.detach(now, home, None))
-                .await?;
-            return Err(Fault::Steering(error));
-        }
+    if let Err(error) = api.control.plug_in(home, link.as_ref()).await {
+        let _ = engine
+            .call(move |agent, now| agent.detach(now, home, None))
+            .await?;
+        return Err(Fault::Steering(error));
     }
     let attached = wait(home, settled).await;
     // Activate has no time for this: it stands in the gap of a move.
@@ -374,9 +371,8 @@ async fn prepare(State(api): State<Api>, body: Body<PrepareBody>) -> Answer<Prep
     // first relayed packet finds the way.
     let led = api.control.lead_in(prepared.locator).await;
     led.map_err(|e| Fault::Steering(e.to_string()))?;
-    let ready = api.control.connect(home, link.as_ref()).await;
-    let ready = ready.map_err(Fault::Steering)?;
-    api.control.ready(home, ready).await;
+    let plugged_in = api.control.plug_in(home, link.as_ref()).await;
+    plugged_in.map_err(Fault::Steering)?;
     Ok(Json(prepared))
 }
 
@@ -385,21 +381,14 @@ async fn activate(State(api): State<Api>, body: Body<ActivateBody>) -> Answer<Ac
     let home = body.handover.home;
     let engine = api.control.engine();
     let settled = api.control.settled(home);
-    let status = engine.call(move |agent, _| agent.own_status(home)).await?;
-    let status = status.ok_or(OpError::NotAttached(home))?;
-    let mut link = status.link;
-    if let Some(link) = &mut link {
-        // Packets wait for the instance: no time, and no room, to look for it.
-        link.mac = link.mac.take().or(body.handover.mac.clone());
-    }
-    let ready = api.control.connect(home, link.as_ref()).await;
-    let ready = ready.map_err(Fault::Steering)?;
+    // The binding first: the kernel may take its time while a link is on its way here.
     engine
-        .call(move |agent, now| {
-            agent.link_ready(now, home, ready);
-            agent.activate(now, body.handover)
-        })
+        .call(move |agent, now| agent.activate(now, body.handover))
         .await??;
+    let status = engine.call(move |agent, _| agent.own_status(home)).await?;
+    let link = status.ok_or(OpError::NotAttached(home))?.link;
+    let plugged_in = api.control.plug_in(home, link.as_ref()).await;
+    plugged_in.map_err(Fault::Steering)?;
     wait(home, settled).await
 }
 

@@ -40,6 +40,8 @@ pub struct Control {
     waiters: SyncMutex<HashMap<Home, Vec<Waiter>>>,
     dirty: Notify,
     writing: Mutex<()>,
+    /// One link at a time.
+    plugging: Mutex<()>,
     /// What the data threads count.
     pub gauges: Gauges,
     state_file: PathBuf,
@@ -73,6 +75,7 @@ impl Control {
             waiters: SyncMutex::default(),
             dirty: Notify::new(),
             writing: Mutex::new(()),
+            plugging: Mutex::new(()),
             gauges: parts.gauges,
             state_file: parts.state_file,
         })
@@ -200,9 +203,17 @@ impl Control {
         }
     }
 
-    /// Has the kernel connect an instance; says whether packets can be given to
-    /// it.
-    pub async fn connect(&self, home: Home, link: Option<&Link>) -> Result<bool, String> {
+    /// Has the kernel connect an instance, and tells the agent whether packets can be given
+    /// to it.
+    pub async fn plug_in(&self, home: Home, link: Option<&Link>) -> Result<(), String> {
+        // Until the agent knows: what is found out later must not be told earlier.
+        let _one = self.plugging.lock().await;
+        let ready = self.connect(home, link).await?;
+        self.ready(home, ready).await;
+        Ok(())
+    }
+
+    async fn connect(&self, home: Home, link: Option<&Link>) -> Result<bool, String> {
         let mut steering = self.steering.lock().await;
         match (self.placement, link) {
             (Placement::Guest, None) => {
@@ -266,10 +277,11 @@ impl Control {
                     tracing::error!("disconnecting {home}: {error}");
                 }
             }
-            Output::Connect(home, link) => match self.connect(home, link.as_ref()).await {
-                Ok(ready) => self.ready(home, ready).await,
-                Err(error) => tracing::warn!("{home}: {error}"),
-            },
+            Output::Connect(home, link) => {
+                if let Err(error) = self.plug_in(home, link.as_ref()).await {
+                    tracing::warn!("{home}: {error}");
+                }
+            }
             Output::Announce(locator) => {
                 let announced = self.steering.lock().await.announce(locator).await;
                 report(announced, "announcing a locator");
@@ -332,14 +344,14 @@ impl Control {
             let Some(link) = link else {
                 continue;
             };
-            match self.connect(home, Some(&link)).await {
-                Ok(ready) => self.ready(home, ready).await,
-                Err(error) => tracing::warn!("{home} at {name}: {error}"),
+            if let Err(error) = self.plug_in(home, Some(&link)).await {
+                tracing::warn!("{home} at {name}: {error}");
             }
         }
     }
 
     async fn link_gone(&self, name: &str) {
+        let _one = self.plugging.lock().await;
         for (home, _) in self.links(name).await {
             self.ready(home, false).await;
         }

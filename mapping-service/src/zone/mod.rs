@@ -9,7 +9,7 @@
 //! Invariants: the apex has exactly one SOA and at least one NS; no node is
 //! empty; a node with a CNAME holds nothing else; SVCB at an owner under `h4`
 //! or `h6` always is a valid binding, whose epoch never falls, not even when
-//! the name is deleted and made again.
+//! the name is deleted and made again; a locator stands in one binding at most.
 //!
 //! # Limitations
 //! No wildcards, no delegations (NS below the apex), no DNSSEC. Names are kept
@@ -25,7 +25,7 @@ use std::ops::Bound;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::{NS, SOA};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use mat_proto::{Binding, Epoch, Home, record};
+use mat_proto::{Binding, Epoch, Home, Locator, record};
 
 use epochs::Epochs;
 
@@ -90,6 +90,8 @@ pub struct Move {
     pub from: Option<Binding>,
     /// The binding after, unless it was deleted.
     pub to: Option<Binding>,
+    /// Set if nobody asked for that: this locator is another home's from now on.
+    pub displaced_from: Option<Locator>,
 }
 
 impl Change {
@@ -108,6 +110,8 @@ pub trait View {
     fn kinds(&self, name: &Name) -> Vec<RecordType>;
     /// A new binding at `name` must have a higher epoch than this.
     fn last_epoch(&self, name: &Name) -> Epoch;
+    /// The owner of the binding in which a locator stands.
+    fn holder(&self, locator: Locator) -> Option<&Name>;
 }
 
 type Node = BTreeMap<RecordType, RrSet>;
@@ -118,6 +122,7 @@ pub struct Zone {
     origin: Name,
     nodes: BTreeMap<Name, Node>,
     buried: Epochs,
+    holders: BTreeMap<Locator, Name>,
 }
 
 /// The answer to one question.
@@ -138,6 +143,7 @@ impl Zone {
             origin: lower(&apex.origin),
             nodes: BTreeMap::new(),
             buried: Epochs::default(),
+            holders: BTreeMap::new(),
         };
         let sets = apex_sets(apex, 1);
         zone.apply(Change {
@@ -186,6 +192,9 @@ impl Zone {
     /// Publishes a change.
     pub fn apply(&mut self, change: Change) {
         for ((name, kind), set) in change.sets {
+            if kind == RecordType::SVCB {
+                self.note_holders(&name, set.as_ref());
+            }
             match set {
                 Some(set) => {
                     // A binding's own epoch now guards the name.
@@ -207,6 +216,19 @@ impl Zone {
         }
         for (name, epoch) in change.buried {
             self.buried.bury(name, epoch);
+        }
+    }
+
+    fn note_holders(&mut self, name: &Name, new: Option<&RrSet>) {
+        let held = self.set(name, RecordType::SVCB);
+        for locator in held.map_or_else(Vec::new, |set| locators(name, &self.origin, set)) {
+            // Another may have it already, in the same change.
+            if self.holders.get(&locator) == Some(name) {
+                self.holders.remove(&locator);
+            }
+        }
+        for locator in new.map_or_else(Vec::new, |set| locators(name, &self.origin, set)) {
+            self.holders.insert(locator, name.clone());
         }
     }
 
@@ -319,6 +341,18 @@ impl View for Zone {
         let held = held.and_then(|set| binding_of(name, &self.origin, set));
         held.map_or_else(|| self.buried.last(name), |(_, b)| b.epoch())
     }
+
+    fn holder(&self, locator: Locator) -> Option<&Name> {
+        self.holders.get(&locator)
+    }
+}
+
+/// The locators in the binding of `name`, if it is a home's owner.
+fn locators(name: &Name, origin: &Name, set: &RrSet) -> Vec<Locator> {
+    let binding = binding_of(name, origin, set);
+    binding.map_or_else(Vec::new, |(_, b)| {
+        b.entries().iter().map(|e| e.locator).collect()
+    })
 }
 
 /// The binding an RRset at `name` describes, if `name` is a home's owner.

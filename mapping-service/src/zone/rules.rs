@@ -4,12 +4,19 @@
 //! older binding put in place of a newer one, is refused as a whole message
 //! (REFUSED, and the log says why) rather than served.
 //!
+//! A locator stands in one binding at most. Whoever registers it last has it: an older
+//! binding in which it stands tells of somebody who is no longer there (a site that lost
+//! its memory, a laptop asleep whose address was given away), and who would get what is
+//! not meant for it. That binding is withdrawn by the same change.
+//!
 //! # Limitations
 //! Wildcard owners (prefix mobility) are refused until they are served.
 
+use std::collections::BTreeMap;
+
 use hickory_proto::rr::{Name, RData, RecordType};
 use mat_proto::record::{self, RecordError};
-use mat_proto::{Binding, Epoch, Family, Home};
+use mat_proto::{Binding, Epoch, Family, Home, Locator};
 
 use super::{Change, Move, RrSet, View, binding_of};
 
@@ -62,6 +69,14 @@ pub enum Breach {
         /// The epoch refused.
         new: Epoch,
     },
+    /// Two homes of one message at one locator.
+    #[error("{locator} cannot be the locator of both {} and {}", homes[0], homes[1])]
+    Shared {
+        /// The locator.
+        locator: Locator,
+        /// The homes.
+        homes: [Home; 2],
+    },
     /// More records than [`super::update::MAX_SET`].
     #[error("{1} of {0} would have more than {max} records", max = super::update::MAX_SET)]
     SetTooLarge(Name, RecordType),
@@ -98,8 +113,48 @@ pub(super) fn enforce(view: &impl View, origin: &Name, change: &mut Change) -> R
                 home,
                 from: from.map(|(_, binding)| binding),
                 to,
+                displaced_from: None,
             });
         }
+    }
+    displace(view, origin, change)
+}
+
+/// Withdraws the bindings of others in which a locator stands that is registered now.
+fn displace(view: &impl View, origin: &Name, change: &mut Change) -> Result<(), Breach> {
+    let mut registered: BTreeMap<Locator, Home> = BTreeMap::new();
+    for step in &change.moves {
+        for entry in step.to.iter().flat_map(|b| b.entries()) {
+            let locator = entry.locator;
+            if let Some(other) = registered.insert(locator, step.home) {
+                let homes = [other, step.home];
+                return Err(Breach::Shared { locator, homes });
+            }
+        }
+    }
+    for (locator, home) in registered {
+        let Some(name) = view.holder(locator) else {
+            continue;
+        };
+        let key = (name.clone(), RecordType::SVCB);
+        if change.sets.contains_key(&key) {
+            continue;
+        }
+        let held = view.set(name, RecordType::SVCB);
+        let held = held.and_then(|held| binding_of(name, origin, held));
+        let Some((_, from)) = held.filter(|(holder, _)| *holder != home) else {
+            continue;
+        };
+        for kind in view.kinds(name) {
+            change.sets.insert((name.clone(), kind), None);
+        }
+        change.buried.insert(name.clone(), view.last_epoch(name));
+        change.moves.push(Move {
+            home: from.home(),
+            from: Some(from),
+            to: None,
+            displaced_from: Some(locator),
+        });
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use hickory_proto::op::{Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
-use mat_proto::Epoch;
+use mat_proto::{Epoch, Locator};
 
 use super::rules::{self, Breach};
 use super::{Change, RrSet, View, Zone, lower, next_serial, serial_newer};
@@ -83,6 +83,8 @@ impl Refusal {
 pub struct Draft<'z> {
     zone: &'z Zone,
     batch: Change,
+    /// Who has come to a locator in this batch.
+    holders: BTreeMap<Locator, Name>,
 }
 
 impl<'z> Draft<'z> {
@@ -91,6 +93,7 @@ impl<'z> Draft<'z> {
         Draft {
             zone,
             batch: Change::default(),
+            holders: BTreeMap::new(),
         }
     }
 
@@ -106,6 +109,13 @@ impl<'z> Draft<'z> {
         permit(&change)?;
         self.batch.sets.extend(change.sets.clone());
         self.batch.buried.extend(change.buried.clone());
+        for ((name, kind), set) in &change.sets {
+            if let (RecordType::SVCB, Some(set)) = (*kind, set) {
+                let named = super::locators(name, self.zone.origin(), set);
+                let named = named.into_iter().map(|locator| (locator, name.clone()));
+                self.holders.extend(named);
+            }
+        }
         Ok(change)
     }
 
@@ -149,6 +159,17 @@ impl View for Draft<'_> {
                 buried.max(self.zone.last_epoch(name))
             }
         }
+    }
+
+    fn holder(&self, locator: Locator) -> Option<&Name> {
+        let stands = |name: &&Name| {
+            let held = self.set(name, RecordType::SVCB);
+            held.is_some_and(|set| {
+                super::locators(name, self.zone.origin(), set).contains(&locator)
+            })
+        };
+        let came = self.holders.get(&locator).filter(stands);
+        came.or_else(|| self.zone.holder(locator).filter(stands))
     }
 }
 
@@ -401,6 +422,10 @@ impl View for Layer<'_, '_> {
 
     fn last_epoch(&self, name: &Name) -> Epoch {
         self.below.last_epoch(name)
+    }
+
+    fn holder(&self, locator: Locator) -> Option<&Name> {
+        self.below.holder(locator)
     }
 }
 

@@ -122,3 +122,93 @@ fn other_names_types_and_the_apex_are_not_a_sites_to_change() {
         Err(Denial::Apex)
     ));
 }
+
+#[test]
+fn whoever_is_registered_at_a_locator_last_has_it() {
+    let mut zone = zone();
+    let b = site_b();
+    decide(
+        &mut zone,
+        &b,
+        &set_to("192.0.2.10", 5, &[(1, "203.0.113.7")]),
+    )
+    .unwrap();
+    decide(
+        &mut zone,
+        &b,
+        &set_to("192.0.2.11", 1, &[(1, "203.0.113.7")]),
+    )
+    .unwrap();
+    assert!(data_of(&zone, "10.2.0.192.h4.map.example.", RecordType::SVCB).is_empty());
+    // As after any deletion the epoch does not go back, and back it may come.
+    let older = set_to("192.0.2.10", 5, &[(1, "203.0.113.8")]);
+    let refused = Draft::new(&zone).update(&older, |_| Ok::<_, Refusal>(()));
+    assert_eq!(code(&refused), ResponseCode::Refused);
+    decide(
+        &mut zone,
+        &b,
+        &set_to("192.0.2.10", 6, &[(1, "203.0.113.8")]),
+    )
+    .unwrap();
+    assert!(!data_of(&zone, "11.2.0.192.h4.map.example.", RecordType::SVCB).is_empty());
+}
+
+#[test]
+fn a_home_is_displaced_by_those_alone_who_speak_for_it_or_for_its_locator() {
+    let mut zone = zone();
+    let at_seven = |home, epoch| set_to(home, epoch, &[(1, "203.0.113.7")]);
+    decide(&mut zone, &site_b(), &at_seven("192.0.2.10", 5)).unwrap();
+    let roaming = Policy {
+        homes: scope(&["192.0.2.99/32"]),
+        locators: Scope::All,
+        ..site_b()
+    };
+    let taken = decide(&mut zone, &roaming, &at_seven("192.0.2.99", 1));
+    assert!(matches!(taken, Err(Denial::Taken { .. })), "{taken:?}");
+    // The site's own key speaks for its locators, although not for that home.
+    let site = Policy {
+        homes: scope(&["192.0.2.99/32"]),
+        ..site_b()
+    };
+    decide(&mut zone, &site, &at_seven("192.0.2.99", 1)).unwrap();
+    let both = Policy {
+        homes: scope(&["192.0.2.0/24"]),
+        locators: Scope::All,
+        ..site_b()
+    };
+    decide(&mut zone, &both, &at_seven("192.0.2.10", 6)).unwrap();
+    assert!(data_of(&zone, "99.2.0.192.h4.map.example.", RecordType::SVCB).is_empty());
+}
+
+#[test]
+fn a_locator_is_displaced_within_a_batch_too_and_not_shared_within_a_message() {
+    let zone = zone();
+    let mut draft = Draft::new(&zone);
+    let fine = |_: &Change| Ok::<_, Refusal>(());
+    let seven = [(1, "203.0.113.7")];
+    draft
+        .update(&set_to("192.0.2.10", 1, &seven), fine)
+        .unwrap();
+    let second = draft
+        .update(&set_to("192.0.2.11", 1, &seven), fine)
+        .unwrap();
+    assert_eq!(second.moves[1].home, "192.0.2.10".parse().unwrap());
+    assert_eq!(
+        second.moves[1].displaced_from,
+        Some("203.0.113.7".parse().unwrap())
+    );
+    // It has gone elsewhere meanwhile: nobody to displace.
+    draft
+        .update(&set_to("192.0.2.11", 2, &[(1, "203.0.113.8")]), fine)
+        .unwrap();
+    let third = draft
+        .update(&set_to("192.0.2.12", 1, &seven), fine)
+        .unwrap();
+    assert_eq!(third.moves.len(), 1);
+    let (mut both, other) = (
+        set_to("192.0.2.20", 1, &[(1, "203.0.113.9")]),
+        set_to("192.0.2.21", 1, &[(1, "203.0.113.9")]),
+    );
+    both.updates.extend(other.updates);
+    assert_eq!(code(&draft.update(&both, fine)), ResponseCode::Refused);
+}

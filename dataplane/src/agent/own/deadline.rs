@@ -3,11 +3,20 @@
 //! Two sites each know half of a move. The mapping service decides between them: the
 //! new one serves if it has registered the instance, otherwise the old one does.
 
-use super::{OpError, Own, Role};
-use crate::agent::{Agent, Answer, Timer};
+use super::{GIVEN_BACK, OpError, Own, Role, Updating};
+use crate::agent::{Agent, Answer, Output, Timer};
 use crate::clock::Time;
 use crate::counters::Cause;
 use mat_proto::{Binding, Home};
+
+impl Own {
+    /// Whether the site that has taken the home over may still find that its instance has
+    /// not followed.
+    pub(super) fn may_be_given_back(&self, now: Time) -> bool {
+        let waits = self.left.is_some_and(|at| now.since(at) < GIVEN_BACK);
+        self.taken_over && !self.gone && waits
+    }
+}
 
 impl Agent {
     /// The deadline of a prepared home has passed. If its instance has come, it is
@@ -68,10 +77,48 @@ impl Agent {
                     self.silence(home);
                 }
             }
-            Answer::Found { .. } if over => self.take_back(home),
+            Answer::Found { .. } if over && !own.taken_over => self.take_back(home),
+            Answer::NotFound { .. } if own.may_be_given_back(self.now.time) => {
+                let epoch = own.epoch();
+                self.note(home, None, "the new site has given it back: taking it back");
+                if let Err(error) = self.swap(home, None, epoch) {
+                    self.settle(home, Err(error));
+                }
+            }
             Answer::NotFound { .. } if over => self.release(home),
             _ => {}
         }
+    }
+
+    /// We serve a home whose instance was to follow, and has not: it is where it was, and
+    /// that site takes it back as soon as nobody else has it.
+    pub(super) fn give_back(&mut self, home: Home) {
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
+        let epoch_before = own.epoch();
+        let expect = own.known.clone();
+        own.updating = Some(Updating {
+            new: None,
+            epoch_before,
+            since: self.now.time,
+            lost: false,
+        });
+        self.note(home, None, "its instance has not come: giving it back");
+        self.outputs.push_back(Output::Update {
+            home,
+            expect,
+            new: None,
+        });
+    }
+
+    /// Nobody has it any more.
+    pub(super) fn given_back(&mut self, home: Home) {
+        if self.own.get(&home).is_some_and(|own| own.ready) {
+            // It came in the last moment.
+            return self.reregister(home, None);
+        }
+        self.release(home);
     }
 
     /// Nobody has taken the home over: it is to be ours as before, under a new epoch,

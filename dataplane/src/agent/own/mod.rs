@@ -70,7 +70,7 @@ pub(in crate::agent) struct Own {
     pub(in crate::agent) hold_out: Hold,
     /// A compare-and-swap under way.
     updating: Option<Updating>,
-    /// Prepared or registering is given up at this time.
+    /// When its move is over at the latest, if its instance has not come here by then.
     deadline: Option<Time>,
     move_key: Option<MoveKey>,
     /// On their way here from the old site of its move.
@@ -87,6 +87,10 @@ pub(in crate::agent) struct Own {
     alone: bool,
     /// Another site serves it since it left.
     pub(in crate::agent) taken_over: bool,
+    /// When it left.
+    left: Option<Time>,
+    /// Its link has gone since it left, so its instance really has.
+    pub(in crate::agent) gone: bool,
     next_poll: Time,
     /// The last time peers were told of a move.
     pub(in crate::agent) switch: Option<Switch>,
@@ -240,11 +244,16 @@ pub enum OpError {
     Deadline(Home),
 }
 
-/// A prepared move that is not activated within this time is withdrawn.
+/// A prepared move that is not activated within this time is withdrawn; so is one whose
+/// instance has not come.
 const PREPARED_FOR: Duration = Duration::from_secs(30);
 /// A home that left and that nobody has taken over by then is taken back: not before
 /// the new site has decided.
 const TAKE_BACK: Duration = Duration::from_secs(35);
+/// Whether the new site gives back an instance that has not left is waited for until then.
+const GIVEN_BACK: Duration = Duration::from_secs(45);
+/// Where peers are who were there when a home left, for so long.
+const FRESH: Duration = Duration::from_secs(5);
 /// An update whose outcome is unknown is read back after this time.
 const READ_BACK: Duration = Duration::from_millis(200);
 
@@ -270,6 +279,8 @@ impl Own {
             arrived: false,
             alone: false,
             taken_over: false,
+            left: None,
+            gone: false,
             next_poll: now,
             switch: None,
         }

@@ -50,8 +50,9 @@ impl Agent {
         })
     }
 
-    /// Takes over a prepared home: registers its binding and tells its peers.
-    /// The end comes as [`Output::Settled`].
+    /// Takes over a prepared home: registers its binding and tells its peers. The end comes
+    /// as [`Output::Settled`]; its link is to be set up again, since its link-layer address
+    /// may be known only now, and [`Agent::link_ready`] to follow.
     pub fn activate(&mut self, now: Now, handover: Handover) -> Result<(), OpError> {
         self.now = now;
         let home = handover.home;
@@ -61,6 +62,14 @@ impl Agent {
         }
         own.imports = handover.contexts;
         own.known = handover.binding;
+        if let (Some(link), Some(mac)) = (&mut own.link, handover.mac)
+            && link.mac.is_none()
+        {
+            // Packets wait for the instance: the kernel has neither time nor room for them
+            // while it looks for it. They wait here until it has been told.
+            link.mac = Some(mac);
+            own.ready = false;
+        }
         self.register(home)
     }
 
@@ -100,6 +109,9 @@ impl Agent {
                     own.sent = Some(Sent::new(home, own.epoch(), peers, now.time));
                     own.imports.clone_from(&contexts);
                     own.taken_over = false;
+                    own.gone = false;
+                    own.left = Some(now.time);
+                    own.deadline = None;
                 }
                 self.home_changed(home);
                 self.send_on(home);
@@ -136,9 +148,13 @@ impl Agent {
         if own.departed() {
             // A link that comes back is not its instance coming back.
             if !ready {
+                own.gone = true;
                 self.silence(home);
             }
             return;
+        }
+        if ready && own.serving().is_some() {
+            own.deadline = None;
         }
         own.arrived |= ready && !own.ready && matches!(own.role, Role::Prepared);
         own.ready = ready;
@@ -215,6 +231,8 @@ impl Agent {
         own.link = record.link.clone();
         own.known = record.known.clone();
         own.taken_over = departed.taken_over;
+        // It may have gone while nobody looked.
+        own.gone = true;
         own.imports = contexts;
         self.install(record.home, own);
     }

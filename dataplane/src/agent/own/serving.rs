@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use mat_proto::{Binding, Epoch, Home};
 
-use super::{Activated, OpError, Own, READ_BACK, Role, Updating};
+use super::{Activated, FRESH, OpError, Own, READ_BACK, Role, Updating};
 use crate::agent::hold::Hold;
 use crate::agent::packet::Arrival;
 use crate::agent::peers::MapFault;
@@ -24,6 +24,7 @@ impl Agent {
         };
         let prepared = matches!(own.role, Role::Prepared);
         match result {
+            UpdateResult::Committed if updating.new.is_none() => self.given_back(home),
             UpdateResult::Committed => {
                 let took = now.time.since(updating.since);
                 own.known.clone_from(&updating.new);
@@ -76,6 +77,7 @@ impl Agent {
             let result = match answer {
                 _ if !updating.lost => return,
                 Answer::Failed(_) => return,
+                Answer::NotFound { .. } if updating.new.is_none() => UpdateResult::Committed,
                 Answer::Found { binding, .. } if Some(binding) == updating.new.as_ref() => {
                     UpdateResult::Committed
                 }
@@ -146,12 +148,13 @@ impl Agent {
         };
         if let Role::Departed { until, .. } = own.role {
             let over = until <= time;
-            if over && own.taken_over {
+            if over && own.taken_over && !own.may_be_given_back(time) {
                 return self.release(home);
             }
             // Once somebody else serves it, it must not speak here; and if nobody does
             // in the end, it is still ours.
-            if !own.taken_over && (own.next_poll <= time || over) {
+            let asks = !own.taken_over || own.may_be_given_back(time);
+            if asks && (own.next_poll <= time || over) {
                 own.next_poll = time + poll;
                 self.lookup(home);
             }
@@ -161,6 +164,13 @@ impl Agent {
         if matches!(own.role, Role::Prepared) && own.deadline.is_some_and(|d| d <= time) {
             return self.not_activated(home);
         }
+        let late = own.serving().is_some() && own.deadline.is_some_and(|d| d <= time);
+        if late && own.updating.is_none() {
+            self.give_back(home);
+        }
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
         if own.next_poll <= time {
             own.next_poll = time + poll;
             if !matches!(own.role, Role::Prepared) || own.updating.is_some() || own.alone {
@@ -264,16 +274,20 @@ impl Agent {
             let connect = Output::Connect(home, own.link.clone());
             self.outputs.push_back(connect);
         }
+        let fresh = !own.departed() || own.left.is_some_and(|at| time.since(at) < FRESH);
         own.role = Role::Serving { locator };
-        own.deadline = None;
+        if own.ready || !moved_here {
+            own.deadline = None;
+        }
         own.alone = false;
         let imports = std::mem::take(&mut own.imports);
         self.recall(home);
-        if !self.config.exclusive {
+        // The neighbours of a prepared one know, and this is no time to bother the kernel.
+        if !self.config.exclusive && !moved_here {
             self.outputs.push_back(Output::Announce(locator));
         }
         for record in imports {
-            self.import(&record, time);
+            self.import(&record, fresh);
             if moved_here {
                 self.await_end(record.own, record.peer);
             }

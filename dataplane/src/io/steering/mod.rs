@@ -328,16 +328,19 @@ impl Steering {
         let mut with = without.clone();
         with.attachments.insert(attachment.clone());
         let dev = &attachment.interface;
-        let result = match rt::index(dev) {
-            // The rules alone, which need no interface.
-            Err(_) => self.claim(&without, with).await,
-            Ok(_) => match self.prepare_link(dev).await {
+        let there = rt::index(dev).is_ok();
+        let result = match there {
+            // The rules alone, which need no interface, unless they are there: while one
+            // is on its way here the kernel lets nobody else change anything.
+            false => self.claim(&self.claims.clone(), with).await,
+            true => match self.prepare_link(dev).await {
                 Ok(()) => self.claim(&without, with).await,
                 Err(error) => self.claim(&without, with).await.and(Err(error)),
             },
         };
         match result {
-            _ if rt::index(dev).is_err() => Ok(Attached::Waiting),
+            // One that comes or goes meanwhile is heard of again.
+            _ if !there || rt::index(dev).is_err() => Ok(Attached::Waiting),
             Ok(()) => Ok(Attached::Ready),
             Err(error) => Err(error),
         }

@@ -113,6 +113,7 @@ fn agent(own: (IpAddr, IpAddr), peers: &[(IpAddr, IpAddr)]) -> Agent {
         control_port: CONTROL_PORT,
         lease_seconds: 30,
         poll: Duration::from_secs(1),
+        stop_after: None,
         trust_network: false,
         grace: Duration::from_secs(10),
         limits: Limits::default(),

@@ -18,6 +18,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use mat_proto::{Family, Home};
@@ -122,6 +124,36 @@ pub struct Mapping {
     pub lease_s: u32,
     /// How often bindings of attached homes are read again, in milliseconds.
     pub poll_ms: u64,
+    /// What becomes of attached homes while the service cannot be asked about them.
+    pub on_isolation: OnIsolation,
+}
+
+/// What a forwarder does that cannot reach the mapping service, and so cannot know
+/// whether another site serves its homes by now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnIsolation {
+    /// It goes on: connections live, and in a partition there may be two copies.
+    Serve,
+    /// It falls silent after this time, until it hears that the home is still its own.
+    StopAfter(Duration),
+}
+
+impl FromStr for OnIsolation {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let words: Vec<&str> = text.split_ascii_whitespace().collect();
+        match words[..] {
+            ["serve"] => Ok(OnIsolation::Serve),
+            ["stop-after", seconds] => match seconds.parse() {
+                Ok(seconds @ 1..=86_400) => {
+                    Ok(OnIsolation::StopAfter(Duration::from_secs(seconds)))
+                }
+                _ => Err(()),
+            },
+            _ => Err(()),
+        }
+    }
 }
 
 /// Which answers of the mapping service count as verified.

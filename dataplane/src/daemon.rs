@@ -15,7 +15,7 @@ use nix::net::if_::if_nametoindex;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::{Agent, AgentConfig, Attach, Limits, Link, Output, Snapshot};
-use crate::config::{Config, KeyAlgorithm, Placement, Trust};
+use crate::config::{Config, KeyAlgorithm, OnIsolation, Placement, Trust};
 use crate::io::control::{Control, Parts};
 use crate::io::engine::{self, Clock, Engine, Joins};
 use crate::io::inherit::Inherited;
@@ -500,6 +500,10 @@ fn agent_config(config: &Config) -> AgentConfig {
         control_port: config.control_port,
         lease_seconds: config.mapping.lease_s,
         poll: Duration::from_millis(config.mapping.poll_ms),
+        stop_after: match config.mapping.on_isolation {
+            OnIsolation::Serve => None,
+            OnIsolation::StopAfter(time) => Some(time),
+        },
         trust_network: config.mapping.trust == Trust::Network,
         grace: Duration::from_millis(limits.grace_ms),
         limits: Limits {

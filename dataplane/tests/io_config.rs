@@ -46,6 +46,7 @@ fn the_example_is_good_and_its_optional_keys_show_the_defaults() {
         "exclusive",
         "lease_s",
         "poll_ms",
+        "on_isolation",
         "hold_",
         "contexts",
         "grace_ms",
@@ -306,6 +307,12 @@ fn every_mistake_names_its_line_key_and_mend() {
             "poll_ms = 1",
             "mapping.poll_ms",
             "from 100 to 60000",
+        ),
+        (
+            "on_isolation = \"serve\"",
+            "on_isolation = \"stop-after 0\"",
+            "mapping.on_isolation",
+            "stop-after 30",
         ),
         (
             "hold_bytes_total = 268435456",

@@ -156,6 +156,7 @@ fn config(site: usize) -> AgentConfig {
         control_port: PORT,
         lease_seconds: 30,
         poll: Duration::from_secs(1),
+        stop_after: None,
         trust_network: false,
         grace: Duration::from_secs(10),
         limits: Limits {

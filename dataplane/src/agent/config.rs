@@ -21,6 +21,9 @@ pub struct AgentConfig {
     pub lease_seconds: u32,
     /// How often the binding of an attached home is looked up.
     pub poll: Duration,
+    /// A home is not served any more if the mapping service has said nothing of it for this
+    /// time; `None`: it is.
+    pub stop_after: Option<Duration>,
     /// Whether unauthenticated answers of the mapping service count.
     pub trust_network: bool,
     /// How long the previous locator of a home is still accepted, and packets

@@ -152,6 +152,7 @@ mod tests {
             control_port: 6283,
             lease_seconds: 30,
             poll: Duration::from_secs(1),
+            stop_after: None,
             trust_network: false,
             grace: Duration::from_secs(10),
             limits: Limits::default(),

@@ -14,7 +14,8 @@ use toml::Spanned;
 use super::raw::{Raw, RawInstance, RawKey, RawLimits, RawLocators, RawMapping, RawTun};
 use super::source::{ConfigError, Finding, Source};
 use super::{
-    Config, Homes, Instance, Key, Limits, Locators, Mapping, Placement, Trust, TunConfig, family_of,
+    Config, Homes, Instance, Key, Limits, Locators, Mapping, OnIsolation, Placement, Trust,
+    TunConfig, family_of,
 };
 
 /// Linux: IFNAMSIZ without the final NUL.
@@ -243,6 +244,18 @@ impl<'a> Checker<'a> {
                 .poll_ms
                 .as_ref()
                 .map_or(1_000, |n| self.number("mapping.poll_ms", n, 100..=60_000)),
+            on_isolation: raw
+                .on_isolation
+                .as_ref()
+                .and_then(|text| {
+                    self.parsed(
+                        "mapping.on_isolation",
+                        text,
+                        "says neither to serve nor to stop",
+                        "write \"serve\", or \"stop-after 30\" with a number of seconds from 1 to 86400",
+                    )
+                })
+                .unwrap_or(OnIsolation::Serve),
         }
     }
 

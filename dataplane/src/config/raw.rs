@@ -63,6 +63,7 @@ pub(super) struct RawMapping {
     pub key: Option<Spanned<RawKey>>,
     pub lease_s: Option<Number>,
     pub poll_ms: Option<Number>,
+    pub on_isolation: Option<Text>,
 }
 
 #[derive(Deserialize)]

@@ -92,6 +92,8 @@ pub(in crate::agent) struct Own {
     /// Its link has gone since it left, so its instance really has.
     pub(in crate::agent) gone: bool,
     next_poll: Time,
+    /// When the mapping service was last heard of it.
+    confirmed: Time,
     /// The last time peers were told of a move.
     pub(in crate::agent) switch: Option<Switch>,
 }
@@ -282,6 +284,7 @@ impl Own {
             left: None,
             gone: false,
             next_poll: now,
+            confirmed: now,
             switch: None,
         }
     }

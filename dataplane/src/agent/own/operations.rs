@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use mat_proto::auth::MoveKey;
-use mat_proto::{Family, Home, Locator};
+use mat_proto::{Binding, Family, Home, Locator};
 
 use super::{
     Attach, Handover, Link, OpError, Own, PREPARED_FOR, Prepared, RelayTo, Role, TAKE_BACK,
@@ -256,19 +256,7 @@ impl Agent {
     }
 
     pub(in crate::agent) fn install(&mut self, home: Home, own: Own) {
-        for locator in &own.reserved {
-            self.own_locators.insert(*locator, home);
-            self.quarantine.remove(locator);
-            // Whoever was there before is not, even if the mapping service says so.
-            let changes = self.table.take_locator(*locator);
-            for older in &changes.evicted {
-                self.cache.remove(older);
-            }
-            self.steer(changes);
-            if !self.config.exclusive {
-                self.outputs.push_back(Output::AddLocator(*locator));
-            }
-        }
+        self.lay_claim(home, &own.reserved);
         for id in self.table.of_own(home) {
             self.drop_context(id, Cause::Departed);
         }
@@ -307,8 +295,7 @@ impl Agent {
             };
         }
         let free = |locator: &Locator| {
-            !self.own_locators.contains_key(locator)
-                && self.quarantine.get(locator).is_none_or(|(h, _)| *h == home)
+            !self.own_locators.contains_key(locator) && !self.rests_for_another(*locator, home)
         };
         // Its old locator first: peers that missed a move still know it.
         let before = self
@@ -321,6 +308,71 @@ impl Agent {
             pools.flat_map(addresses).find(free)
         });
         locator.map(|l| vec![l]).ok_or(OpError::NoLocator(home))
+    }
+
+    /// A home is attached whose binding names a locator that we may give away, but do not
+    /// know as its own: we have lost our memory. It gets that one, so that nobody else
+    /// does: its peers, and packets on their way, look for it there.
+    pub(in crate::agent) fn adopt(&mut self, home: Home, binding: &Binding) {
+        let settles = |own: &Own| matches!(own.role, Role::Registering) && own.updating.is_none();
+        let Some(there) = binding.active().map(|e| e.locator) else {
+            return;
+        };
+        let Some(own) = self.own.get(&home).filter(|own| settles(own)) else {
+            return;
+        };
+        let pool = self.config.pool.iter();
+        let ours = !self.config.exclusive && pool.into_iter().any(|p| p.contains(&there.ip()));
+        if !ours || own.reserved.contains(&there) {
+            return;
+        }
+        let before = own.reserved.clone();
+        match self.own_locators.get(&there).copied() {
+            None if self.rests_for_another(there, home) => return,
+            None => {
+                for locator in &before {
+                    self.own_locators.remove(locator);
+                    self.outputs.push_back(Output::RemoveLocator(*locator));
+                }
+            }
+            // Another one that does not know yet where it belongs: they change places.
+            Some(other) => {
+                let Some(other_own) = self.own.get_mut(&other).filter(|own| settles(own)) else {
+                    return;
+                };
+                other_own.reserved.clone_from(&before);
+                for locator in before {
+                    self.own_locators.insert(locator, other);
+                }
+            }
+        }
+        if let Some(own) = self.own.get_mut(&home) {
+            own.reserved = vec![there];
+        }
+        self.lay_claim(home, &[there]);
+    }
+
+    /// These locators are this home's, and nobody else is there.
+    fn lay_claim(&mut self, home: Home, locators: &[Locator]) {
+        for locator in locators {
+            self.own_locators.insert(*locator, home);
+            self.quarantine.remove(locator);
+            // Whoever was there before is not, even if the mapping service says so.
+            let changes = self.table.take_locator(*locator);
+            for older in &changes.evicted {
+                self.cache.remove(older);
+            }
+            self.steer(changes);
+            if !self.config.exclusive {
+                self.outputs.push_back(Output::AddLocator(*locator));
+            }
+        }
+    }
+
+    fn rests_for_another(&self, locator: Locator, home: Home) -> bool {
+        self.quarantine
+            .get(&locator)
+            .is_some_and(|(holder, _)| *holder != home)
     }
 
     pub(in crate::agent) fn uplink_for(&self, home: Home) -> Vec<Locator> {

@@ -27,6 +27,7 @@ impl Agent {
             UpdateResult::Committed if updating.new.is_none() => self.given_back(home),
             UpdateResult::Committed => {
                 let took = now.time.since(updating.since);
+                own.confirmed = now.time;
                 own.known.clone_from(&updating.new);
                 let gone = own.names_lost_locator();
                 self.mapping.fault = None;
@@ -68,9 +69,13 @@ impl Agent {
 
     /// The mapping service's word about a home attached here.
     pub(in crate::agent) fn own_answer(&mut self, home: Home, answer: &Answer) {
+        let time = self.now.time;
         let Some(own) = self.own.get_mut(&home) else {
             return;
         };
+        if !matches!(answer, Answer::Failed(_)) {
+            own.confirmed = time;
+        }
         if let Some(updating) = &own.updating {
             // Only an update whose answer was lost is read back; while one is
             // under way, answers may be older than it.
@@ -96,6 +101,10 @@ impl Agent {
         }
         match answer {
             Answer::Found { binding, .. } if binding.epoch() >= own.epoch() => {
+                self.adopt(home, binding);
+                let Some(own) = self.own.get_mut(&home) else {
+                    return;
+                };
                 let before = own.epoch();
                 let news = own.known.as_ref() != Some(binding);
                 own.known = Some(binding.clone());
@@ -164,6 +173,16 @@ impl Agent {
         if matches!(own.role, Role::Prepared) && own.deadline.is_some_and(|d| d <= time) {
             return self.not_activated(home);
         }
+        let isolated = |own: &Own| {
+            let longest = self.config.stop_after;
+            longest.is_some_and(|longest| time.since(own.confirmed) >= longest)
+        };
+        if own.serving().is_some() && isolated(own) {
+            self.isolate(home);
+        }
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
         let late = own.serving().is_some() && own.deadline.is_some_and(|d| d <= time);
         if late && own.updating.is_none() {
             self.give_back(home);
@@ -364,6 +383,19 @@ impl Agent {
                 peers: 0,
             }),
         );
+    }
+
+    /// The mapping service has said nothing of a home for too long: another site may serve
+    /// it by now. We do again as soon as we hear that it is still ours.
+    fn isolate(&mut self, home: Home) {
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
+        own.role = Role::Idle;
+        let dropped = own.clear(&mut self.budget);
+        self.counters.add(Cause::NotServing, dropped);
+        self.home_changed(home);
+        self.note(home, None, "not serving: the mapping service is silent");
     }
 
     /// Lets go what waited for this home to be served.

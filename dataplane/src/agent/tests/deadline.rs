@@ -16,10 +16,12 @@ fn abandoned() -> World {
 }
 
 fn states(world: &World) -> [String; 2] {
-    [0, 2].map(|site| {
-        let status = world.agents[site].own_status(home(10));
-        status.map_or_else(|| "-".to_owned(), |s| s.state)
-    })
+    [0, 2].map(|site| states_at(world, site))
+}
+
+fn states_at(world: &World, site: usize) -> String {
+    let status = world.agents[site].own_status(home(10));
+    status.map_or_else(|| "-".to_owned(), |s| s.state)
 }
 
 fn talks(world: &mut World, site: usize) {
@@ -76,5 +78,66 @@ fn while_the_mapping_service_is_away_nobody_decides() {
     world.map_up = true;
     world.run_for(2 * SECOND);
     assert_eq!(states(&world), ["serving", "-"]);
+    talks(&mut world, 0);
+}
+
+/// The new site was told to take over while the instance was still on its way, and then
+/// nobody moved it.
+#[test]
+fn an_instance_that_does_not_follow_is_given_back() {
+    let mut world = World::talking(3);
+    let relay = world.prepare(2, home(10));
+    let now = world.clock();
+    let handover = world.agents[0].detach(now, home(10), Some(relay)).unwrap();
+    world.drain(0);
+    let now = world.clock();
+    world.agents[2].activate(now, handover).unwrap();
+    world.drain(2);
+    world.run_for(15 * SECOND);
+    assert_eq!(states(&world), ["departed", "serving"]);
+    world.run_for(17 * SECOND);
+    assert_eq!(states(&world), ["serving", "-"]);
+    talks(&mut world, 0);
+}
+
+#[test]
+fn a_site_that_must_not_serve_unasked_falls_silent_until_it_is_heard_again() {
+    let mut world = World::talking(2);
+    let mut config = world.agents[0].config().clone();
+    config.stop_after = Some(5 * SECOND);
+    let now = world.clock();
+    world.agents[0].reconfigure(now, config);
+    world.run_for(20 * SECOND);
+    assert_eq!(states_at(&world, 0), "serving");
+    world.map_up = false;
+    world.run_for(4 * SECOND);
+    assert_eq!(states_at(&world, 0), "serving");
+    world.run_for(3 * SECOND);
+    assert_eq!(states_at(&world, 0), "not serving");
+    world.received.clear();
+    world.send(1, home(20), home(10).ip(), b"to nobody");
+    world.run_for(SECOND);
+    assert_eq!(world.received, []);
+    world.map_up = true;
+    world.run_for(3 * SECOND);
+    assert_eq!(states_at(&world, 0), "serving");
+    talks(&mut world, 0);
+}
+
+/// Without memory a site gives its homes the locators back at which they are registered,
+/// although they come in another order.
+#[test]
+fn what_a_site_has_forgotten_the_mapping_service_knows() {
+    let mut world = World::talking(2);
+    world.attach(0, home(11));
+    world.run_for(SECOND);
+    let before = world.map.clone();
+    world.agents[0] = world.fresh(0);
+    for home in [home(11), home(10)] {
+        world.attach(0, home);
+    }
+    world.run_for(SECOND);
+    assert_eq!(world.map, before);
+    assert_eq!(states_at(&world, 0), "serving");
     talks(&mut world, 0);
 }

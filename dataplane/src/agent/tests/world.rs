@@ -75,6 +75,7 @@ pub fn config(site: usize) -> AgentConfig {
         exclusive: false,
         control_port: 6283,
         lease_seconds: 30,
+        stop_after: None,
         poll: Duration::from_secs(1),
         trust_network: false,
         grace: Duration::from_secs(10),
@@ -283,6 +284,11 @@ impl World {
                 }
                 Output::Settled(home, result) => {
                     self.settled.push((site, home, result.map(|a| a.locator)));
+                }
+                Output::Connect(home, _) => {
+                    let there = self.plugged.contains(&(site, home));
+                    let now = self.clock();
+                    self.agents[site].link_ready(now, home, there);
                 }
                 _ => {}
             }

@@ -141,6 +141,7 @@ fn agent() -> Agent {
         control_port: CONTROL_PORT,
         lease_seconds: 30,
         poll: Duration::from_secs(1),
+        stop_after: None,
         trust_network: false,
         grace: Duration::from_secs(10),
         limits: Limits::default(),

@@ -66,6 +66,11 @@ bench: setup bench-tools ## micro-benchmarks, then every contender side by side;
 	scripts/privileged target/release/mat-bench --rtt 20 --set-up tso $(BENCH)
 	scripts/privileged target/release/mat-bench --rtt 100 --set-up tso $(BENCH)
 
+.PHONY: bench-moves
+bench-moves: setup ## thirty moves at 0, 20 and 100 ms round trip, and the same lab at rest; six minutes
+	$(CARGO) build --release --locked
+	scripts/privileged scripts/bench-moves
+
 .PHONY: bench-quick
 bench-quick: setup ## the wire, the kernel and MAT side by side, IPv4, in four minutes
 	$(CARGO) build --release --locked

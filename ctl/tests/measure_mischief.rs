@@ -344,6 +344,7 @@ fn a_stall_is_survived_measured_and_recovered_from() {
         epoch_before: 1,
         epoch_after: 2,
         blackout_ms: 400.0,
+        frozen_ms: 0.0,
         map_update_ms: 1.0,
         peers_switched_ms: 2.0,
         start_unix_us: zero + 1_500_000,

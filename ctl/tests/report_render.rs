@@ -325,6 +325,7 @@ fn one_move(from: &str, to: &str, start_ms: u64, end_ms: u64) -> Move {
         epoch_before: start_ms,
         epoch_after: start_ms + 1,
         blackout_ms: 57.4,
+        frozen_ms: 0.0,
         map_update_ms: 3.8,
         peers_switched_ms: 1.9,
         start_unix_us: ZERO_US + start_ms * 1000,

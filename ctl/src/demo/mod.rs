@@ -24,7 +24,7 @@ use mat_netns::testbed::{Instance, Options, Testbed};
 use mat_netns::{Cmd, Process, Signal, interrupt, wait_until};
 
 use crate::measure::Progress;
-use crate::moves::{self, Driver, MoveOutcome, MoveRequest};
+use crate::moves::{self, Driver, MoveRequest};
 use crate::report::schema::Move;
 use crate::report::{self, Report};
 use crate::site::Site;
@@ -41,6 +41,9 @@ pub struct DemoArgs {
     /// Round trip between any two sites, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 20.0)]
     rtt: f64,
+    /// How often the container moves, every three seconds; 0 shows the lab at rest for a minute
+    #[arg(long, value_name = "COUNT", default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=1000))]
+    moves: u32,
     /// Pace of the TCP stream in each direction; 0 is as fast as it goes
     #[arg(long, value_name = "MBPS", default_value_t = 400.0)]
     tcp_rate_mbps: f64,
@@ -64,16 +67,17 @@ enum DriverKind {
     Netns,
 }
 
-/// When the moves begin, after the measurement's time zero, and how long it runs.
-const MOVES: [(Duration, &str, &str); 2] = [
-    (Duration::from_millis(2500), "a", "b"),
-    (Duration::from_millis(5500), "b", "a"),
-];
-const LENGTH: Duration = Duration::from_secs(8);
+/// The first move begins so long after the measurement's time zero, and each after the one before.
+const FIRST: Duration = Duration::from_millis(2500);
+const EVERY: Duration = Duration::from_secs(3);
+/// The measurement goes on so long after the last move has begun.
+const AFTER: Duration = Duration::from_millis(2500);
+/// How long it takes without moves.
+const AT_REST: Duration = Duration::from_secs(60);
 /// Beyond the length: agreement, the stall limit and the far side's account.
 const PATIENCE: Duration = Duration::from_secs(45);
 
-/// Runs the demo. Success only if every connection survived both moves intact.
+/// Runs the demo. Success only if every connection survived all moves intact.
 ///
 /// # Errors
 /// When the lab cannot be built, a part of it dies, or a move fails.
@@ -96,13 +100,13 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
     })?;
     let outcome = scene(args, &testbed);
     // What died explains an error better than the error itself.
-    let (report, moves) = match (dead(&testbed), outcome) {
+    let report = match (dead(&testbed), outcome) {
         (Some(death), _) => bail!(death),
         (None, outcome) => outcome?,
     };
     write(args, &report)?;
     println!("\n{}", report::table(&report));
-    let ok = report.all_survived_intact() && moves.len() == MOVES.len();
+    let ok = report.all_survived_intact();
     show::verdict(&report, ok, args.rtt);
     if args.keep {
         show::keep(&testbed);
@@ -119,7 +123,7 @@ pub fn run(args: &DemoArgs) -> Result<ExitCode> {
 }
 
 /// Everything that happens in the lab.
-fn scene(args: &DemoArgs, testbed: &Testbed) -> Result<(Report, Vec<MoveOutcome>)> {
+fn scene(args: &DemoArgs, testbed: &Testbed) -> Result<Report> {
     let web = testbed.instance("web", 10, "a")?;
     let user = testbed.instance("user", 20, "c")?;
     show::lab(testbed, &web, &user);
@@ -138,8 +142,9 @@ fn scene(args: &DemoArgs, testbed: &Testbed) -> Result<(Report, Vec<MoveOutcome>
         frozen: false,
     };
     let mut moves = Vec::new();
-    for (at, from, to) in MOVES {
-        follow.until(testbed, start + at)?;
+    for n in 0..args.moves {
+        follow.until(testbed, start + FIRST + EVERY * n)?;
+        let (from, to) = if n % 2 == 0 { ("a", "b") } else { ("b", "a") };
         show::move_begins(&web.name, from, to);
         let outcome = runtime.block_on(moves::move_instance(MoveRequest {
             instance: &web.name,
@@ -151,17 +156,24 @@ fn scene(args: &DemoArgs, testbed: &Testbed) -> Result<(Report, Vec<MoveOutcome>
             driver: &mut driver,
         }))?;
         show::move_ended(&outcome);
-        moves.push(outcome);
+        moves.push(Move::from(&outcome));
     }
-    follow.until(testbed, start + LENGTH)?;
+    follow.until(testbed, start + length(args.moves))?;
     // The server ends by itself after the one run.
     client.wait(PATIENCE)?;
     server.wait(PATIENCE)?;
     let text = std::fs::read_to_string(&result)
         .with_context(|| format!("the measurement failed: {}", client.log_tail()))?;
     let report = Report::from_json(&text)?;
-    let entries = moves.iter().map(Move::from).collect();
-    Ok((report.with_moves(entries), moves))
+    Ok(report.with_moves(moves))
+}
+
+/// How long the measurement takes.
+fn length(moves: u32) -> Duration {
+    match moves.checked_sub(1) {
+        Some(others) => FIRST + EVERY * others + AFTER,
+        None => AT_REST,
+    }
 }
 
 /// Starts both ends of the measurement.
@@ -181,7 +193,7 @@ fn transfer(
     server.wait_for_log("listening on", Duration::from_secs(10))?;
     let mut client = Cmd::new(&matctl)
         .args(["measure", "client", home, "--progress", "--duration"])
-        .arg(LENGTH.as_secs_f64().to_string())
+        .arg(length(args.moves).as_secs_f64().to_string())
         .arg("--json")
         .arg(&result)
         .name("client");

@@ -71,7 +71,12 @@ pub(super) fn verdict(report: &Report, ok: bool, rtt: f64) {
     let bound = 100.0 + 2.0 * rtt;
     let ms = |value: Option<f64>| value.map_or("not known".to_owned(), |v| format!("{v:.0} ms"));
     if ok {
-        println!("Every connection survived both moves, byte for byte.");
+        let moves = match report.moves.len() {
+            0 => "; nothing moved".to_owned(),
+            2 => " both moves, byte for byte".to_owned(),
+            n => format!(" {n} moves, byte for byte"),
+        };
+        println!("Every connection survived{moves}.");
     } else {
         println!("NOT every connection survived intact: see the table.");
     }

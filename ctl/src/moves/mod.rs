@@ -125,6 +125,7 @@ async fn forward(
     let prepared = join_all(homes.iter_mut().map(MovingHome::prepare)).await;
     all(Step::Prepare, prepared)?;
 
+    let frozen = Instant::now();
     driver
         .freeze()
         .map_err(|error| (Step::Detach, format!("{error:#}")))?;
@@ -143,6 +144,11 @@ async fn forward(
         join_all(links.iter_mut().map(|link| link.ready(deadline))).await;
         driver.thaw();
     }
+    let frozen = if driver.stands_still() {
+        frozen.elapsed()
+    } else {
+        Duration::ZERO
+    };
     let activating = match (together, &relocation) {
         (Some(activating), _) => Some(activating),
         (None, Ok(())) => Some(activate(homes)),
@@ -164,6 +170,7 @@ async fn forward(
         detached_unix_us: detached_us,
         activated_unix_us: activated_us,
         ended_unix_us: clock.unix_us(),
+        frozen_us: frozen.as_micros() as u64,
     })
 }
 

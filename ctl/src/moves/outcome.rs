@@ -29,6 +29,8 @@ pub struct MoveOutcome {
     pub detached_unix_us: u64,
     /// When the new site had answered that it serves.
     pub activated_unix_us: u64,
+    /// How long the driver stopped it, in microseconds; 0 if it does not.
+    pub frozen_us: u64,
     /// End of the move: the peers have followed, or were not waited for any longer.
     pub ended_unix_us: u64,
     /// Time the mapping service took, in microseconds.
@@ -80,6 +82,7 @@ pub(super) struct Times {
     pub detached_unix_us: u64,
     pub activated_unix_us: u64,
     pub ended_unix_us: u64,
+    pub frozen_us: u64,
 }
 
 impl MoveOutcome {
@@ -100,6 +103,7 @@ impl MoveOutcome {
             started_unix_us: times.started_unix_us,
             detached_unix_us: times.detached_unix_us,
             activated_unix_us: times.activated_unix_us,
+            frozen_us: times.frozen_us,
             ended_unix_us: times.ended_unix_us,
             map_update_us: most(|h| h.map_update_us),
             peers,
@@ -131,6 +135,7 @@ impl From<&MoveOutcome> for schema::Move {
             epoch_before: outcome.epoch_before,
             epoch_after: outcome.epoch_after,
             blackout_ms: outcome.blackout_ms(),
+            frozen_ms: ms(outcome.frozen_us),
             map_update_ms: ms(outcome.map_update_us),
             peers_switched_ms: ms(outcome.peers_switched_us.unwrap_or(waited)),
             start_unix_us: outcome.started_unix_us,

@@ -5,7 +5,7 @@
 //! ([`figure`]), and as one HTML file that needs nothing else ([`html`]). All of this is pure
 //! but for [`run`], which reads and writes the files.
 //!
-//! Invariant: every number shown is a number of the JSON file, or the difference of two of them;
+//! Invariant: every number shown is a number of the JSON file, or follows from such;
 //! pictures and tables never know more than the file.
 //!
 //! # Limitations
@@ -15,6 +15,7 @@ pub mod figure;
 pub mod html;
 mod palette;
 pub mod schema;
+pub mod series;
 mod table;
 pub mod throughput;
 pub mod worst;

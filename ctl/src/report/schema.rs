@@ -201,6 +201,9 @@ pub struct Move {
     pub epoch_after: u64,
     /// Time in which the instance could not be reached at either site, by the driver's account.
     pub blackout_ms: f64,
+    /// Time for which the driver stopped the instance; 0 if it does not.
+    #[serde(default)]
+    pub frozen_ms: f64,
     /// Time the mapping service took to change the binding.
     pub map_update_ms: f64,
     /// Time from the change of the binding until the last peer sent to the new site.

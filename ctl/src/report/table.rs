@@ -1,6 +1,7 @@
 //! The readable end of a measurement, for a terminal and for the page (pure).
 
 use super::schema::{Connections, Report, Throughput, UdpDirection};
+use super::series;
 
 /// One line: what is measured, upward, downward, and the worse of both.
 pub(super) struct Row {
@@ -42,6 +43,20 @@ pub fn table(report: &Report) -> String {
                 out += &format!("{cell:>14}");
             }
             out += "\n";
+        }
+    }
+    let spreads = series::spreads(report);
+    if !spreads.is_empty() {
+        out += &format!(
+            "  {:<26}{:>14}{:>14}{:>14}\n",
+            format!("of {} moves", report.moves.len()),
+            "median ms",
+            "95 % ms",
+            "longest ms"
+        );
+        for one in spreads {
+            let [median, p95, max] = [one.median, one.p95, one.max].map(decimal);
+            out += &format!("    {:<24}{median:>14}{p95:>14}{max:>14}\n", one.name);
         }
     }
     for line in remarks(report) {

@@ -513,8 +513,6 @@ impl Table {
         }
     }
 
-    /// `locator` is no longer `home`'s: its contexts neither send there nor
-    /// accept from there until they are resolved again.
     /// Nobody else is at `locator` any more: it is ours.
     pub(crate) fn take_locator(&mut self, locator: Locator) -> PairChanges {
         let mut changes = PairChanges::default();
@@ -525,6 +523,8 @@ impl Table {
         changes
     }
 
+    /// `locator` is no longer `home`'s: its contexts neither send there nor
+    /// accept from there until they are resolved again.
     fn evict(&mut self, home: Home, locator: Locator, changes: &mut PairChanges) {
         for id in self.of_peer(home) {
             self.mark_changed(id);

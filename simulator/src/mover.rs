@@ -5,7 +5,7 @@ use std::time::Duration;
 use mat_dataplane::agent::{Attach, Handover, RelayTo};
 use mat_proto::auth::MoveKey;
 
-use crate::scenario::Death;
+use crate::scenario::{Death, Trip};
 use crate::world::World;
 
 /// A request and its answer take so long.
@@ -34,12 +34,8 @@ enum Step {
 /// A move on its way.
 #[derive(Clone, Debug)]
 pub struct Mover {
-    pub host: usize,
+    trip: Trip,
     from: usize,
-    to: usize,
-    freeze: Duration,
-    early: bool,
-    dies: Option<Death>,
     key: MoveKey,
     step: Step,
     relay: Option<RelayTo>,
@@ -51,20 +47,10 @@ pub struct Mover {
 }
 
 impl Mover {
-    pub fn new(
-        host: usize,
-        (from, to): (usize, usize),
-        (freeze, early): (Duration, bool),
-        dies: Option<Death>,
-        key: [u8; 32],
-    ) -> Self {
+    pub fn new(trip: Trip, from: usize, key: [u8; 32]) -> Self {
         Mover {
-            host,
+            trip,
             from,
-            to,
-            freeze,
-            early,
-            dies,
             key: MoveKey(key),
             step: Step::Prepare,
             relay: None,
@@ -74,9 +60,14 @@ impl Mover {
         }
     }
 
+    /// Which instance it moves.
+    pub fn host(&self) -> usize {
+        self.trip.host
+    }
+
     /// Whether it has told this site to take over.
     pub fn has_told(&self, site: usize) -> bool {
-        self.told && self.to == site
+        self.told && self.trip.to == site
     }
 
     /// Whether it has nothing else to do than to wait for the answer.
@@ -90,7 +81,14 @@ impl Mover {
 
     /// Does one step; gives back when to go on.
     pub fn go(&mut self, world: &mut World) -> Duration {
-        let (host, from, to) = (self.host, self.from, self.to);
+        let Trip {
+            host,
+            to,
+            freeze,
+            early,
+            dies,
+        } = self.trip;
+        let from = self.from;
         let home = world.home(host);
         let now = world.now();
         let (step, wait) = match self.step {
@@ -109,29 +107,23 @@ impl Mover {
                     None => self.fails(world, "the new site does not prepare", Step::Over),
                 }
             }
-            Step::Detach if self.dies == Some(Death::Detach) => self.death(world),
+            Step::Detach if dies == Some(Death::Detach) => self.death(world),
             Step::Detach => {
                 let relay = self.relay;
                 let handover = world.call(from, |agent| agent.detach(now, home, relay).ok());
                 match handover.flatten() {
                     Some(handover) => {
                         self.handover = Some(handover);
-                        (
-                            if self.early {
-                                Step::Activate
-                            } else {
-                                Step::Unplug
-                            },
-                            CALL,
-                        )
+                        let next = if early { Step::Activate } else { Step::Unplug };
+                        (next, CALL)
                     }
                     None => self.fails(world, "the old site does not let go", Step::Withdraw),
                 }
             }
-            Step::Unplug if self.dies == Some(Death::Relocate) => self.death(world),
+            Step::Unplug if dies == Some(Death::Relocate) => self.death(world),
             Step::Unplug => {
                 world.unplug(host);
-                (Step::PlugIn, self.freeze)
+                (Step::PlugIn, freeze)
             }
             Step::PlugIn => {
                 world.plug_in(host, to);
@@ -141,7 +133,7 @@ impl Mover {
                     None => (Step::Activate, CALL),
                 }
             }
-            Step::Activate if self.dies == Some(Death::Activate) => self.death(world),
+            Step::Activate if dies == Some(Death::Activate) => self.death(world),
             Step::Activate => {
                 self.told = true;
                 let handover = self.handover.clone();
@@ -149,7 +141,7 @@ impl Mover {
                     handover.is_some_and(|handover| agent.activate(now, handover).is_ok())
                 });
                 match activated {
-                    Some(true) if self.early => (Step::Unplug, CALL),
+                    Some(true) if early => (Step::Unplug, CALL),
                     Some(true) => (Step::Wait, PATIENCE),
                     _ => self.fails(world, "the new site does not take over", Step::BringBack),
                 }
@@ -180,19 +172,19 @@ impl Mover {
     }
 
     fn death(&self, world: &mut World) -> (Step, Duration) {
-        world.tell(format!("the mover of h{} has died", self.host));
+        world.tell(format!("the mover of h{} has died", self.trip.host));
         (Step::Over, CALL)
     }
 
     fn fails(&self, world: &mut World, why: &str, next: Step) -> (Step, Duration) {
-        world.tell(format!("the move of h{} fails: {why}", self.host));
+        world.tell(format!("the move of h{} fails: {why}", self.trip.host));
         (next, CALL)
     }
 
     /// As `matctl` does it: attach with what the old site gave away, and if that is of no
     /// use because the binding names the new site, claim it anew.
     fn reattach(&mut self, world: &mut World, tries: u32) -> (Step, Duration) {
-        let (host, from) = (self.host, self.from);
+        let (host, from) = (self.trip.host, self.from);
         let home = world.home(host);
         let now = world.now();
         let state = world.state(from, host);

@@ -29,6 +29,21 @@ pub enum Death {
     Activate,
 }
 
+/// A planned move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trip {
+    /// Which instance.
+    pub host: usize,
+    /// Where to.
+    pub to: usize,
+    /// So long it has no link.
+    pub freeze: Duration,
+    /// Whether the new site is told to take over before the instance is there.
+    pub early: bool,
+    /// Whoever moves it dies there.
+    pub dies: Option<Death>,
+}
+
 /// Lies, or truths told once too often.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lie {
@@ -55,18 +70,7 @@ pub enum Act {
         octets: u64,
     },
     /// A planned move.
-    Move {
-        /// Which instance.
-        host: usize,
-        /// Where to.
-        to: usize,
-        /// So long it has no link.
-        freeze: Duration,
-        /// Whether the new site is told to take over before the instance is there.
-        early: bool,
-        /// Whoever moves it dies there.
-        dies: Option<Death>,
-    },
+    Move(Trip),
     /// A forwarder is killed, and started again.
     Crash {
         /// Where.
@@ -125,19 +129,20 @@ impl fmt::Display for Act {
             Act::Connect { from, to, octets } => {
                 write!(f, "h{from} connects to h{to}, {octets} octets each way")
             }
-            Act::Move {
-                host,
-                to,
-                freeze,
-                early,
-                dies,
-            } => {
-                let first = if *early { ", which is told first" } else { "" };
+            Act::Move(trip) => {
+                let Trip {
+                    host, to, freeze, ..
+                } = trip;
+                let first = if trip.early {
+                    ", which is told first"
+                } else {
+                    ""
+                };
                 write!(
                     f,
                     "h{host} is moved to s{to}{first}, {freeze:?} without a link"
                 )?;
-                match dies {
+                match trip.dies {
                     None => Ok(()),
                     Some(step) => write!(f, "; the mover dies before {step:?}"),
                 }
@@ -226,7 +231,7 @@ fn connect(chance: &mut Chance, hosts: u64) -> Act {
 fn act(chance: &mut Chance, sites: u64, hosts: u64) -> Act {
     let site = chance.below(sites) as usize;
     match chance.below(16) {
-        0..=6 => Act::Move {
+        0..=6 => Act::Move(Trip {
             host: chance.below(hosts) as usize,
             to: site,
             freeze: ms(chance, 0, 300),
@@ -237,7 +242,7 @@ fn act(chance: &mut Chance, sites: u64, hosts: u64) -> Act {
                 2 => Some(Death::Activate),
                 _ => None,
             },
-        },
+        }),
         7 | 8 => Act::Crash {
             site,
             down: ms(chance, 10, 3000),

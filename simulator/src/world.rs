@@ -21,7 +21,7 @@ use crate::hostile::{Hostile, Letter};
 use crate::mapping::Mapping;
 use crate::mover::Mover;
 use crate::network::{Network, Weather};
-use crate::scenario::{Act, COURSE, Scenario};
+use crate::scenario::{Act, COURSE, Scenario, Trip};
 
 /// UDP port of the control exchange.
 const PORT: u16 = 6283;
@@ -247,8 +247,8 @@ impl World {
                 | Act::LoseAnswers { lasts }
                 | Act::Weather { lasts, .. } => *lasts,
                 // Until it is undone, or the forwarders have decided.
-                Act::Move { dies: None, .. } => Duration::from_secs(25),
-                Act::Move { .. } => Duration::from_secs(45),
+                Act::Move(Trip { dies: None, .. }) => Duration::from_secs(25),
+                Act::Move(_) => Duration::from_secs(45),
                 Act::Connect { .. } | Act::Hostile { .. } => Duration::ZERO,
             }
         };
@@ -377,20 +377,15 @@ impl World {
         let now = self.now;
         match act {
             Act::Connect { from, to, octets } => self.connect(n as u16, from, to, octets),
-            Act::Move {
-                host,
-                to,
-                freeze,
-                early,
-                dies,
-            } => {
+            Act::Move(trip) => {
                 let travelling = self.travels.iter().flat_map(|t| &t.mover);
-                let busy = travelling.into_iter().any(|m| m.host == host);
-                match self.places[host].filter(|from| *from != to && !busy) {
+                let busy = travelling.into_iter().any(|m| m.host() == trip.host);
+                let place = self.places[trip.host];
+                match place.filter(|from| *from != trip.to && !busy) {
                     Some(from) => {
                         let mut key = [0; 32];
                         self.chance.fill(&mut key);
-                        let mover = Mover::new(host, (from, to), (freeze, early), dies, key);
+                        let mover = Mover::new(trip, from, key);
                         self.outcome.moves += 1;
                         self.travels.push(Travel {
                             mover: Some(mover),
@@ -515,7 +510,7 @@ impl World {
                 .travels
                 .iter()
                 .flat_map(|t| &t.mover)
-                .any(|m| m.host == host);
+                .any(|m| m.host() == host);
             if busy {
                 continue;
             }
@@ -696,7 +691,7 @@ impl World {
             let Some(mover) = &mut travel.mover else {
                 continue;
             };
-            if mover.has_told(site) && crate::world::home(mover.host) == home {
+            if mover.has_told(site) && crate::world::home(mover.host()) == home {
                 mover.settled = Some(served);
                 if !mover.waits() {
                     continue;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mat_simulator::campaign::run_many;
-use mat_simulator::scenario::{Act, Death, Scenario};
+use mat_simulator::scenario::{Act, Death, Scenario, Trip};
 use mat_simulator::world::{Telling, run};
 
 #[test]
@@ -43,23 +43,23 @@ fn connects(from: usize, to: usize, octets: u64) -> Act {
 }
 
 fn moves(host: usize, to: usize, freeze: u64, dies: Option<Death>) -> Act {
-    Act::Move {
+    Act::Move(Trip {
         host,
         to,
         freeze: ms(freeze),
         early: false,
         dies,
-    }
+    })
 }
 
 fn moves_early(host: usize, to: usize, freeze: u64, dies: Option<Death>) -> Act {
-    Act::Move {
+    Act::Move(Trip {
         host,
         to,
         freeze: ms(freeze),
         early: true,
         dies,
-    }
+    })
 }
 
 fn crashes(site: usize, down: u64, forgets: bool) -> Act {

@@ -85,7 +85,8 @@ impl SitesArg {
     }
 }
 
-/// Runs an asynchronous command to its end.
+/// Runs an asynchronous command to its end. One thread more than this one: a driver blocks while
+/// forwarders are waited for.
 fn block_on<T>(command: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

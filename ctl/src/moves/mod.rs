@@ -2,9 +2,10 @@
 //!
 //! [`move_instance`] goes through the steps of [`crate::plan`]: it reserves locators at the new
 //! site, takes the instance's state from the old one, has a [`Driver`] move the instance itself,
-//! and tells the new site to take over, meanwhile if the instance stands still. Connections to both forwarders are open before the first
-//! step, and the home addresses of an instance go through each step side by side, because what
-//! happens between detach and activate is the gap its peers see.
+//! and tells the new site to take over, meanwhile if the instance stands still. Connections to
+//! both forwarders are open before the first step, and the home addresses of an instance go
+//! through each step side by side, because what happens between detach and activate is the gap
+//! its peers see.
 //!
 //! Invariant: it ends with the instance served at exactly one of the two sites, or says which
 //! part of the roll-back failed and why. It must be polled to its end: a future that is dropped
@@ -136,7 +137,8 @@ async fn forward(
     // Until it is there and the binding has changed, the new site holds its packets. Both at
     // once is one round trip to the mapping service less.
     let mut links: Vec<_> = homes.iter_mut().filter_map(MovingHome::link).collect();
-    let together = driver.stands_still().then(|| activate(homes));
+    let still = driver.stands_still();
+    let mut activating = if still { activate(homes) } else { Vec::new() };
     let relocation = tokio::task::block_in_place(|| driver.relocate(&names.from, &names.to));
     if relocation.is_ok() {
         *relocated = true;
@@ -144,18 +146,16 @@ async fn forward(
         join_all(links.iter_mut().map(|link| link.ready(deadline))).await;
         driver.thaw();
     }
-    let frozen = if driver.stands_still() {
+    let frozen = if still {
         frozen.elapsed()
     } else {
         Duration::ZERO
     };
-    let activating = match (together, &relocation) {
-        (Some(activating), _) => Some(activating),
-        (None, Ok(())) => Some(activate(homes)),
-        (None, Err(_)) => None,
-    };
+    if relocation.is_ok() && !still {
+        activating = activate(homes);
+    }
     let mut activated = Vec::new();
-    for (home, result) in join_all(activating.into_iter().flatten()).await {
+    for (home, result) in join_all(activating).await {
         homes.push(home);
         activated.push(result);
     }

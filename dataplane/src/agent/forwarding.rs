@@ -46,8 +46,8 @@ impl Agent {
 
     /// The way of a context's ordinary packets, if the agent has nothing to say about
     /// each of them: tokens exchanged, the home served and reachable, the peer's
-    /// binding fresh and its locator proven, somebody looking after it, and nothing waiting that they would
-    /// overtake.
+    /// binding fresh and its locator proven, somebody looking after it, and nothing waiting
+    /// that they would overtake.
     pub(super) fn way(&self, id: ContextId) -> Option<Way> {
         let context = self.table.get(id)?;
         let own = self.own.get(&context.own)?;

@@ -444,6 +444,10 @@ impl Agent {
         self.config.locators.iter().any(|p| p.contains(&ip))
     }
 
+    fn in_pool(&self, ip: IpAddr) -> bool {
+        self.config.pool.iter().any(|p| p.contains(&ip))
+    }
+
     fn hold_in(hold: &mut Hold, now: Time, frame: Frame, max: usize, all: &mut Budget) -> Verdict {
         if hold.push(now, frame, max, all) {
             Verdict::Held

@@ -83,10 +83,7 @@ impl Agent {
         let locator = Locator::new(ip).ok()?;
         match self.own_locators.get(&locator) {
             Some(home) => Some((locator, Some(*home))),
-            None => {
-                let ours = self.config.pool.iter().any(|p| p.contains(&ip));
-                ours.then_some((locator, None))
-            }
+            None => self.in_pool(ip).then_some((locator, None)),
         }
     }
 
@@ -461,11 +458,12 @@ impl Agent {
             .and_then(|h| self.own.get(&h))
             .is_some_and(|own| own.departed());
         if let (Some(home), true) = (home, departed) {
-            self.peer_moves(home, payload);
-            let of_a_move = matches!(
-                Message::decode(payload).map(|r| r.message),
-                Ok(Message::Relay(_) | Message::Flushed(_))
-            );
+            let received = Message::decode(payload).ok();
+            if let Some(received) = &received {
+                self.peer_moves(home, received);
+            }
+            let message = received.map(|received| received.message);
+            let of_a_move = matches!(message, Some(Message::Relay(_) | Message::Flushed(_)));
             if !of_a_move && self.is_of_a_peer(home, headers.src()) {
                 self.relay_out(home, copy(offload, packet, headers), 0);
                 return Verdict::Taken;

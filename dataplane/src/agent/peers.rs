@@ -268,8 +268,8 @@ impl Agent {
     }
 
     /// Whether a binding puts a peer where somebody else is by now: one of our own homes,
-    /// or a peer whose binding
-    /// is newer, even if that one has just left. Epochs are times, or a little later.
+    /// or a peer whose binding is newer, even if that one has just left. Epochs are times,
+    /// or a little later.
     pub(super) fn is_outdated(&self, binding: &Binding) -> bool {
         let home = binding.home();
         binding.entries().iter().any(|entry| {

@@ -358,7 +358,7 @@ impl Control {
     }
 
     /// Tells the agent whether packets can be given to the instance.
-    pub async fn ready(&self, home: Home, ready: bool) {
+    async fn ready(&self, home: Home, ready: bool) {
         // The data thread has ended only if the whole process is ending.
         let _ = self
             .engine

@@ -81,9 +81,7 @@ impl Agent {
             Answer::NotFound { .. } if own.may_be_given_back(self.now.time) => {
                 let epoch = own.epoch();
                 self.note(home, None, "the new site has given it back: taking it back");
-                if let Err(error) = self.swap(home, None, epoch) {
-                    self.settle(home, Err(error));
-                }
+                self.try_swap(home, None, epoch);
             }
             Answer::NotFound { .. } if over => self.release(home),
             _ => {}

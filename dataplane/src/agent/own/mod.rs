@@ -90,7 +90,7 @@ pub(in crate::agent) struct Own {
     /// When it left.
     left: Option<Time>,
     /// Its link has gone since it left, so its instance really has.
-    pub(in crate::agent) gone: bool,
+    gone: bool,
     next_poll: Time,
     /// When the mapping service was last heard of it.
     confirmed: Time,

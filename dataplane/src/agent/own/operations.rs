@@ -321,8 +321,7 @@ impl Agent {
         let Some(own) = self.own.get(&home).filter(|own| settles(own)) else {
             return;
         };
-        let pool = self.config.pool.iter();
-        let ours = !self.config.exclusive && pool.into_iter().any(|p| p.contains(&there.ip()));
+        let ours = !self.config.exclusive && self.in_pool(there.ip());
         if !ours || own.reserved.contains(&there) {
             return;
         }

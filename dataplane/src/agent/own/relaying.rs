@@ -51,10 +51,7 @@ impl Agent {
 
     /// A peer of a departed home moves at the same time: what it sends from its new place
     /// follows the home as well.
-    pub(in crate::agent) fn peer_moves(&mut self, home: Home, payload: &[u8]) {
-        let Ok(received) = Message::decode(payload) else {
-            return;
-        };
+    pub(in crate::agent) fn peer_moves(&mut self, home: Home, received: &Received<'_>) {
         let Message::Moved { pair, binding, .. } = &received.message else {
             return;
         };

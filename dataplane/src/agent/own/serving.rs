@@ -173,19 +173,13 @@ impl Agent {
         if matches!(own.role, Role::Prepared) && own.deadline.is_some_and(|d| d <= time) {
             return self.not_activated(home);
         }
-        let isolated = |own: &Own| {
-            let longest = self.config.stop_after;
-            longest.is_some_and(|longest| time.since(own.confirmed) >= longest)
-        };
-        if own.serving().is_some() && isolated(own) {
-            self.isolate(home);
-        }
-        let Some(own) = self.own.get_mut(&home) else {
-            return;
-        };
-        let late = own.serving().is_some() && own.deadline.is_some_and(|d| d <= time);
-        if late && own.updating.is_none() {
-            self.give_back(home);
+        if own.serving().is_some() {
+            let silence = time.since(own.confirmed);
+            if self.config.stop_after.is_some_and(|most| silence >= most) {
+                self.isolate(home);
+            } else if own.updating.is_none() && own.deadline.is_some_and(|d| d <= time) {
+                self.give_back(home);
+            }
         }
         let Some(own) = self.own.get_mut(&home) else {
             return;
@@ -227,7 +221,11 @@ impl Agent {
         let epoch = own
             .epoch()
             .max(there.as_ref().map_or(Epoch(0), Binding::epoch));
-        if let Err(error) = self.swap(home, there, epoch) {
+        self.try_swap(home, there, epoch);
+    }
+
+    pub(super) fn try_swap(&mut self, home: Home, expect: Option<Binding>, epoch: Epoch) {
+        if let Err(error) = self.swap(home, expect, epoch) {
             self.settle(home, Err(error));
         }
     }
@@ -352,11 +350,6 @@ impl Agent {
             return;
         };
         let served = own.serving().is_some();
-        own.role = Role::Idle;
-        self.home_changed(home);
-        let Some(own) = self.own.get_mut(&home) else {
-            return;
-        };
         let epoch = own.epoch();
         let place = own
             .known
@@ -367,9 +360,7 @@ impl Agent {
             Some(place) => format!("not serving: epoch {epoch} names {place}"),
             None => format!("not serving: epoch {epoch} names no active locator"),
         };
-        let dropped = own.clear(&mut self.budget);
-        self.counters.add(Cause::NotServing, dropped);
-        self.note(home, None, text);
+        self.fall_idle(home, text);
         if served {
             self.announce(home);
         }
@@ -388,6 +379,10 @@ impl Agent {
     /// The mapping service has said nothing of a home for too long: another site may serve
     /// it by now. We do again as soon as we hear that it is still ours.
     fn isolate(&mut self, home: Home) {
+        self.fall_idle(home, "not serving: the mapping service is silent");
+    }
+
+    fn fall_idle(&mut self, home: Home, why: impl Into<String>) {
         let Some(own) = self.own.get_mut(&home) else {
             return;
         };
@@ -395,7 +390,7 @@ impl Agent {
         let dropped = own.clear(&mut self.budget);
         self.counters.add(Cause::NotServing, dropped);
         self.home_changed(home);
-        self.note(home, None, "not serving: the mapping service is silent");
+        self.note(home, None, why);
     }
 
     /// Lets go what waited for this home to be served.

@@ -7,10 +7,7 @@ use crate::agent::OpError;
 /// began it is gone.
 fn abandoned() -> World {
     let mut world = World::talking(3);
-    let relay = world.prepare(2, home(10));
-    let now = world.clock();
-    world.agents[0].detach(now, home(10), Some(relay)).unwrap();
-    world.drain(0);
+    world.depart(home(10), 0, 2);
     world.run_for(SECOND);
     world
 }
@@ -86,10 +83,7 @@ fn while_the_mapping_service_is_away_nobody_decides() {
 #[test]
 fn an_instance_that_does_not_follow_is_given_back() {
     let mut world = World::talking(3);
-    let relay = world.prepare(2, home(10));
-    let now = world.clock();
-    let handover = world.agents[0].detach(now, home(10), Some(relay)).unwrap();
-    world.drain(0);
+    let handover = world.depart(home(10), 0, 2);
     let now = world.clock();
     world.agents[2].activate(now, handover).unwrap();
     world.drain(2);

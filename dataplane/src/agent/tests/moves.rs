@@ -150,9 +150,7 @@ fn a_reused_locator_never_gets_the_wrong_instances_packets() {
 #[test]
 fn a_move_that_fails_is_rolled_back() {
     let mut world = World::talking(3);
-    let relay = world.prepare(2, home(10));
-    let now = world.clock();
-    let handover = world.agents[0].detach(now, home(10), Some(relay)).unwrap();
+    let handover = world.depart(home(10), 0, 2);
     world.run_for(100 * MILLISECOND);
     world.map_up = false;
     world.reattach(0, handover);
@@ -230,9 +228,7 @@ fn detaching_withdraws_the_record() {
 #[test]
 fn what_a_departing_instance_still_sends_reaches_its_peers_until_its_link_is_gone() {
     let mut world = World::talking(3);
-    let relay = world.prepare(2, home(10));
-    let now = world.clock();
-    world.agents[0].detach(now, home(10), Some(relay)).unwrap();
+    world.depart(home(10), 0, 2);
     world.send(0, home(10), home(20).ip(), b"last words");
     world.run_for(DELAY);
     assert_eq!(world.payloads(home(20), home(10).ip()), [b"last words"]);
@@ -276,9 +272,7 @@ fn a_peer_cannot_claim_to_be_where_another_one_is() {
 #[test]
 fn peers_follow_back_when_a_move_that_was_committed_late_is_taken_back() {
     let mut world = World::talking(3);
-    let relay = world.prepare(2, home(10));
-    let now = world.clock();
-    let handover = world.agents[0].detach(now, home(10), Some(relay)).unwrap();
+    let handover = world.depart(home(10), 0, 2);
     let given_away = Handover {
         binding: None,
         ..handover.clone()
@@ -302,10 +296,7 @@ fn peers_follow_back_when_a_move_that_was_committed_late_is_taken_back() {
 #[test]
 fn control_messages_that_arrive_joined_are_heard_one_by_one() {
     let mut world = World::talking(3);
-    let relay = world.prepare(2, home(10));
-    let now = world.clock();
-    let handover = world.agents[0].detach(now, home(10), Some(relay)).unwrap();
-    world.drain(0);
+    let handover = world.depart(home(10), 0, 2);
     let caught = Arc::new(Mutex::new(Vec::new()));
     let catch = Arc::clone(&caught);
     world.lose = Box::new(move |_, packet| {

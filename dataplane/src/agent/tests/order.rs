@@ -16,10 +16,7 @@ fn talk_through_a_move(world: &mut World, freeze: Duration) -> (Vec<u32>, Vec<u3
     for n in 0..400u32 {
         let at = n * MILLISECOND;
         if n == 50 {
-            let relay = world.prepare(2, home(10));
-            let now = world.clock();
-            handover = world.agents[0].detach(now, home(10), Some(relay)).ok();
-            world.drain(0);
+            handover = Some(world.depart(home(10), 0, 2));
             world.plugged.remove(&(0, home(10)));
             site = None;
         }
@@ -94,10 +91,7 @@ fn without_end_direct_packets_wait_a_tenth_of_a_second() {
 #[test]
 fn a_move_that_is_undone_gives_back_what_was_relayed() {
     let mut world = World::talking(3);
-    let relay = world.prepare(2, home(10));
-    let now = world.clock();
-    let handover = world.agents[0].detach(now, home(10), Some(relay)).unwrap();
-    world.drain(0);
+    let handover = world.depart(home(10), 0, 2);
     for n in 0..50u32 {
         world.send(1, home(20), home(10).ip(), &n.to_be_bytes());
         world.run_for(MILLISECOND);

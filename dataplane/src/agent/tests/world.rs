@@ -199,6 +199,15 @@ impl World {
         }
     }
 
+    /// The first half of a move: the new site is prepared, the old one has let go.
+    pub fn depart(&mut self, home: Home, from: usize, to: usize) -> Handover {
+        let relay = self.prepare(to, home);
+        let now = self.clock();
+        let handover = self.agents[from].detach(now, home, Some(relay)).unwrap();
+        self.drain(from);
+        handover
+    }
+
     /// The old site of a move takes the home up again, with what it gave away.
     pub fn reattach(&mut self, site: usize, handover: Handover) {
         let request = Attach {
@@ -216,11 +225,8 @@ impl World {
 
     /// A whole planned move, with `freeze` between unplugging and plugging in.
     pub fn move_home(&mut self, home: Home, from: usize, to: usize, freeze: Duration) {
-        let relay = self.prepare(to, home);
-        let now = self.clock();
+        let handover = self.depart(home, from, to);
         self.plugged.remove(&(from, home));
-        let handover = self.agents[from].detach(now, home, Some(relay)).unwrap();
-        self.drain(from);
         self.run_for(freeze);
         self.plugged.insert((to, home));
         self.activate(to, handover);

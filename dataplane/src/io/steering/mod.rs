@@ -329,14 +329,13 @@ impl Steering {
         with.attachments.insert(attachment.clone());
         let dev = &attachment.interface;
         let there = rt::index(dev).is_ok();
-        let result = match there {
+        let result = if there {
+            let prepared = self.prepare_link(dev).await;
+            self.claim(&without, with).await.and(prepared)
+        } else {
             // The rules alone, which need no interface, unless they are there: while one
             // is on its way here the kernel lets nobody else change anything.
-            false => self.claim(&self.claims.clone(), with).await,
-            true => match self.prepare_link(dev).await {
-                Ok(()) => self.claim(&without, with).await,
-                Err(error) => self.claim(&without, with).await.and(Err(error)),
-            },
+            self.claim(&self.claims.clone(), with).await
         };
         match result {
             // One that comes or goes meanwhile is heard of again.

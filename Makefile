@@ -89,3 +89,13 @@ soak: setup ## 100 GB (SIZE=100) through every combination of offloads and impai
 soak-quick: setup ## the same with 5 GB, in a few minutes
 	$(CARGO) build --release --locked
 	$(SOAK)5G.json --bytes 5G
+
+.PHONY: kills
+kills: setup ## kill -9 of every program at every step of a move, one live copy each time; five minutes
+	$(CARGO) build --release --locked
+	scripts/privileged target/release/mat-kills --json bench/results/kills/$(shell date -u +%F).json
+
+.PHONY: bench-evacuation
+bench-evacuation: setup ## 200 instances leave a site at one command, each with a connection; four minutes
+	$(CARGO) build --release --locked
+	scripts/privileged scripts/bench-evacuation

@@ -4,11 +4,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use mat_ctl::commands::attach::{AttachArgs, DetachArgs};
+use mat_ctl::commands::evacuate::EvacuateArgs;
 use mat_ctl::commands::explain::ExplainArgs;
 use mat_ctl::commands::map::MapCommand;
 use mat_ctl::commands::moving::MoveArgs;
 use mat_ctl::commands::status::StatusArgs;
-use mat_ctl::commands::{attach, explain, map, moving, status};
+use mat_ctl::commands::{attach, evacuate, explain, map, moving, status};
 use mat_ctl::measure::MeasureCommand;
 use mat_ctl::report::ReportArgs;
 use mat_ctl::{demo, measure, report};
@@ -25,6 +26,8 @@ struct Args {
 enum Command {
     /// Move an instance to another site while its connections live on
     Move(MoveArgs),
+    /// Move everything that a site serves to another one
+    Evacuate(EvacuateArgs),
     /// Attach an instance to a site
     Attach(AttachArgs),
     /// Detach an instance from a site, and withdraw its binding
@@ -48,6 +51,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Args::parse().command {
         Command::Move(args) => moving::run(args),
+        Command::Evacuate(args) => evacuate::run(args),
         Command::Attach(args) => attach::attach(args),
         Command::Detach(args) => attach::detach(args),
         Command::Status(args) => status::run(args),

@@ -52,8 +52,10 @@
 
 mod cmd;
 pub mod counters;
+pub mod evacuation;
 mod host;
 pub mod interrupt;
+pub mod kills;
 mod lab;
 mod link;
 mod namespace;
@@ -66,6 +68,7 @@ mod spawner;
 pub mod testbed;
 mod wait;
 pub mod wan;
+pub mod watch;
 
 pub use cmd::Cmd;
 pub use host::Host;

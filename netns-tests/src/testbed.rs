@@ -26,8 +26,12 @@ use anyhow::{Context, Result, ensure};
 use crate::{Cmd, Host, Lab, LinkOptions, Process, Wan, WanConfig, wait_until};
 
 mod node;
+mod stepped;
+mod transfer;
 
 pub use node::{Locators, NODE_LOCATORS, Node};
+pub use stepped::SteppedMove;
+pub use transfer::{Transfer, serve};
 
 /// How long a program may take until it is ready.
 const START: Duration = Duration::from_secs(10);
@@ -68,6 +72,11 @@ impl SiteSpec {
         format!("2001:db8:{}::2", self.name)
     }
 
+    /// More locators, which the router leads to its gateway; its pool if the testbed is crowded.
+    pub fn crowd(&self) -> String {
+        format!("198.18.{}.0/24", self.base)
+    }
+
     /// Its pools of locators.
     pub fn pool(&self) -> [String; 2] {
         [
@@ -105,6 +114,8 @@ pub struct Options {
     pub offloads: bool,
     /// Extra lines for the configuration of every forwarder.
     pub extra: String,
+    /// Room for 254 instances at each site.
+    pub crowded: bool,
 }
 
 impl Options {
@@ -115,6 +126,7 @@ impl Options {
             rtt_ms: 0.0,
             offloads: true,
             extra: String::new(),
+            crowded: false,
         })
     }
 }
@@ -339,9 +351,9 @@ impl Testbed {
             );
         }
         // Moves of different instances may be started at the same time.
-        let names: Vec<&str> = instances.iter().map(|i| i.name.as_str()).collect();
-        self.lab
-            .write(&format!("matctl-{}.toml", names.join("-")), text)
+        let first = instances.first().map_or("", |i| i.name.as_str());
+        let name = format!("matctl-{first}-{}.toml", instances.len());
+        self.lab.write(&name, text)
     }
 
     /// Moves an instance with `matctl move` and gives back what it prints.
@@ -452,6 +464,11 @@ fn start_site(lab: &Lab, options: &Options, router: &Host, spec: SiteSpec) -> Re
         &spec.gateway6(),
         &format!("2001:db8:{name}::1"),
     )?;
+    router.ip(&format!(
+        "route add {} via {}",
+        spec.crowd(),
+        spec.gateway()
+    ))?;
     let socket = lab.dir().join(format!("matd-{name}.sock"));
     let state = lab.dir().join(format!("state-{name}"));
     let config = lab.write(
@@ -493,7 +510,9 @@ fn start_mapd(host: &Host, options: &Options, config: &Path) -> Result<Process> 
 /// Where locators can be: the pools of all sites, and the addresses of nodes.
 pub fn locator_prefixes() -> Vec<String> {
     let pools = SITES.iter().flat_map(SiteSpec::pool);
-    pools.chain(NODE_LOCATORS.map(str::to_owned)).collect()
+    let crowds = SITES.iter().map(SiteSpec::crowd);
+    let nodes = NODE_LOCATORS.map(str::to_owned);
+    pools.chain(crowds).chain(nodes).collect()
 }
 
 /// `["a", "b"]` in TOML.
@@ -522,7 +541,10 @@ fn matd_config(options: &Options, spec: SiteSpec, socket: &Path, state: &Path) -
         state = state.display(),
         homes = toml_list(&HOMES),
         locators = toml_list(&locator_prefixes()),
-        pool = toml_list(&spec.pool()),
+        pool = toml_list(&match options.crowded {
+            true => [spec.crowd(), spec.pool()[1].clone()],
+            false => spec.pool(),
+        }),
         secret = spec.secret(),
         extra = options.extra,
     )
@@ -541,7 +563,7 @@ fn mapd_config(dir: &Path) -> String {
             site.name,
             site.secret(),
             toml_list(&HOMES),
-            toml_list(&site.pool()),
+            toml_list(&[site.pool().to_vec(), vec![site.crowd()]].concat()),
         );
     }
     text += &format!(

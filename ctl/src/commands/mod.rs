@@ -4,6 +4,8 @@
 //! wrong to standard error; the exit code is 0 only if all that was asked for was done.
 
 pub mod attach;
+mod driving;
+pub mod evacuate;
 pub mod explain;
 mod local_time;
 pub mod map;

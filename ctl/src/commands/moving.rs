@@ -3,16 +3,17 @@
 use std::pin::pin;
 use std::process::ExitCode;
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use futures_util::future::{FutureExt, join_all};
 use mat_dataplane::agent::OwnStatus;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::driving::DriverArgs;
 use super::{ConfigArg, block_on, say, say_json};
 use crate::config::{Config, Instance};
-use crate::moves::{self, Driver, ExecDriver, MoveRequest, NetnsDriver, NoDriver};
-use crate::plan::{self, SiteHomes};
+use crate::moves::{self, MoveRequest};
+use crate::plan::{self, SiteHomes, Step};
 use crate::site::Site;
 
 const MENDING: &str = "\
@@ -34,30 +35,18 @@ pub struct MoveArgs {
     /// Site to move it to
     #[arg(long, value_name = "SITE")]
     to: String,
-    /// What moves the instance itself; without it `exec` if --exec is given, else `netns` if both
-    /// sites have a namespace
-    #[arg(long, value_enum)]
-    driver: Option<DriverKind>,
-    /// Command (for sh) that moves the instance; it finds MAT_INSTANCE, MAT_HOMES, MAT_FROM and
-    /// MAT_TO in its environment, and MAT_ROLL_BACK=1 when it is to undo what it did
-    #[arg(long, value_name = "COMMAND")]
-    exec: Option<String>,
+    #[command(flatten)]
+    driving: DriverArgs,
+    /// Ask on standard error before each step, and go on when a line comes from standard input;
+    /// `n`, or its end, undoes what was done. The instance is cut off from the second question on,
+    /// and the forwarders wait for half a minute in all
+    #[arg(long)]
+    step: bool,
     /// Print the outcome as JSON
     #[arg(long)]
     json: bool,
     #[command(flatten)]
     config: ConfigArg,
-}
-
-/// What moves the instance.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum DriverKind {
-    /// The host end of its veth changes network namespace
-    Netns,
-    /// The command given with --exec
-    Exec,
-    /// Nothing: somebody else moves it
-    None,
 }
 
 /// Moves an instance.
@@ -81,7 +70,9 @@ pub fn run(args: MoveArgs) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         let interface = instance.interface.clone().or(interface);
-        let mut driver = driver(&args, &instance, interface.as_deref(), &from, &to)?;
+        let mut driver = args
+            .driving
+            .driver(&instance, interface.as_deref(), &from, &to)?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch Ctrl-C")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
         let moved = moves::move_instance(MoveRequest {
@@ -92,6 +83,7 @@ pub fn run(args: MoveArgs) -> anyhow::Result<ExitCode> {
             from: &from,
             to: &to,
             driver: driver.as_mut(),
+            permit: &mut |step| if args.step { ask(step) } else { Ok(()) },
         })
         .await;
         let (first, second) = (pin!(interrupt.recv()), pin!(terminate.recv()));
@@ -108,6 +100,18 @@ pub fn run(args: MoveArgs) -> anyhow::Result<ExitCode> {
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// `--step`: whether the operator wants the next step.
+fn ask(step: Step) -> Result<(), String> {
+    eprintln!("matctl: next: {step} (Enter: go on, n: undo)");
+    let mut line = String::new();
+    match std::io::stdin().read_line(&mut line) {
+        Err(error) => Err(format!("no word from standard input: {error}")),
+        Ok(0) => Err("standard input has ended".to_owned()),
+        Ok(_) if matches!(line.trim(), "n" | "no") => Err("the operator said no".to_owned()),
+        Ok(_) => Ok(()),
+    }
 }
 
 /// The site that serves the instance, and the interface it has there.
@@ -141,41 +145,4 @@ async fn find(config: &Config, instance: &Instance) -> anyhow::Result<(Site, Opt
         .filter(|status| instance.homes.contains(&status.home))
         .find_map(|status| status.link.as_ref());
     Ok(((*site).clone(), link.map(|link| link.interface.clone())))
-}
-
-fn driver(
-    args: &MoveArgs,
-    instance: &Instance,
-    interface: Option<&str>,
-    from: &Site,
-    to: &Site,
-) -> anyhow::Result<Box<dyn Driver>> {
-    let kind = match (args.driver, &args.exec) {
-        (Some(kind), _) => kind,
-        (None, Some(_)) => DriverKind::Exec,
-        (None, None) if from.netns.is_some() && to.netns.is_some() => DriverKind::Netns,
-        (None, None) => bail!(
-            "what is to move {} itself? say --exec COMMAND, or --driver none if somebody else \
-             does (--driver netns needs `netns` at both sites)",
-            instance.name
-        ),
-    };
-    Ok(match (kind, &args.exec) {
-        (DriverKind::Exec, Some(command)) => {
-            Box::new(ExecDriver::new(command, &instance.name, &instance.homes))
-        }
-        (DriverKind::Exec, None) => bail!("--driver exec needs the command: --exec COMMAND"),
-        (_, Some(_)) => bail!("--exec is only for --driver exec"),
-        (DriverKind::None, None) => Box::new(NoDriver),
-        (DriverKind::Netns, None) => {
-            let interface = interface.with_context(|| {
-                format!(
-                    "driver netns needs the host end of its veth: add interface = \"...\" to \
-                     [[instance]] {}",
-                    instance.name
-                )
-            })?;
-            Box::new(NetnsDriver::new(interface, from, to)?)
-        }
-    })
 }

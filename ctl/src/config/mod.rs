@@ -87,24 +87,16 @@ impl Config {
             })
     }
 
-    /// The instance of this name, or with this home address. An address that belongs to no
-    /// instance of the file is an instance of its own.
+    /// The instance of this name, or with this home address ([`Config::instance_of`]).
     ///
     /// # Errors
     /// Neither the name of an instance nor an address.
     pub fn instance(&self, name: &str) -> anyhow::Result<Instance> {
         let home = name.parse::<Home>().ok();
-        let found = self.instances.iter().find(|instance| {
-            instance.name == name || home.is_some_and(|home| instance.homes.contains(&home))
-        });
+        let found = self.instances.iter().find(|instance| instance.name == name);
         match (found, home) {
             (Some(instance), _) => Ok(instance.clone()),
-            (None, Some(home)) => Ok(Instance {
-                name: name.to_owned(),
-                homes: vec![home],
-                interface: None,
-                mac: None,
-            }),
+            (None, Some(home)) => Ok(self.instance_of(home)),
             (None, None) => {
                 let known: Vec<_> = self.instances.iter().map(|i| i.name.as_str()).collect();
                 anyhow::bail!(
@@ -117,6 +109,18 @@ impl Config {
                 )
             }
         }
+    }
+
+    /// The instance with this home address; one that is in no instance of the file is an instance
+    /// of its own.
+    pub fn instance_of(&self, home: Home) -> Instance {
+        let found = self.instances.iter().find(|i| i.homes.contains(&home));
+        found.cloned().unwrap_or_else(|| Instance {
+            name: home.to_string(),
+            homes: vec![home],
+            interface: None,
+            mac: None,
+        })
     }
 }
 

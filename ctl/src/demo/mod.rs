@@ -147,6 +147,7 @@ fn scene(args: &DemoArgs, testbed: &Testbed) -> Result<Report> {
         let (from, to) = if n % 2 == 0 { ("a", "b") } else { ("b", "a") };
         show::move_begins(&web.name, from, to);
         let outcome = runtime.block_on(moves::move_instance(MoveRequest {
+            permit: &mut |_| Ok(()),
             instance: &web.name,
             homes: &[web.home.parse()?, web.home6.parse()?],
             interface: Some(&web.interface),

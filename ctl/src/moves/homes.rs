@@ -7,7 +7,7 @@ use mat_dataplane::io::api::{DetachBody, PrepareBody};
 use mat_proto::auth::MoveKey;
 use mat_proto::{Home, Locator};
 
-use super::{HomeMove, MoveRequest};
+use super::{HomeMove, Trip};
 use crate::plan::Stage;
 use crate::site::{Client, SiteError};
 
@@ -58,12 +58,12 @@ pub(super) struct MovingHome {
 
 impl MovingHome {
     /// Connects to both sites; an error says why the move cannot even begin.
-    pub async fn open(home: Home, key: MoveKey, request: &MoveRequest<'_>) -> Result<Self, String> {
+    pub async fn open(home: Home, key: MoveKey, trip: Trip<'_>) -> Result<Self, String> {
         let text = |error: SiteError| error.to_string();
-        let mut old = request.from.connect().await.map_err(text)?;
-        let new = request.to.connect().await.map_err(text)?;
-        let beside = request.to.connect().await.map_err(text)?;
-        let from = &request.from.name;
+        let mut old = trip.from.connect().await.map_err(text)?;
+        let new = trip.to.connect().await.map_err(text)?;
+        let beside = trip.to.connect().await.map_err(text)?;
+        let from = &trip.from.name;
         let before = match old.home(home).await.map_err(text)? {
             Some(status) if status.state == "serving" => status,
             Some(status) => return Err(format!("{home} is {} at {from}", status.state)),
@@ -79,8 +79,8 @@ impl MovingHome {
             new,
             link: Some(Link { home, site: beside }),
             key,
-            interface: request.interface.map(str::to_owned).or(link_interface),
-            mac: request.mac.map(str::to_owned).or(link_mac),
+            interface: trip.interface.map(str::to_owned).or(link_interface),
+            mac: trip.mac.map(str::to_owned).or(link_mac),
             before,
             handover: None,
             relay_to: None,

@@ -61,6 +61,21 @@ pub struct MoveRequest<'a> {
     pub to: &'a Site,
     /// What moves the instance itself.
     pub driver: &'a mut dyn Driver,
+    /// Asked before each step that changes something; what it refuses is undone from there.
+    pub permit: Permit<'a>,
+}
+
+/// Whether a move may take the next step; the text says why not.
+pub type Permit<'a> = &'a mut (dyn FnMut(Step) -> Result<(), String> + Send);
+
+/// The parts of a request that only say what is where.
+#[derive(Clone, Copy)]
+struct Trip<'a> {
+    homes: &'a [Home],
+    interface: Option<&'a str>,
+    mac: Option<&'a str>,
+    from: &'a Site,
+    to: &'a Site,
 }
 
 /// Moves an instance. Returns when the new site serves all its homes and all its peers have
@@ -75,13 +90,28 @@ pub async fn move_instance(request: MoveRequest<'_>) -> Result<MoveOutcome, Move
         from: request.from.name.clone(),
         to: request.to.name.clone(),
     };
-    let mut homes = match check(&request).await {
+    let trip = Trip {
+        homes: request.homes,
+        interface: request.interface,
+        mac: request.mac,
+        from: request.from,
+        to: request.to,
+    };
+    let mut homes = match check(trip).await {
         Ok(homes) => homes,
         Err(cause) => return Err(MoveError::new(&names, Step::Check, cause, Vec::new())),
     };
     let driver = request.driver;
     let mut relocated = false;
-    match forward(&mut homes, driver, &mut relocated, &names, &clock).await {
+    let ahead = forward(
+        &mut homes,
+        driver,
+        request.permit,
+        &mut relocated,
+        &names,
+        &clock,
+    );
+    match ahead.await {
         Ok(times) => Ok(MoveOutcome::new(
             driver.name(),
             &names,
@@ -99,18 +129,18 @@ pub async fn move_instance(request: MoveRequest<'_>) -> Result<MoveOutcome, Move
 }
 
 /// Opens all connections and looks whether the instance is where it is said to be.
-async fn check(request: &MoveRequest<'_>) -> Result<Vec<MovingHome>, String> {
-    if request.homes.is_empty() {
+async fn check(trip: Trip<'_>) -> Result<Vec<MovingHome>, String> {
+    if trip.homes.is_empty() {
         return Err("the instance has no home address".to_owned());
     }
-    if request.from.name == request.to.name {
+    if trip.from.name == trip.to.name {
         return Err("the old and the new site are the same".to_owned());
     }
     let key = MoveKey(random()?);
-    let opened = request
+    let opened = trip
         .homes
         .iter()
-        .map(|home| MovingHome::open(*home, key, request));
+        .map(|home| MovingHome::open(*home, key, trip));
     join_all(opened).await.into_iter().collect()
 }
 
@@ -119,13 +149,17 @@ type Failure = (Step, String);
 async fn forward(
     homes: &mut Vec<MovingHome>,
     driver: &mut dyn Driver,
+    permit: Permit<'_>,
     relocated: &mut bool,
     names: &outcome::Names,
     clock: &Clock,
 ) -> Result<outcome::Times, Failure> {
+    let mut may = |step| tokio::task::block_in_place(|| permit(step)).map_err(|why| (step, why));
+    may(Step::Prepare)?;
     let prepared = join_all(homes.iter_mut().map(MovingHome::prepare)).await;
     all(Step::Prepare, prepared)?;
 
+    may(Step::Detach)?;
     let frozen = Instant::now();
     driver
         .freeze()
@@ -134,6 +168,7 @@ async fn forward(
     let detached = join_all(homes.iter_mut().map(MovingHome::detach)).await;
     all(Step::Detach, detached)?;
 
+    may(Step::Relocate)?;
     // Until it is there and the binding has changed, the new site holds its packets. Both at
     // once is one round trip to the mapping service less.
     let mut links: Vec<_> = homes.iter_mut().filter_map(MovingHome::link).collect();
@@ -152,6 +187,7 @@ async fn forward(
         Duration::ZERO
     };
     if relocation.is_ok() && !still {
+        may(Step::Activate)?;
         activating = activate(homes);
     }
     let mut activated = Vec::new();

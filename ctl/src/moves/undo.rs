@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use mat_dataplane::agent::RelayTo;
+use mat_dataplane::agent::{Handover, RelayTo};
 use mat_dataplane::io::api::{AttachBody, DetachBody, PrepareBody};
 
 use super::driver::Driver;
@@ -16,6 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Longer than a forwarder waits between two looks at the binding (1 s): a change that was under
 /// way when the new site was stopped shows by then.
 const WATCH: Duration = Duration::from_millis(1500);
+/// How long a forwarder may take to be there again after a crash.
+const RESTART: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 pub(super) async fn roll_back(
@@ -131,13 +133,30 @@ async fn take_back(moving: &mut MovingHome) -> Result<(), String> {
             key: moving.key,
         }),
     };
-    let handover = moving.new.detach(&detach).await;
-    let handover = handover.map_err(|error| error.to_string())?;
+    let handover = match hand_back(moving, &detach).await {
+        Ok(handover) => handover,
+        // It is not there to be asked; only the mapping service can stop it when it comes back.
+        Err(error) if error.changed_nothing() => return serve_again(moving, WATCH).await,
+        Err(error) => return Err(error.to_string()),
+    };
     moving.handover = Some(handover.clone());
     match moving.old.activate(handover).await {
         Ok(_) => Ok(()),
         // Slower, but it needs neither the reservation nor an untouched binding.
         Err(_) => serve_again(moving, WATCH).await,
+    }
+}
+
+/// Asks the new site for the home, for a while also if its forwarder is being restarted.
+async fn hand_back(moving: &mut MovingHome, body: &DetachBody) -> Result<Handover, SiteError> {
+    let deadline = Instant::now() + RESTART;
+    loop {
+        match moving.new.detach(body).await {
+            Err(SiteError::Unreachable { .. }) if Instant::now() < deadline => {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            answer => return answer,
+        }
     }
 }
 

@@ -355,3 +355,78 @@ fn interrupted_in_the_middle_a_move_is_undone_first() {
     assert_eq!(sites.world().state("a", "192.0.2.10"), Some("serving"));
     assert_eq!(sites.world().state("b", "192.0.2.10"), None);
 }
+
+const DB: &str = "[[instance]]\nname = \"db\"\nhomes = [\"192.0.2.11\", \"192.0.2.12\"]\n";
+
+#[test]
+fn evacuation_moves_everything_and_says_what_stays() {
+    let sites = Sites::new(&["192.0.2.10", "192.0.2.11", "192.0.2.12", "192.0.2.13"]);
+    let config = sites.config(&format!("{WEB}{DB}"));
+    let args = ["evacuate", "--from", "a", "--to", "b", "--exec"];
+    // One of them cannot be moved; the others do.
+    let fussy = "test $MAT_INSTANCE != db";
+    let first = with(&config, &[&args[..], &[fussy]].concat());
+    assert_eq!(code(&first), 1);
+    has(
+        &out(&first),
+        &[
+            "web moved, blackout ",
+            "192.0.2.13 moved, blackout ",
+            "2 instances moved from a to b in ",
+            "1 could not be moved, 0 were left: see `matctl status --site a`",
+        ],
+    );
+    has(
+        &err(&first),
+        &[
+            "db was not moved from a to b: step relocate failed",
+            "192.0.2.12 is served at a again",
+        ],
+    );
+    assert_eq!(sites.world().state("a", "192.0.2.11"), Some("serving"));
+
+    // The same again moves the rest; an instance whose homes are not all there stays.
+    sites
+        .world()
+        .bound
+        .insert("192.0.2.12".to_owned(), ("b".to_owned(), 200));
+    let split = with(&config, &[&args[..], &["true"]].concat());
+    assert_eq!(code(&split), 1);
+    has(
+        &err(&split),
+        &["db is left: 192.0.2.12 is not serving there"],
+    );
+    sites
+        .world()
+        .bound
+        .insert("192.0.2.12".to_owned(), ("a".to_owned(), 201));
+    let rest = with(&config, &[&args[..], &["true", "--json"]].concat());
+    assert_eq!(code(&rest), 0, "{}", err(&rest));
+    let said: Value = serde_json::from_str(&out(&rest)).unwrap();
+    assert_eq!(said["moved"][0]["instance"], "db");
+    assert_eq!((&said["failed"], &said["left"]), (&json!([]), &json!([])));
+
+    let empty = with(&config, &[&args[..], &["true"]].concat());
+    assert_eq!(code(&empty), 0);
+    has(&out(&empty), &["0 instances moved"]);
+    let same = with(&config, &["evacuate", "--from", "a", "--to", "a"]);
+    has(&err(&same), &["--from and --to are the same site, a"]);
+}
+
+#[test]
+fn a_move_step_by_step_asks_and_ends_with_standard_input() {
+    let sites = Sites::new(&["192.0.2.10"]);
+    let config = sites.config(WEB);
+    // The tests give no standard input.
+    let args = ["move", "web", "--to", "b", "--exec", "true", "--step"];
+    let output = with(&config, &args);
+    assert_eq!(code(&output), 1);
+    has(
+        &err(&output),
+        &[
+            "next: prepare (Enter: go on, n: undo)",
+            "step prepare failed: standard input has ended\nnothing had been changed",
+        ],
+    );
+    assert!(sites.world().log.is_empty());
+}

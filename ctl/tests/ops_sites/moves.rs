@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::fake::{Fault, Sites, World};
-use mat_ctl::moves::{Driver, MoveError, MoveOutcome, MoveRequest, move_instance};
+use mat_ctl::moves::{Driver, MoveError, MoveOutcome, MoveRequest, Permit, move_instance};
 use mat_ctl::plan::Step;
 use mat_ctl::report::schema::Move;
 use mat_proto::Home;
@@ -52,6 +52,14 @@ impl Truck {
 }
 
 fn run(sites: &Sites, truck: &mut Truck) -> Result<MoveOutcome, Box<MoveError>> {
+    run_step_by_step(sites, truck, &mut |_| Ok(()))
+}
+
+fn run_step_by_step(
+    sites: &Sites,
+    truck: &mut Truck,
+    permit: Permit<'_>,
+) -> Result<MoveOutcome, Box<MoveError>> {
     let homes: [Home; 2] = [V4.parse().unwrap(), V6.parse().unwrap()];
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -66,6 +74,7 @@ fn run(sites: &Sites, truck: &mut Truck) -> Result<MoveOutcome, Box<MoveError>> 
         from: &sites.a,
         to: &sites.b,
         driver: truck,
+        permit,
     }));
     moved.map_err(Box::new)
 }
@@ -432,4 +441,30 @@ fn an_instance_that_is_elsewhere_is_not_touched() {
     );
     assert!(text.contains("nothing had been changed"), "{text}");
     assert!(sites.world().log.is_empty());
+}
+
+#[test]
+fn a_step_that_is_not_permitted_undoes_those_before_it() {
+    for stop in [Step::Prepare, Step::Detach, Step::Relocate, Step::Activate] {
+        let sites = Sites::new(&[V4, V6]);
+        let mut truck = truck(&sites);
+        let mut asked = Vec::new();
+        let error = run_step_by_step(&sites, &mut truck, &mut |step| {
+            asked.push(step);
+            if step == stop {
+                Err("the operator said no".to_owned())
+            } else {
+                Ok(())
+            }
+        });
+        let error = error.unwrap_err();
+        assert_eq!((error.step, error.rolled_back()), (stop, true), "{error}");
+        assert_eq!(asked.last(), Some(&stop));
+        let world = sites.world();
+        assert_eq!(
+            (truck.at, world.state("a", V4), world.state("b", V4)),
+            ("a", Some("serving"), None),
+            "{stop}"
+        );
+    }
 }

@@ -36,24 +36,75 @@ const BROADCAST: [u8; 6] = [0xff; 6];
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 
-/// Says once, on the interface with this index and MAC address, that `locator`
-/// is here: to everybody, and to each of `routers`.
-pub fn announce(locator: Locator, routers: &[IpAddr], index: u32, mac: MacAddr) -> io::Result<()> {
-    let everybody = match locator.ip() {
-        // An ARP request for the own address: also updates hosts that ignore
-        // replies they did not ask for.
-        IpAddr::V4(ip) => arp_request(ip, ip, mac),
-        IpAddr::V6(ip) => unsolicited_advertisement(ip, mac),
-    };
-    send(&everybody, index)?;
-    for router in routers {
-        match (locator.ip(), router) {
-            (IpAddr::V4(ip), IpAddr::V4(router)) => send(&arp_request(ip, *router, mac), index)?,
-            (IpAddr::V6(ip), IpAddr::V6(router)) => send(&solicitation(ip, *router, mac), index)?,
-            _ => {}
-        }
+/// What says it. Its socket stays open: the kernel takes some ten milliseconds to close one of
+/// these, and whoever does it waits.
+#[derive(Debug)]
+pub struct Announcer {
+    socket: OwnedFd,
+}
+
+impl Announcer {
+    /// In the network namespace of the calling thread; needs CAP_NET_RAW.
+    pub fn open() -> io::Result<Self> {
+        let socket = socket(
+            AddressFamily::Packet,
+            SockType::Raw,
+            SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
+            // No protocol: this socket receives nothing.
+            None,
+        )?;
+        Ok(Announcer { socket })
     }
-    Ok(())
+
+    /// Says once, on the interface with this index and MAC address, that `locator`
+    /// is here: to everybody, and to each of `routers`.
+    pub fn announce(
+        &self,
+        locator: Locator,
+        routers: &[IpAddr],
+        index: u32,
+        mac: MacAddr,
+    ) -> io::Result<()> {
+        let everybody = match locator.ip() {
+            // An ARP request for the own address: also updates hosts that ignore
+            // replies they did not ask for.
+            IpAddr::V4(ip) => arp_request(ip, ip, mac),
+            IpAddr::V6(ip) => unsolicited_advertisement(ip, mac),
+        };
+        self.send(&everybody, index)?;
+        for router in routers {
+            let question = match (locator.ip(), router) {
+                (IpAddr::V4(ip), IpAddr::V4(router)) => arp_request(ip, *router, mac),
+                (IpAddr::V6(ip), IpAddr::V6(router)) => solicitation(ip, *router, mac),
+                _ => continue,
+            };
+            self.send(&question, index)?;
+        }
+        Ok(())
+    }
+
+    fn send(&self, frame: &[u8], index: u32) -> io::Result<()> {
+        // SAFETY: a `sockaddr_ll` is plain integers; all zero is a valid value.
+        let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        to.sll_family = libc::AF_PACKET as u16;
+        to.sll_ifindex = index as i32;
+        // SAFETY: the socket is open, and both pointers lead to live values of the
+        // lengths given with them.
+        let sent = unsafe {
+            libc::sendto(
+                self.socket.as_raw_fd(),
+                frame.as_ptr().cast(),
+                frame.len(),
+                0,
+                (&raw const to).cast(),
+                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+            )
+        };
+        if sent < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
 }
 
 fn arp_request(from: Ipv4Addr, for_whom: Ipv4Addr, mac: MacAddr) -> Vec<u8> {
@@ -136,36 +187,6 @@ fn internet_checksum(bytes: &[u8]) -> u16 {
         .sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     !((folded & 0xffff) + (folded >> 16)) as u16
-}
-
-fn send(frame: &[u8], index: u32) -> io::Result<()> {
-    let socket: OwnedFd = socket(
-        AddressFamily::Packet,
-        SockType::Raw,
-        SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK,
-        // No protocol: this socket receives nothing.
-        None,
-    )?;
-    // SAFETY: a `sockaddr_ll` is plain integers; all zero is a valid value.
-    let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-    to.sll_family = libc::AF_PACKET as u16;
-    to.sll_ifindex = index as i32;
-    // SAFETY: the socket is open, and both pointers lead to live values of the
-    // lengths given with them.
-    let sent = unsafe {
-        libc::sendto(
-            socket.as_raw_fd(),
-            frame.as_ptr().cast(),
-            frame.len(),
-            0,
-            (&raw const to).cast(),
-            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
-        )
-    };
-    if sent < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use mat_netns::{Cmd, wait_until};
 use serde_json::Value;
 
 use crate::record::{addition, hand_to, nsupdate, operator, shown};
-use crate::transfer::{Transfer, serve};
-use crate::watch::{RESETS, Watch};
+use mat_netns::testbed::{Transfer, serve};
+use mat_netns::watch::{RESETS, Watch};
 
 const SOON: Duration = Duration::from_secs(10);
 const PACE: &str = "--tcp-rate-mbps 100";

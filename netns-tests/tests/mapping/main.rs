@@ -6,10 +6,6 @@
 //! service itself (`cargo test -p mat-mapping --test blackbox race`).
 
 mod record;
-#[path = "../common/transfer.rs"]
-mod transfer;
-#[path = "../common/watch.rs"]
-mod watch;
 
 mod by_hand;
 mod keys;

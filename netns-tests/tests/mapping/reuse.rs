@@ -8,8 +8,8 @@ use mat_netns::testbed::{Options, Testbed};
 use mat_netns::{Signal, wait_until};
 
 use crate::record::shown;
-use crate::transfer::{Transfer, serve};
-use crate::watch::Watch;
+use mat_netns::testbed::{Transfer, serve};
+use mat_netns::watch::Watch;
 
 const SOON: Duration = Duration::from_secs(10);
 

@@ -4,17 +4,13 @@
 //! The network is that of [`mat_netns::testbed`]. How fast a move is, the demo and the benchmarks
 //! say; here only what would be a defect on any machine fails, and the figures are printed.
 
-#[path = "../common/transfer.rs"]
-mod transfer;
-
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use mat_netns::testbed::{Instance, Options, Testbed};
+use mat_netns::testbed::{Instance, Options, Testbed, Transfer, serve};
 use mat_netns::{Process, wait_until};
 use serde_json::Value;
-use transfer::{Transfer, serve};
 
 const SOON: Duration = Duration::from_secs(20);
 /// What a move may cost beyond the time in which the instance is nowhere.

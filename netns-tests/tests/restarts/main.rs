@@ -6,10 +6,6 @@
 
 #[path = "../common/api.rs"]
 mod api;
-#[path = "../common/transfer.rs"]
-mod transfer;
-#[path = "../common/watch.rs"]
-mod watch;
 
 mod descriptor;
 mod forwarder;

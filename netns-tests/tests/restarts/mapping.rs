@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use mat_netns::testbed::{Options, Testbed};
 use mat_netns::wait_until;
 
-use crate::transfer::{Transfer, serve};
+use mat_netns::testbed::{Transfer, serve};
 
 const SOON: Duration = Duration::from_secs(15);
 

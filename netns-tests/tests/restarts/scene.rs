@@ -9,8 +9,8 @@ use mat_netns::Signal;
 use mat_netns::testbed::{Instance, Options, Testbed};
 use serde_json::Value;
 
-use crate::transfer::{Transfer, serve};
-use crate::watch::{RESETS, Watch};
+use mat_netns::testbed::{Transfer, serve};
+use mat_netns::watch::{LEAKS, RESETS, Watch};
 
 const SOON: Duration = Duration::from_secs(10);
 /// Fast enough to be in the middle of something at any time, slow enough to leave the machine to
@@ -19,22 +19,6 @@ const PACE: &str = "--tcp-rate-mbps 100";
 
 /// A transfer that has not moved for so long stands still.
 pub const STILL_MS: u64 = 400;
-
-/// What must never be seen on a site's uplink: packets that nobody has rewritten, and the kernel's
-/// own opinion of packets it could not deliver.
-const LEAKS: [(&str, &str); 4] = [
-    ("home4", "ip saddr 192.0.2.0/24"),
-    ("home6", "ip6 saddr 2001:db8:1::/64"),
-    (
-        "errors4",
-        "icmp type { destination-unreachable, redirect, time-exceeded, parameter-problem }",
-    ),
-    (
-        "errors6",
-        "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, \
-         nd-redirect }",
-    ),
-];
 
 /// web at site a, user at site c, transfers between them over both families, and watches over
 /// what they and the router see.

@@ -24,6 +24,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::Arc;
 use std::time::Duration;
 
 use mat_proto::{Home, Locator};
@@ -32,7 +33,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::Config;
 use crate::io::MacAddr;
-use crate::io::announce::{self, REPEATS};
+use crate::io::announce::{Announcer, REPEATS};
 use crate::io::item::Item;
 use crate::io::rt::{self, Rt, RtError};
 use crate::io::sysctl::{self, SysctlError, Sysctls};
@@ -136,6 +137,8 @@ pub struct Steering {
     sysctls: Sysctls,
     pairs: PairTable,
     claims: Claims,
+    /// From the first announcement on.
+    announcer: Option<Arc<Announcer>>,
     announcements: BTreeMap<Locator, JoinHandle<()>>,
     /// Held as long as this namespace is ours.
     _only: UnixDatagram,
@@ -171,6 +174,7 @@ impl Steering {
             sysctls: Sysctls::open(&config.state_dir.join(JOURNAL))?,
             pairs: PairTable::new(tun),
             claims: Claims::default(),
+            announcer: None,
             announcements: BTreeMap::new(),
             _only: only,
         })
@@ -299,18 +303,26 @@ impl Steering {
             }
         }
         self.stop_announcing(|other| *other == locator);
-        announce::announce(locator, &routers, index, mac).map_err(|cause| {
-            SteeringError::Announce {
-                locator,
-                uplink,
-                cause,
-            }
-        })?;
+        let refused = |cause| SteeringError::Announce {
+            locator,
+            uplink,
+            cause,
+        };
+        let announcer = match &self.announcer {
+            Some(announcer) => announcer.clone(),
+            None => match Announcer::open() {
+                Ok(opened) => self.announcer.insert(Arc::new(opened)).clone(),
+                Err(cause) => return Err(refused(cause)),
+            },
+        };
+        announcer
+            .announce(locator, &routers, index, mac)
+            .map_err(refused)?;
         let repeats = tokio::spawn(async move {
             let start = tokio::time::Instant::now();
             for after in REPEATS {
                 tokio::time::sleep_until(start + after).await;
-                if let Err(error) = announce::announce(locator, &routers, index, mac) {
+                if let Err(error) = announcer.announce(locator, &routers, index, mac) {
                     tracing::debug!("{locator} not announced again: {error}");
                 }
             }

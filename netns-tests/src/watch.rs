@@ -2,13 +2,30 @@
 //!
 //! A watch that has seen no packet at all proves nothing, and refuses to give a count.
 
+use crate::Host;
 use anyhow::{Context, Result, ensure};
-use mat_netns::Host;
+
+/// What must never be seen on a site's uplink: packets that nobody has rewritten, and the kernel's
+/// own opinion of packets it could not deliver.
+pub const LEAKS: [(&str, &str); 4] = [
+    ("home4", "ip saddr 192.0.2.0/24"),
+    ("home6", "ip6 saddr 2001:db8:1::/64"),
+    (
+        "errors4",
+        "icmp type { destination-unreachable, redirect, time-exceeded, parameter-problem }",
+    ),
+    (
+        "errors6",
+        "icmpv6 type { destination-unreachable, packet-too-big, time-exceeded, parameter-problem, \
+         nd-redirect }",
+    ),
+];
 
 /// TCP resets.
 pub const RESETS: (&str, &str) = ("resets", "tcp flags & rst == rst");
 
 /// Packets of a host that match certain conditions.
+#[derive(Debug)]
 pub struct Watch {
     host: Host,
 }

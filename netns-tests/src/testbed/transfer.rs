@@ -1,13 +1,14 @@
 //! A measured transfer (`matctl measure`) between two hosts, in both directions, that runs until
-//! the test has done what it wanted to do meanwhile.
+//! whoever started it has done what it wanted to do meanwhile.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
-use mat_netns::testbed::Testbed;
-use mat_netns::{Cmd, Host, Process, Signal, wait_until};
 use serde_json::Value;
+
+use super::Testbed;
+use crate::{Cmd, Host, Process, Signal, wait_until};
 
 /// Longer than any pause that a connection is to survive here.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -20,6 +21,7 @@ pub fn serve(bed: &Testbed, host: &Host) -> Result<Process> {
 }
 
 /// A transfer under way.
+#[derive(Debug)]
 pub struct Transfer {
     client: Process,
     report: std::path::PathBuf,

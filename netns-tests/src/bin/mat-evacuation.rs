@@ -1,0 +1,62 @@
+//! Moves many instances from one site to another with one command, each with a connection. See
+//! [`mat_netns::evacuation`].
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::{fs, io};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use mat_netns::evacuation::{self, Settings};
+
+/// Evacuation of a site in network namespaces (needs root; see scripts/privileged).
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// How many instances
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u8).range(1..=200))]
+    instances: u8,
+    /// How many of them move at a time
+    #[arg(long, default_value_t = 4)]
+    parallel: u16,
+    /// Round trip between any two sites, in milliseconds
+    #[arg(long, default_value_t = 0.0)]
+    rtt: f64,
+    /// Write the results there; folders are made
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("mat-evacuation: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether every connection survived.
+fn run(args: &Args) -> Result<bool> {
+    let report = evacuation::run(&Settings {
+        instances: args.instances,
+        parallel: args.parallel,
+        rtt_ms: args.rtt,
+    })?;
+    println!("{}", report.summary());
+    for broken in &report.broken {
+        println!("BROKEN: {broken}");
+    }
+    if let Some(path) = &args.json {
+        let write = || -> io::Result<()> {
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            fs::write(path, serde_json::to_vec_pretty(&report)?)
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(report.broken.is_empty())
+}

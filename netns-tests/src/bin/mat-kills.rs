@@ -1,0 +1,72 @@
+//! Kills each program at each moment of a move, and says what became of the instance and its
+//! connections. See [`mat_netns::kills`].
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::{fs, io};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use mat_netns::kills::{self, MOMENTS, Moment, Report, VICTIMS, Victim};
+
+/// Kill -9 of every program at every step of a move (needs root; see scripts/privileged).
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// Round trip between any two sites, in milliseconds
+    #[arg(long, default_value_t = 20.0)]
+    rtt: f64,
+    /// Only cells whose names, VICTIM/MOMENT, contain this
+    #[arg(long, value_name = "PART")]
+    only: Option<String>,
+    /// Write the results there; folders are made
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("mat-kills: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Whether all was right.
+fn run(args: &Args) -> Result<bool> {
+    let all = VICTIMS
+        .iter()
+        .flat_map(|v| MOMENTS.iter().map(|m| (*v, *m)));
+    // When it is moved, matctl has ended.
+    let possible = all.filter(|cell| *cell != (Victim::Matctl, Moment::Moved));
+    let wanted = possible.filter(|(victim, moment)| {
+        let name = format!("{}/{}", victim.name(), moment.name());
+        args.only.as_ref().is_none_or(|part| name.contains(part))
+    });
+    let cells: Vec<_> = wanted.collect();
+    anyhow::ensure!(
+        !cells.is_empty(),
+        "no cell's name contains {:?}; names are VICTIM/MOMENT, for instance \"new matd/prepared\"",
+        args.only.as_deref().unwrap_or_default()
+    );
+    let mut report = Report::new(args.rtt);
+    for (victim, moment) in cells {
+        let cell = kills::play(victim, moment, args.rtt)?;
+        println!("{cell}");
+        report.cells.push(cell);
+    }
+    println!("{report}");
+    if let Some(path) = &args.json {
+        let write = || -> io::Result<()> {
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            fs::write(path, serde_json::to_vec_pretty(&report)?)
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(report.passed())
+}

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mat_proto::auth::Token;
+use mat_proto::auth::{MoveKey, Token};
 use mat_proto::{Binding, Home, Locator};
 use serde::{Deserialize, Serialize};
 
-use super::own::{Attach, Link, Own, RelayTo, Role};
+use super::own::{Attach, Link, RelayTo, Role};
 use super::{Agent, Now};
 use crate::clock::Time;
 use crate::table::Context;
@@ -69,6 +69,22 @@ pub struct OwnRecord {
     /// Set while it is on its way to another site.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub departed: Option<DepartedRecord>,
+    /// Set while it is on its way here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub arriving: Option<ArrivingRecord>,
+}
+
+/// A move that is not over: what the new site must not forget.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ArrivingRecord {
+    /// Of this move: what the old site relays is believed for it.
+    pub key: MoveKey,
+    /// When the move is given up, Unix time in seconds.
+    pub until_unix: u64,
+    /// The binding that is being registered, if it has come that far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registering: Option<Binding>,
 }
 
 /// A move that is not over: what the old site must not forget.
@@ -110,12 +126,11 @@ pub struct Snapshot {
 }
 
 impl Agent {
-    /// What to write into the state file. Homes on their way in are not part of it: a
-    /// restart withdraws them, and only their locators are kept from others.
+    /// What to write into the state file.
     pub fn snapshot(&self) -> Snapshot {
-        let prepared = |own: &Own| matches!(own.role, Role::Prepared);
-        let stay = self.own.iter().filter(|(_, own)| !prepared(own));
-        let homes: Vec<OwnRecord> = stay
+        let homes: Vec<OwnRecord> = self
+            .own
+            .iter()
             .map(|(home, own)| OwnRecord {
                 home: *home,
                 reserved: own.reserved.clone(),
@@ -130,31 +145,32 @@ impl Agent {
                     }),
                     _ => None,
                 },
+                arriving: own
+                    .arriving()
+                    .map(|(key, deadline, registering)| ArrivingRecord {
+                        key,
+                        until_unix: self.unix_at(deadline),
+                        registering: registering.cloned(),
+                    }),
             })
             .collect();
-        // Those of a home that is gone, should it come back.
-        let gone = self
+        // Those of a home that is gone, should it come back, and of one that is coming.
+        let away = self
             .own
             .iter()
-            .filter(|(home, own)| own.departed() && self.table.of_own(**home).is_empty());
-        let given_away = gone.flat_map(|(_, own)| &own.imports);
-        let rest = self
+            .filter(|(home, own)| !own.is_settled() && self.table.of_own(**home).is_empty());
+        let elsewhere = away.flat_map(|(_, own)| &own.imports);
+        let resting = self
             .quarantine
             .iter()
             .map(|(l, (h, until))| (*l, *h, *until));
-        let leaving = self.own.iter().filter(|(_, own)| prepared(own));
-        let leaving = leaving.flat_map(|(home, own)| {
-            let until = self.rest_until();
-            own.reserved.iter().map(move |l| (*l, *home, until))
-        });
-        let resting = rest.chain(leaving.filter(|_| !self.config.exclusive));
         let contexts = self.table.ids().into_iter();
         Snapshot {
             homes,
             contexts: contexts
                 .filter_map(|id| self.table.get(id))
                 .filter_map(ContextRecord::of)
-                .chain(given_away.cloned())
+                .chain(elsewhere.cloned())
                 .collect(),
             resting: resting
                 .map(|(locator, home, until)| Resting {
@@ -215,6 +231,14 @@ impl Agent {
                     contexts.remove(&record.home).unwrap_or_default(),
                 );
                 self.resume_departed(&record, departed, until, contexts);
+                continue;
+            }
+            if let Some(arriving) = &record.arriving {
+                let (deadline, contexts) = (
+                    self.time_at(arriving.until_unix),
+                    contexts.remove(&record.home).unwrap_or_default(),
+                );
+                self.resume_arriving(&record, arriving, deadline, contexts);
                 continue;
             }
             let attach = Attach {

@@ -335,7 +335,6 @@ async fn attach(State(api): State<Api>, body: Body<AttachBody>) -> Answer<Activa
         return Err(Fault::Steering(error));
     }
     let attached = wait(home, settled).await;
-    // Activate has no time for this: it stands in the gap of a move.
     api.control.save().await;
     attached
 }
@@ -373,6 +372,7 @@ async fn prepare(State(api): State<Api>, body: Body<PrepareBody>) -> Answer<Prep
     led.map_err(|e| Fault::Steering(e.to_string()))?;
     let plugged_in = api.control.plug_in(home, link.as_ref()).await;
     plugged_in.map_err(Fault::Steering)?;
+    api.control.save().await;
     Ok(Json(prepared))
 }
 
@@ -385,11 +385,15 @@ async fn activate(State(api): State<Api>, body: Body<ActivateBody>) -> Answer<Ac
     engine
         .call(move |agent, now| agent.activate(now, body.handover))
         .await??;
+    // Nobody waits for the disk before packets flow; but what is answered is written.
+    api.control.save_soon();
     let status = engine.call(move |agent, _| agent.own_status(home)).await?;
     let link = status.ok_or(OpError::NotAttached(home))?.link;
     let plugged_in = api.control.plug_in(home, link.as_ref()).await;
     plugged_in.map_err(Fault::Steering)?;
-    wait(home, settled).await
+    let activated = wait(home, settled).await;
+    api.control.save().await;
+    activated
 }
 
 async fn wait(

@@ -127,6 +127,11 @@ impl Control {
         }
     }
 
+    /// Has the state file written in a moment.
+    pub fn save_soon(&self) {
+        self.dirty.notify_one();
+    }
+
     /// Writes what is so now into the state file, so that it outlives a kill.
     pub async fn save(&self) {
         drop(self.save_and_rest().await);

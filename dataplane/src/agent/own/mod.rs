@@ -308,6 +308,18 @@ impl Own {
         matches!(self.role, Role::Departed { .. })
     }
 
+    /// The key of the move that brings it here, when that is given up, and what is being
+    /// registered.
+    pub(in crate::agent) fn arriving(&self) -> Option<(MoveKey, Time, Option<&Binding>)> {
+        let key = self
+            .move_key
+            .filter(|_| matches!(self.role, Role::Prepared))?;
+        // Without a deadline it has passed, and the binding is being found out.
+        let deadline = self.deadline.unwrap_or(self.next_poll);
+        let registering = self.updating.as_ref().and_then(|u| u.new.as_ref());
+        Some((key, deadline, registering))
+    }
+
     /// Whether our own registration names a locator that is no longer ours, while
     /// another one is: the uplink's address has changed.
     fn names_lost_locator(&self) -> bool {

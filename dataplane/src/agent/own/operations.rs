@@ -10,9 +10,10 @@ use mat_proto::{Binding, Family, Home, Locator};
 
 use super::{
     Attach, Handover, Link, OpError, Own, PREPARED_FOR, Prepared, RelayTo, Role, TAKE_BACK,
+    Updating,
 };
 use crate::agent::relay::Sent;
-use crate::agent::snapshot::{ContextRecord, DepartedRecord, OwnRecord};
+use crate::agent::snapshot::{ArrivingRecord, ContextRecord, DepartedRecord, OwnRecord};
 use crate::agent::{Agent, Now, Output, Timer};
 use crate::clock::Time;
 use crate::counters::Cause;
@@ -234,6 +235,34 @@ impl Agent {
         // It may have gone while nobody looked.
         own.gone = true;
         own.imports = contexts;
+        self.install(record.home, own);
+    }
+
+    /// The same for one that was on its way here. An update that was under way is read back:
+    /// whoever waited for its answer does not any more, and may have undone the move.
+    pub(in crate::agent) fn resume_arriving(
+        &mut self,
+        record: &OwnRecord,
+        arriving: &ArrivingRecord,
+        deadline: Time,
+        contexts: Vec<ContextRecord>,
+    ) {
+        let now = self.now.time;
+        let mut own = Own::new(Role::Prepared, record.reserved.clone(), now);
+        own.claim = record.claim;
+        own.link = record.link.clone();
+        own.known = record.known.clone();
+        own.move_key = Some(arriving.key);
+        own.deadline = Some(deadline);
+        own.updating = arriving.registering.clone().map(|new| Updating {
+            new: Some(new),
+            epoch_before: own.epoch(),
+            since: now,
+            lost: true,
+        });
+        own.imports = contexts;
+        let text = "its move here is taken up again after a restart";
+        self.note(record.home, None, text);
         self.install(record.home, own);
     }
 

@@ -135,3 +135,59 @@ fn what_a_site_has_forgotten_the_mapping_service_knows() {
     assert_eq!(states_at(&world, 0), "serving");
     talks(&mut world, 0);
 }
+
+/// What the new site of a move was killed with, and what becomes of the move.
+#[test]
+fn a_move_goes_on_where_its_new_site_is_restarted() {
+    let mut world = World::talking(3);
+    let handover = world.depart(home(10), 0, 2);
+    world.send(1, home(20), home(10).ip(), b"relayed");
+    world.run_for(SECOND);
+    world.restart(2);
+    assert_eq!(states(&world), ["departed", "prepared"]);
+    world.plugged.remove(&(0, home(10)));
+    world.plugged.insert((2, home(10)));
+    world.activate(2, handover);
+    world.run_for(2 * SECOND);
+    assert_eq!(states(&world), ["departed", "serving"]);
+    // The old site had kept it.
+    let relayed = world.payloads(home(10), home(20).ip());
+    assert_eq!(relayed, [b"relayed".to_vec()]);
+    talks(&mut world, 2);
+}
+
+#[test]
+fn an_update_that_a_killed_site_had_under_way_is_read_back() {
+    for commits in [true, false] {
+        let mut world = World::talking(3);
+        let handover = world.depart(home(10), 0, 2);
+        world.plugged.remove(&(0, home(10)));
+        world.plugged.insert((2, home(10)));
+        // Its answer reaches nobody.
+        (world.map_up, world.lose_answers) = (commits, true);
+        world.activate(2, handover);
+        world.restart(2);
+        world.run_for(5 * SECOND);
+        (world.map_up, world.lose_answers) = (true, false);
+        world.run_for(5 * SECOND);
+        if commits {
+            assert_eq!(states(&world), ["departed", "serving"]);
+            talks(&mut world, 2);
+        } else {
+            // Nobody says it again: whoever asked for the move may have undone it.
+            assert_eq!(states(&world), ["departed", "-"]);
+        }
+    }
+}
+
+#[test]
+fn a_prepared_site_that_is_restarted_keeps_to_its_deadline() {
+    let mut world = abandoned();
+    world.run_for(20 * SECOND);
+    world.restart(2);
+    world.run_for(8 * SECOND);
+    assert_eq!(states(&world), ["departed", "prepared"]);
+    world.run_for(7 * SECOND);
+    assert_eq!(states(&world), ["serving", "-"]);
+    talks(&mut world, 0);
+}

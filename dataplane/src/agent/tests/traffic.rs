@@ -173,13 +173,7 @@ fn a_restart_with_its_state_goes_on_without_a_message() {
     let mut world = pair();
     world.send(0, home(10), home(20).ip(), b"1");
     world.run_for(SECOND);
-    let snapshot = world.agents[1].snapshot();
-    let text = serde_json::to_string(&snapshot).unwrap();
-    world.agents[1] = world.fresh(1);
-    let now = world.clock();
-    world.agents[1].restore(now, serde_json::from_str(&text).unwrap());
-    world.agents[1].link_ready(now, home(20), true);
-    world.drain(1);
+    world.restart(1);
     world.send(0, home(10), home(20).ip(), b"2");
     world.run_for(DELAY);
     assert_eq!(

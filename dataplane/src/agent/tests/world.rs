@@ -240,6 +240,20 @@ impl World {
         self.drain(site);
     }
 
+    /// Its forwarder is killed, and started again with what it has written down.
+    pub fn restart(&mut self, site: usize) {
+        let snapshot = self.agents[site].snapshot();
+        let text = serde_json::to_string(&snapshot).unwrap();
+        self.agents[site] = self.fresh(site);
+        let now = self.clock();
+        self.agents[site].restore(now, serde_json::from_str(&text).unwrap());
+        let plugged = self.plugged.clone();
+        for (_, home) in plugged.into_iter().filter(|(at, _)| *at == site) {
+            self.agents[site].link_ready(now, home, true);
+        }
+        self.drain(site);
+    }
+
     pub fn run_for(&mut self, time: Duration) {
         let until = self.now + time;
         loop {

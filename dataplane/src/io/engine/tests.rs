@@ -160,6 +160,7 @@ fn agent() -> Agent {
             link: None,
             known: Some(binding(OWN, LOCAL)),
             departed: None,
+            arriving: None,
         }],
         contexts: vec![ContextRecord {
             own: home(OWN),

@@ -99,3 +99,9 @@ kills: setup ## kill -9 of every program at every step of a move, one live copy 
 bench-evacuation: setup ## 200 instances leave a site at one command, each with a connection; four minutes
 	$(CARGO) build --release --locked
 	scripts/privileged scripts/bench-evacuation
+
+.PHONY: bench-flood
+bench-flood: setup ## 10,000 first contacts a second while an instance receives; eight minutes
+	$(CARGO) build --release --locked
+	scripts/privileged target/release/mat-flood --json bench/results/flood/$(shell date -u +%F)-full.json
+	scripts/privileged target/release/mat-flood --mbits 1000 --json bench/results/flood/$(shell date -u +%F)-1G.json

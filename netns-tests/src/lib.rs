@@ -53,6 +53,7 @@
 mod cmd;
 pub mod counters;
 pub mod evacuation;
+pub mod flood;
 mod host;
 pub mod interrupt;
 pub mod kills;

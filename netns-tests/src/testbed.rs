@@ -36,6 +36,9 @@ pub use transfer::{Transfer, serve};
 /// How long a program may take until it is ready.
 const START: Duration = Duration::from_secs(10);
 
+/// Could be locators, but are nobody's.
+pub const STRANGERS: &str = "198.19.0.0/16";
+
 /// Prefixes of home addresses, as in every configuration.
 pub const HOMES: [&str; 2] = ["192.0.2.0/24", "2001:db8:1::/64"];
 
@@ -511,8 +514,9 @@ fn start_mapd(host: &Host, options: &Options, config: &Path) -> Result<Process> 
 pub fn locator_prefixes() -> Vec<String> {
     let pools = SITES.iter().flat_map(SiteSpec::pool);
     let crowds = SITES.iter().map(SiteSpec::crowd);
-    let nodes = NODE_LOCATORS.map(str::to_owned);
-    pools.chain(crowds).chain(nodes).collect()
+    let others = [NODE_LOCATORS[0], NODE_LOCATORS[1], STRANGERS];
+    let others = others.map(str::to_owned);
+    pools.chain(crowds).chain(others).collect()
 }
 
 /// `["a", "b"]` in TOML.

@@ -1,0 +1,75 @@
+//! Floods a forwarder with first contacts while an instance behind it receives. See
+//! [`mat_netns::flood`].
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::{fs, io};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use mat_netns::flood::{self, RATE, Settings};
+
+/// 10,000 first contacts a second in network namespaces (needs root; see scripts/privileged).
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// How long each flood takes, in seconds
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=600))]
+    seconds: u32,
+    /// How many rounds of three transfers
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    rounds: u32,
+    /// What the sender sends at most, in Mbit/s; 0: as fast as it can
+    #[arg(long, default_value_t = 0)]
+    mbits: u32,
+    /// Write the results there; folders are made
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mat-flood: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let report = flood::run(Settings {
+        seconds: args.seconds,
+        rounds: args.rounds,
+        mbits: args.mbits,
+    })?;
+    println!("Mbit/s: no flood, {RATE} packets a second dropped, as many first contacts");
+    for round in &report.rounds {
+        println!(
+            "{:7.0} {:7.0} {:7.0}   ratio {:.2}",
+            round.quiet,
+            round.dropped,
+            round.contacts,
+            round.contacts / round.dropped
+        );
+    }
+    let [before, after] = report.memory_kib;
+    let [sent, got] = report.messages;
+    println!(
+        "median ratio {:.2}; {:.0} packets a second; memory {before} -> {after} KiB; control \
+         messages: {got} received, {sent} sent\n{:#}",
+        report.ratio(),
+        report.rate,
+        report.counters
+    );
+    if let Some(path) = &args.json {
+        let write = || -> io::Result<()> {
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            fs::write(path, serde_json::to_vec_pretty(&report)?)
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}

@@ -114,7 +114,7 @@ fn agent(own: (IpAddr, IpAddr), peers: &[(IpAddr, IpAddr)]) -> Agent {
         lease_seconds: 30,
         poll: Duration::from_secs(1),
         stop_after: None,
-        trust_network: false,
+        zoning: mat_dataplane::zoning::Zoning::default(),
         grace: Duration::from_secs(10),
         limits: Limits::default(),
     };
@@ -137,6 +137,7 @@ fn agent(own: (IpAddr, IpAddr), peers: &[(IpAddr, IpAddr)]) -> Agent {
             link: None,
             known: Some(binding(own)),
             departed: None,
+            arriving: None,
         }],
         contexts: contexts.collect(),
         resting: Vec::new(),

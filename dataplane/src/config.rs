@@ -26,6 +26,7 @@ use mat_proto::{Family, Home};
 use serde::Deserialize;
 
 use crate::io::MacAddr;
+use crate::zoning::Zoning;
 
 mod check;
 mod raw;
@@ -109,23 +110,45 @@ pub struct Locators {
     pub exclusive: bool,
 }
 
-/// `[mapping]`.
+/// A zone of the mapping service: in `[mapping]` and `[[zone]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mapping {
-    /// DNS servers of the zone, tried in this order.
+pub struct Zone {
+    /// Prefixes of homes that it speaks for; none for that of `[mapping]`, which has the rest.
+    pub homes: Vec<IpNet>,
+    /// Its DNS servers, tried in this order.
     pub servers: Vec<SocketAddr>,
-    /// Zone the bindings live in: lower case, with the final dot.
-    pub zone: String,
+    /// Its name: lower case, with the final dot.
+    pub name: String,
     /// What makes an answer count.
     pub trust: Trust,
     /// Key that signs queries and updates; without one nothing can be claimed.
     pub key: Option<Key>,
+}
+
+/// `[mapping]` and `[[zone]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// That of `[mapping]`, then each `[[zone]]`.
+    pub zones: Vec<Zone>,
     /// Lease written into our bindings, in seconds.
     pub lease_s: u32,
     /// How often bindings of attached homes are read again, in milliseconds.
     pub poll_ms: u64,
     /// What becomes of attached homes while the service cannot be asked about them.
     pub on_isolation: OnIsolation,
+}
+
+impl Mapping {
+    /// Which of the zones speaks for which home.
+    pub fn zoning(&self) -> Zoning {
+        Zoning::new(self.zones.iter().skip(1).map(|zone| &zone.homes[..]))
+    }
+
+    /// The weakest trust of any zone.
+    pub fn trust(&self) -> Trust {
+        let mut trusts = self.zones.iter().map(|zone| zone.trust);
+        trusts.find(|t| *t == Trust::Network).unwrap_or(Trust::Tsig)
+    }
 }
 
 /// What a forwarder does that cannot reach the mapping service, and so cannot know
@@ -164,6 +187,15 @@ pub enum Trust {
     Tsig,
     /// Whatever the network brings; `status` says so.
     Network,
+}
+
+impl fmt::Display for Trust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Trust::Tsig => "tsig",
+            Trust::Network => "network",
+        })
+    }
 }
 
 /// A TSIG key (RFC 8945).
@@ -293,21 +325,26 @@ pub fn check(path: &Path) -> Result<String, ConfigError> {
     } else {
         join(&config.locators.pool)
     };
-    Ok(format!(
-        "{}: good\nsite {}, {:?} placement, {families}, uplink {}\nhomes in {}\nlocators from {locators}\nzone {} at {}, trust {:?}, {}\n",
+    let mut text = format!(
+        "{}: good\nsite {}, {:?} placement, {families}, uplink {}\nhomes in {}\nlocators from {locators}\n",
         path.display(),
         config.site,
         config.placement,
         config.uplink,
         join(&config.homes.prefixes),
-        config.mapping.zone,
-        join(&config.mapping.servers),
-        config.mapping.trust,
-        match &config.mapping.key {
-            Some(key) => format!("key {}", key.name),
-            None => "no key: bindings can be read, not claimed".to_owned(),
-        },
-    ))
+    );
+    for zone in &config.mapping.zones {
+        text += &format!("zone {} at {}", zone.name, join(&zone.servers));
+        if !zone.homes.is_empty() {
+            text += &format!(" for {}", join(&zone.homes));
+        }
+        text += &format!(", trust {}, ", zone.trust);
+        text += &match &zone.key {
+            Some(key) => format!("key {}\n", key.name),
+            None => "no key: bindings can be read, not claimed\n".to_owned(),
+        };
+    }
+    Ok(text)
 }
 
 fn join<T: fmt::Display>(items: &[T]) -> String {

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
-use mat_mapping::client::{Algorithm, MapClient, TsigKey};
 use nix::net::if_::if_nametoindex;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::{Agent, AgentConfig, Attach, Limits, Link, Output, Snapshot};
-use crate::config::{Config, KeyAlgorithm, OnIsolation, Placement, Trust};
+use crate::config::{Config, OnIsolation, Placement};
 use crate::io::control::{Control, Parts};
+use crate::io::directory::Directory;
 use crate::io::engine::{self, Clock, Engine, Joins};
 use crate::io::inherit::Inherited;
 use crate::io::server::Server;
@@ -91,7 +91,7 @@ async fn forward(
     // Stays open when the data thread ends.
     let open_tun = queues[0].as_fd().try_clone_to_owned()?;
     service::keep(open_tun.as_fd());
-    let map = map_client(config)?;
+    let directory = Directory::new(config)?;
 
     let clock = Clock::start();
     let mut agent = Agent::new(agent_config(config), clock.now(), entropy);
@@ -149,7 +149,7 @@ async fn forward(
     engine.call(steered).await?;
     let parts = Parts {
         engine: engine.clone(),
-        map,
+        directory,
         steering,
         gauges,
         state_file: past.state_file.clone(),
@@ -177,10 +177,7 @@ async fn forward(
             Placement::Guest => "guest".to_owned(),
         },
         path: described,
-        trust: match config.mapping.trust {
-            Trust::Tsig => "tsig".to_owned(),
-            Trust::Network => "network".to_owned(),
-        },
+        trust: config.mapping.trust().to_string(),
         pid: std::process::id(),
     };
     if let Some(listener) = past.metrics.take() {
@@ -379,9 +376,9 @@ async fn reload(path: &Path, running: &Config, control: &Arc<Control>) -> anyhow
             path.display()
         );
     }
-    let map = map_client(&config)?;
+    let directory = Directory::new(&config)?;
     control.reconfigure(&config).await?;
-    control.set_map(map);
+    control.set_directory(directory);
     let agent_config = agent_config(&config);
     let engine = control.engine();
     engine
@@ -504,7 +501,7 @@ fn agent_config(config: &Config) -> AgentConfig {
             OnIsolation::Serve => None,
             OnIsolation::StopAfter(time) => Some(time),
         },
-        trust_network: config.mapping.trust == Trust::Network,
+        zoning: config.mapping.zoning(),
         grace: Duration::from_millis(limits.grace_ms),
         limits: Limits {
             contexts: limits.contexts,
@@ -515,25 +512,6 @@ fn agent_config(config: &Config) -> AgentConfig {
             ..Limits::default()
         },
     }
-}
-
-fn map_client(config: &Config) -> anyhow::Result<MapClient> {
-    let mapping = &config.mapping;
-    let zone = mapping.zone.parse().context("mapping.zone")?;
-    let key = mapping.key.as_ref().map(|key| {
-        let algorithm = match key.algorithm {
-            KeyAlgorithm::HmacSha256 => Algorithm::HmacSha256,
-            KeyAlgorithm::HmacSha384 => Algorithm::HmacSha384,
-            KeyAlgorithm::HmacSha512 => Algorithm::HmacSha512,
-        };
-        let name = key.name.parse().context("mapping.key.name")?;
-        TsigKey::new(name, algorithm, key.secret.clone()).context("mapping.key")
-    });
-    Ok(MapClient::new(
-        zone,
-        mapping.servers.clone(),
-        key.transpose()?,
-    ))
 }
 
 /// Tokens are made of the system's randomness; without it nothing is safe.

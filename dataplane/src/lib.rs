@@ -30,3 +30,4 @@ pub mod io;
 pub mod rewrite;
 pub mod table;
 pub mod upgrade;
+pub mod zoning;

@@ -31,10 +31,13 @@ fn guest() -> String {
 fn the_example_is_good_and_its_optional_keys_show_the_defaults() {
     let config = parse(EXAMPLE).unwrap();
     assert_eq!(config.placement, Placement::Gateway);
-    assert_eq!(config.mapping.trust, Trust::Tsig);
+    assert_eq!(config.mapping.trust(), Trust::Tsig);
     assert_eq!(config.families(), [Family::V4, Family::V6]);
     assert_eq!(config.instances.len(), 2);
-    assert_eq!(config.mapping.key.as_ref().unwrap().secret.len(), 32);
+    assert_eq!(
+        config.mapping.zones[0].key.as_ref().unwrap().secret.len(),
+        32
+    );
 
     let optional = [
         "control_port",
@@ -476,4 +479,76 @@ fn check_says_what_the_file_means() {
     );
     fs::write(&path, text).unwrap();
     assert_eq!(Config::load(&path).unwrap(), parse(EXAMPLE).unwrap());
+}
+
+/// The example with its other zone.
+fn zoned() -> String {
+    let (mut text, mut inside) = (String::new(), false);
+    for line in EXAMPLE.lines() {
+        inside = (inside || line == "# [[zone]]") && line.starts_with("# ");
+        text += if inside { &line[2..] } else { line };
+        text += "\n";
+    }
+    text
+}
+
+#[test]
+fn several_zones_share_the_homes() {
+    let config = parse(&zoned()).unwrap();
+    let [first, other] = &config.mapping.zones[..] else {
+        panic!("{:?}", config.mapping.zones);
+    };
+    assert_eq!(
+        (&*first.name, &*other.name),
+        ("map.example.", "tenant.example.")
+    );
+    let zoning = config.mapping.zoning();
+    assert_eq!(zoning.of("192.0.2.130".parse().unwrap()), 1);
+    assert_eq!(zoning.of("192.0.2.10".parse().unwrap()), 0);
+
+    // The weakest of all is what `status` warns of.
+    assert_eq!((first.trust, other.trust), (Trust::Tsig, Trust::Network));
+    assert_eq!(config.mapping.trust(), Trust::Network);
+
+    for (from, to, key, problem) in [
+        (
+            "homes = [\"192.0.2.128/25\"]",
+            "homes = [\"198.18.0.0/24\"]",
+            "zone.homes",
+            "is in none of homes.prefixes",
+        ),
+        (
+            "homes = [\"192.0.2.128/25\"]",
+            "homes = []",
+            "zone.homes",
+            "is empty",
+        ),
+        (
+            "servers = [\"203.0.113.80:53\"]",
+            "servers = [\"203.0.113.80\"]",
+            "zone.servers",
+            "is not an address with a port",
+        ),
+        (
+            "tenant.example.",
+            "tenant..example.",
+            "zone.zone",
+            "is not a domain name",
+        ),
+        ("YW5vdGhl", "!", "zone.key.secret", "is not base64"),
+    ] {
+        let text = zoned().replacen(from, to, 1);
+        assert_ne!(text, zoned(), "{from}");
+        let said = parse(&text).unwrap_err();
+        assert!(said.contains(key) && said.contains(problem), "{said}");
+    }
+    let start = zoned().find("[[zone]]").unwrap();
+    let zone = &zoned()[start..];
+    let zone = &zone[..zone.find("\n\n").unwrap()];
+    let twice = format!("{}\n{zone}\n", zoned());
+    let said = parse(&twice).unwrap_err();
+    assert!(
+        said.contains("another [[zone]] speaks for this prefix"),
+        "{said}"
+    );
 }

@@ -225,7 +225,7 @@ fn contact(n: u32, to: SocketAddr) -> Result<Vec<u8>> {
         },
         versions: (1, 1),
         modes: Modes::NATIVE,
-        resume: n % 2 == 0,
+        resume: n.is_multiple_of(2),
         from_epoch: Epoch(u64::MAX >> 8),
         to_epoch: Epoch(0),
         token: Token(token),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use hickory_proto::op::Query;
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
-use mat_dataplane::agent::{Answer, UpdateResult};
+use mat_dataplane::agent::{Answer, Proof, UpdateResult};
 use mat_mapping::zone::update::{Draft, Refusal, Update};
 use mat_mapping::zone::{Apex, Zone};
 use mat_proto::{Binding, Epoch, Home, Locator, record};
@@ -53,9 +53,11 @@ impl Mapping {
         match self.get(home) {
             Some(binding) => Answer::Found {
                 binding,
-                verified: true,
+                proof: Proof::Signed,
             },
-            None => Answer::NotFound { verified: true },
+            None => Answer::NotFound {
+                proof: Proof::Signed,
+            },
         }
     }
 

@@ -157,7 +157,7 @@ fn config(site: usize) -> AgentConfig {
         lease_seconds: 30,
         poll: Duration::from_secs(1),
         stop_after: None,
-        trust_network: false,
+        zoning: mat_dataplane::zoning::Zoning::default(),
         grace: Duration::from_secs(10),
         limits: Limits {
             // As long as the run: so that every locator comes back.

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::zoning::Zoning;
+
 /// The part of the configuration that decides about packets.
 #[derive(Clone, Debug)]
 pub struct AgentConfig {
@@ -24,8 +26,8 @@ pub struct AgentConfig {
     /// A home is not served any more if the mapping service has said nothing of it for this
     /// time; `None`: it is.
     pub stop_after: Option<Duration>,
-    /// Whether unauthenticated answers of the mapping service count.
-    pub trust_network: bool,
+    /// Which zone of the mapping service speaks for which home.
+    pub zoning: Zoning,
     /// How long the previous locator of a home is still accepted, and packets
     /// for a departed instance are still relayed.
     pub grace: Duration,

@@ -153,7 +153,7 @@ mod tests {
             lease_seconds: 30,
             poll: Duration::from_secs(1),
             stop_after: None,
-            trust_network: false,
+            zoning: crate::zoning::Zoning::default(),
             grace: Duration::from_secs(10),
             limits: Limits::default(),
         };

@@ -145,16 +145,27 @@ pub enum Answer {
     Found {
         /// What it is.
         binding: Binding,
-        /// Whether the answer was authenticated.
-        verified: bool,
+        /// What it is believed for.
+        proof: Proof,
     },
     /// It has none.
     NotFound {
-        /// Whether the answer was authenticated.
-        verified: bool,
+        /// What that is believed for.
+        proof: Proof,
     },
     /// No usable answer; the text says why.
     Failed(String),
+}
+
+/// What an answer of the mapping service is believed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// It is authenticated.
+    Signed,
+    /// It is not, but the network to its servers is trusted.
+    Network,
+    /// Nothing: it does not count.
+    Missing,
 }
 
 /// What became of an [`Output::Update`].

@@ -4,13 +4,14 @@
 //! packet waits for it or one of its timers runs out; [`Agent::pursue`] is the
 //! single place that decides what is missing.
 
+use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use mat_proto::{Binding, Home};
 
 use super::packet::Arrival;
-use super::{Agent, Answer, Now, Output, Timer};
+use super::{Agent, Answer, Now, Output, Proof, Timer};
 use crate::clock::Time;
 use crate::counters::Cause;
 use crate::rewrite::Packet;
@@ -35,8 +36,16 @@ pub(super) struct Lookup {
 /// How the mapping service has been lately, for people.
 #[derive(Debug, Default)]
 pub(super) struct MappingState {
-    pub(super) fault: Option<MapFault>,
+    /// By the number of the zone.
+    pub(super) faults: BTreeMap<usize, MapFault>,
     pub(super) unverified: bool,
+}
+
+impl MappingState {
+    /// What is the matter with any zone; that of the first one if there are several.
+    pub(super) fn fault(&self) -> Option<&MapFault> {
+        self.faults.first_key_value().map(|(_, fault)| fault)
+    }
 }
 
 /// The last trouble with the mapping service.
@@ -79,14 +88,8 @@ impl Agent {
         self.lookups.remove(&home);
         let answer = self.trusted(answer);
         match &answer {
-            Answer::Failed(why) => {
-                let since = self.mapping.fault.take().map(|f| f.since_unix_us);
-                self.mapping.fault = Some(MapFault {
-                    why: why.clone(),
-                    since_unix_us: since.unwrap_or(now.unix_us),
-                });
-            }
-            _ => self.mapping.fault = None,
+            Answer::Failed(why) => self.zone_failed(home, why),
+            _ => self.zone_answers(home),
         }
         if self.own.contains_key(&home) {
             self.own_answer(home, &answer);
@@ -566,15 +569,29 @@ impl Agent {
         self.cache.insert(home, Cached { binding, until });
     }
 
+    /// The zone that speaks for this home has given no usable answer.
+    pub(super) fn zone_failed(&mut self, home: Home, why: &str) {
+        let zone = self.config.zoning.of(home);
+        let fault = MapFault::new(why, self.now);
+        let known = self.mapping.faults.entry(zone).or_insert(fault);
+        why.clone_into(&mut known.why);
+    }
+
+    /// The zone that speaks for this home answers.
+    pub(super) fn zone_answers(&mut self, home: Home) {
+        let zone = self.config.zoning.of(home);
+        self.mapping.faults.remove(&zone);
+    }
+
     /// An answer that is not authenticated counts only where the network is
     /// trusted.
     fn trusted(&mut self, answer: Answer) -> Answer {
-        let verified = match &answer {
-            Answer::Found { verified, .. } | Answer::NotFound { verified } => *verified,
+        let proof = match &answer {
+            Answer::Found { proof, .. } | Answer::NotFound { proof } => *proof,
             Answer::Failed(_) => return answer,
         };
-        self.mapping.unverified = !verified;
-        if verified || self.config.trust_network {
+        self.mapping.unverified = proof != Proof::Signed;
+        if proof != Proof::Missing {
             return answer;
         }
         self.counters.count(Cause::Unverified);

@@ -193,7 +193,7 @@ impl Agent {
             serving: serving.count(),
             contexts: self.table.len(),
             held_bytes: self.budget.used(),
-            mapping_reachable: self.mapping.fault.is_none(),
+            mapping_reachable: self.mapping.faults.is_empty(),
         }
     }
 
@@ -216,9 +216,9 @@ impl Agent {
                 .map(|(home, (locator, _))| (home.to_string(), *locator))
                 .collect(),
             mapping: MappingStatus {
-                reachable: self.mapping.fault.is_none(),
-                fault: self.mapping.fault.as_ref().map(|f| f.why.clone()),
-                fault_since_unix_us: self.mapping.fault.as_ref().map(|f| f.since_unix_us),
+                reachable: self.mapping.faults.is_empty(),
+                fault: self.mapping.fault().map(|f| f.why.clone()),
+                fault_since_unix_us: self.mapping.fault().map(|f| f.since_unix_us),
                 authenticated: !self.mapping.unverified,
             },
             held_bytes: self.held_bytes(),

@@ -11,11 +11,11 @@ use ipnet::IpNet;
 use mat_proto::{CONTROL_PORT, Home, Locator};
 use toml::Spanned;
 
-use super::raw::{Raw, RawInstance, RawKey, RawLimits, RawLocators, RawMapping, RawTun};
+use super::raw::{Raw, RawInstance, RawKey, RawLimits, RawLocators, RawTun, RawZone};
 use super::source::{ConfigError, Finding, Source};
 use super::{
     Config, Homes, Instance, Key, Limits, Locators, Mapping, OnIsolation, Placement, Trust,
-    TunConfig, family_of,
+    TunConfig, Zone, family_of,
 };
 
 /// Linux: IFNAMSIZ without the final NUL.
@@ -68,7 +68,7 @@ impl<'a> Checker<'a> {
                 )
             }),
             tun: self.tun(&raw.tun, raw.uplink.get_ref()),
-            mapping: self.mapping(&raw.mapping),
+            mapping: self.mapping(raw, &homes),
             limits: self.limits(&raw.limits),
             instances: self.instances(raw, &homes, &locators),
             homes,
@@ -207,44 +207,38 @@ impl<'a> Checker<'a> {
         pool
     }
 
-    fn mapping(&mut self, raw: &RawMapping) -> Mapping {
-        self.not_empty("mapping.servers", &raw.servers);
-        let servers = raw
-            .servers
-            .get_ref()
-            .iter()
-            .filter_map(|text| {
-                self.parsed::<SocketAddr>(
-                    "mapping.servers",
-                    text,
-                    "is not an address with a port",
-                    "write \"203.0.113.53:53\" or \"[2001:db8::53]:53\"",
-                )
-            })
-            .collect();
-        let key = raw.key.as_ref().and_then(|key| self.key(key));
-        if *raw.trust.get_ref() == Trust::Tsig && raw.key.is_none() {
-            self.fault(
+    fn mapping(&mut self, raw: &Raw, homes: &Homes) -> Mapping {
+        let mapping = &raw.mapping;
+        let first = Zone {
+            homes: Vec::new(),
+            servers: self.servers("mapping.servers", &mapping.servers),
+            name: self.domain("mapping.zone", &mapping.zone),
+            trust: self.trust(
                 "mapping.trust",
-                raw.trust.span(),
-                "signed answers need a key",
-                "add `key = { name = .., algorithm = \"hmac-sha256\", secret_file = .. }`, or accept unsigned answers with trust = \"network\"",
-            );
+                mapping.trust.clone(),
+                mapping.key.is_some(),
+            ),
+            key: mapping
+                .key
+                .as_ref()
+                .and_then(|key| self.key("mapping.key", key)),
+        };
+        let mut zones = vec![first];
+        for raw in &raw.zone {
+            let zone = self.zone(raw, homes, &zones);
+            zones.push(zone);
         }
         Mapping {
-            servers,
-            zone: self.domain("mapping.zone", &raw.zone),
-            trust: *raw.trust.get_ref(),
-            key,
-            lease_s: raw
+            zones,
+            lease_s: mapping
                 .lease_s
                 .as_ref()
                 .map_or(30, |n| self.number("mapping.lease_s", n, LEASE_S)),
-            poll_ms: raw
+            poll_ms: mapping
                 .poll_ms
                 .as_ref()
                 .map_or(1_000, |n| self.number("mapping.poll_ms", n, 100..=60_000)),
-            on_isolation: raw
+            on_isolation: mapping
                 .on_isolation
                 .as_ref()
                 .and_then(|text| {
@@ -259,29 +253,87 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn key(&mut self, raw: &Spanned<RawKey>) -> Option<Key> {
+    /// A `[[zone]]`; `others` are those before it.
+    fn zone(&mut self, raw: &RawZone, homes: &Homes, others: &[Zone]) -> Zone {
+        self.not_empty("zone.homes", &raw.homes);
+        let prefixes = self.prefixes("zone.homes", &raw.homes);
+        for prefix in &prefixes {
+            let span = raw.homes.span();
+            if !homes.prefixes.iter().any(|all| all.contains(prefix)) {
+                self.fault(
+                    "zone.homes",
+                    span.clone(),
+                    "is in none of homes.prefixes",
+                    "a zone speaks for a part of the home prefixes: write one that lies in them, or add it there",
+                );
+            }
+            if others.iter().any(|zone| zone.homes.contains(prefix)) {
+                self.fault(
+                    "zone.homes",
+                    span,
+                    "another [[zone]] speaks for this prefix",
+                    "name it once",
+                );
+            }
+        }
+        let name = self.domain("zone.zone", &raw.zone);
+        Zone {
+            homes: prefixes,
+            servers: self.servers("zone.servers", &raw.servers),
+            name,
+            trust: self.trust("zone.trust", raw.trust.clone(), raw.key.is_some()),
+            key: raw.key.as_ref().and_then(|key| self.key("zone.key", key)),
+        }
+    }
+
+    fn servers(&mut self, name: &str, raw: &Spanned<Vec<Spanned<String>>>) -> Vec<SocketAddr> {
+        self.not_empty(name, raw);
+        let servers = raw.get_ref().iter().filter_map(|text| {
+            self.parsed::<SocketAddr>(
+                name,
+                text,
+                "is not an address with a port",
+                "write \"203.0.113.53:53\" or \"[2001:db8::53]:53\"",
+            )
+        });
+        servers.collect()
+    }
+
+    fn trust(&mut self, name: &str, raw: Spanned<Trust>, key: bool) -> Trust {
+        if *raw.get_ref() == Trust::Tsig && !key {
+            self.fault(
+                name,
+                raw.span(),
+                "signed answers need a key",
+                "add `key = { name = .., algorithm = \"hmac-sha256\", secret_file = .. }`, or accept unsigned answers with trust = \"network\"",
+            );
+        }
+        raw.into_inner()
+    }
+
+    fn key(&mut self, at: &str, raw: &Spanned<RawKey>) -> Option<Key> {
         let key = raw.get_ref();
         let (name, text, span) = match (&key.secret, &key.secret_file) {
             (Some(secret), None) => (
-                "mapping.key.secret",
+                format!("{at}.secret"),
                 secret.get_ref().clone(),
                 secret.span(),
             ),
             (None, Some(file)) => {
                 let path = self.folder.join(file.get_ref());
                 match std::fs::read_to_string(&path) {
-                    Ok(text) => ("mapping.key.secret_file", text, file.span()),
+                    Ok(text) => (format!("{at}.secret_file"), text, file.span()),
                     Err(error) => {
                         let problem = format!("{} cannot be read: {error}", path.display());
                         let mend = "put the base64 secret there, readable for matd alone";
-                        self.fault("mapping.key.secret_file", file.span(), &problem, mend);
+                        self.fault(&format!("{at}.secret_file"), file.span(), &problem, mend);
                         return None;
                     }
                 }
             }
             _ => {
                 self.fault(
-                    "mapping.key",
+                    at,
                     raw.span(),
                     "needs either `secret` or `secret_file`",
                     "give exactly one of them",
@@ -293,14 +345,14 @@ impl<'a> Checker<'a> {
         let secret = match BASE64.decode(text.trim()) {
             Ok(secret) => secret,
             Err(error) => {
-                self.fault(name, span, &format!("is not base64: {error}"), mend);
+                self.fault(&name, span, &format!("is not base64: {error}"), mend);
                 return None;
             }
         };
         if secret.len() < SECRET_MIN {
             let problem = format!("{} bytes are too few for a secret", secret.len());
             self.fault(
-                name,
+                &name,
                 span,
                 &problem,
                 &format!("use at least {SECRET_MIN} bytes"),
@@ -308,7 +360,7 @@ impl<'a> Checker<'a> {
             return None;
         }
         Some(Key {
-            name: self.domain("mapping.key.name", &key.name),
+            name: self.domain(&format!("{at}.name"), &key.name),
             algorithm: key.algorithm,
             secret,
         })

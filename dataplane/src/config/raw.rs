@@ -25,6 +25,8 @@ pub(super) struct Raw {
     pub locators: RawLocators,
     pub mapping: RawMapping,
     #[serde(default)]
+    pub zone: Vec<RawZone>,
+    #[serde(default)]
     pub limits: RawLimits,
     #[serde(default)]
     pub instance: Vec<RawInstance>,
@@ -64,6 +66,16 @@ pub(super) struct RawMapping {
     pub lease_s: Option<Number>,
     pub poll_ms: Option<Number>,
     pub on_isolation: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawZone {
+    pub homes: Spanned<Vec<Text>>,
+    pub servers: Spanned<Vec<Text>>,
+    pub zone: Text,
+    pub trust: Spanned<Trust>,
+    pub key: Option<Spanned<RawKey>>,
 }
 
 #[derive(Deserialize)]

@@ -9,17 +9,17 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex as SyncMutex, RwLock};
 use std::time::Duration;
 
-use mat_mapping::client::{MapClient, MapError, Swap};
-use mat_proto::{Binding, Home, Locator};
+use mat_proto::{Home, Locator};
 use tokio::net::UdpSocket;
 use tokio::sync::{Mutex, MutexGuard, Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 
+use super::directory::Directory;
 use super::engine::{EngineHandle, Gauges};
 use super::netlink::NetEvent;
 use super::state;
 use super::steering::{Attached, Attachment, Steering, SteeringError};
-use crate::agent::{Activated, Answer, Link, OpError, Output, Snapshot, UpdateResult};
+use crate::agent::{Activated, Link, OpError, Output, Snapshot};
 use crate::config::Placement;
 
 /// State is written at most this often: a burst of new contexts makes one file.
@@ -30,7 +30,7 @@ type Waiter = oneshot::Sender<Result<Activated, OpError>>;
 /// Everything but the data thread.
 pub struct Control {
     engine: EngineHandle,
-    map: RwLock<Arc<MapClient>>,
+    directory: RwLock<Arc<Directory>>,
     /// All kernel state.
     pub steering: Mutex<Steering>,
     placement: Placement,
@@ -52,7 +52,7 @@ pub struct Parts {
     /// The data thread.
     pub engine: EngineHandle,
     /// The mapping service.
-    pub map: MapClient,
+    pub directory: Directory,
     /// Kernel state.
     pub steering: Steering,
     /// What the data threads count.
@@ -66,7 +66,7 @@ impl Control {
     pub fn new(parts: Parts, config: &crate::config::Config) -> Arc<Self> {
         Arc::new(Control {
             engine: parts.engine,
-            map: RwLock::new(Arc::new(parts.map)),
+            directory: RwLock::new(Arc::new(parts.directory)),
             steering: Mutex::new(parts.steering),
             placement: config.placement,
             uplink: config.uplink.clone(),
@@ -86,9 +86,9 @@ impl Control {
         &self.engine
     }
 
-    /// Uses another mapping service, or another key, from now on.
-    pub fn set_map(&self, map: MapClient) {
-        *self.map.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(map);
+    /// Uses other zones, servers or keys from now on.
+    pub fn set_directory(&self, directory: Directory) {
+        *self.directory.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(directory);
     }
 
     /// Resolves when the running operation on `home` has come to its end. To be
@@ -258,15 +258,15 @@ impl Control {
             Output::Lookup(home) => {
                 let this = Arc::clone(self);
                 tokio::spawn(async move {
-                    let map = this.map();
-                    let answer = answer(map.get(home).await);
+                    let answer = this.directory().get(home).await;
                     this.engine.lookup(home, answer);
                 });
             }
             Output::Update { home, expect, new } => {
                 let this = Arc::clone(self);
                 tokio::spawn(async move {
-                    let result = this.swap(home, expect.as_ref(), new.as_ref()).await;
+                    let directory = this.directory();
+                    let result = directory.swap(home, expect.as_ref(), new.as_ref()).await;
                     this.engine.update(home, result);
                 });
             }
@@ -324,24 +324,8 @@ impl Control {
         }
     }
 
-    fn map(&self) -> Arc<MapClient> {
-        Arc::clone(&self.map.read().unwrap_or_else(|e| e.into_inner()))
-    }
-
-    async fn swap(
-        &self,
-        home: Home,
-        expect: Option<&Binding>,
-        new: Option<&Binding>,
-    ) -> UpdateResult {
-        match self.map().compare_and_swap(home, expect, new).await {
-            Ok(Swap::Committed) => UpdateResult::Committed,
-            Ok(Swap::Conflict) => UpdateResult::Conflict,
-            Err(error @ (MapError::Refused { .. } | MapError::NotAuth { .. })) => {
-                UpdateResult::Refused(error.to_string())
-            }
-            Err(error) => UpdateResult::Unknown(error.to_string()),
-        }
+    fn directory(&self) -> Arc<Directory> {
+        Arc::clone(&self.directory.read().unwrap_or_else(|e| e.into_inner()))
     }
 
     async fn link_appeared(&self, name: &str) {
@@ -424,21 +408,6 @@ impl Control {
                 }
             }
         }))
-    }
-}
-
-fn answer(lookup: Result<mat_mapping::client::Lookup, MapError>) -> Answer {
-    match lookup {
-        Ok(lookup) => match lookup.binding {
-            Some(binding) => Answer::Found {
-                binding,
-                verified: lookup.verified,
-            },
-            None => Answer::NotFound {
-                verified: lookup.verified,
-            },
-        },
-        Err(error) => Answer::Failed(error.to_string()),
     }
 }
 

@@ -12,6 +12,7 @@
 pub mod announce;
 pub mod api;
 pub mod control;
+pub mod directory;
 pub mod engine;
 pub mod ethtool;
 pub mod inherit;

@@ -10,3 +10,4 @@ mod record;
 mod by_hand;
 mod keys;
 mod reuse;
+mod zones;

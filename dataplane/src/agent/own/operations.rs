@@ -89,7 +89,8 @@ impl Agent {
         if own.departed() || (to.is_some() && own.serving().is_none()) {
             return Err(OpError::NotServing(home, own.role.as_str()));
         }
-        if let (Some(_), Some(fault)) = (&to, &self.mapping.fault) {
+        let fault = self.mapping.faults.get(&self.config.zoning.of(home));
+        if let (Some(_), Some(fault)) = (&to, fault) {
             // The new site could not commit, and nobody would serve until it can.
             return Err(OpError::Mapping(home, fault.why.clone()));
         }

@@ -8,7 +8,6 @@ use mat_proto::{Binding, Epoch, Home};
 use super::{Activated, FRESH, OpError, Own, READ_BACK, Role, Updating};
 use crate::agent::hold::Hold;
 use crate::agent::packet::Arrival;
-use crate::agent::peers::MapFault;
 use crate::agent::{Agent, Answer, Now, Output, Timer, UpdateResult};
 use crate::counters::Cause;
 
@@ -30,7 +29,7 @@ impl Agent {
                 own.confirmed = now.time;
                 own.known.clone_from(&updating.new);
                 let gone = own.names_lost_locator();
-                self.mapping.fault = None;
+                self.zone_answers(home);
                 if gone {
                     // The uplink has changed again while the update was on its way.
                     self.try_register(home);
@@ -55,7 +54,6 @@ impl Agent {
             }
             UpdateResult::Unknown(why) => {
                 // It may be committed: nobody serves until it has been read back.
-                self.mapping.fault = Some(MapFault::new(&why, now));
                 own.updating = Some(Updating {
                     lost: true,
                     ..updating
@@ -63,6 +61,7 @@ impl Agent {
                 own.next_poll = now.time + READ_BACK;
                 let next = own.next_poll;
                 self.at(next, Timer::Own(home));
+                self.zone_failed(home, &why);
             }
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use mat_proto::Epoch;
 
 use super::world::*;
-use crate::agent::{Handover, OpError};
+use crate::agent::{Handover, OpError, Proof};
 use crate::frame::Offload;
 use crate::gso::{Joinable, Joiner, Reply};
 use crate::rewrite::checksum;
@@ -255,7 +255,7 @@ fn a_peer_cannot_claim_to_be_where_another_one_is() {
     let now = world.clock();
     let answer = crate::agent::Answer::Found {
         binding: true_binding,
-        verified: true,
+        proof: Proof::Signed,
     };
     world.agents[0].handle_lookup(now, home(10), answer);
     world.drain(0);

@@ -1,6 +1,7 @@
 //! Packets between instances, and what happens to the rest.
 
 use super::world::*;
+use crate::agent::Proof;
 
 /// Two sites, one instance each.
 fn pair() -> World {
@@ -203,7 +204,7 @@ fn an_unverified_answer_counts_only_where_the_network_is_trusted() {
     world.send(0, home(10), home(20).ip(), b"x");
     let answer = crate::agent::Answer::Found {
         binding: world.map[&home(20)].clone(),
-        verified: false,
+        proof: Proof::Missing,
     };
     world.agents[0].handle_lookup(now, home(20), answer);
     assert_eq!(world.counter(0, "unverified_answer"), 1);

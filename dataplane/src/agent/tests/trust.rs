@@ -10,7 +10,7 @@ use mat_proto::message::{Message, Pair, Reason};
 use mat_proto::{Binding, Epoch, Modes};
 
 use super::world::*;
-use crate::agent::{Answer, Output};
+use crate::agent::{Answer, Output, Proof};
 use crate::rewrite::Packet;
 
 /// Counts octets and messages on their way to an address, and loses them.
@@ -43,7 +43,7 @@ fn a_victim_that_a_mapping_points_at_gets_no_more_than_the_credit() {
             let now = world.clock();
             let answer = Answer::Found {
                 binding,
-                verified: true,
+                proof: Proof::Signed,
             };
             world.agents[1].handle_lookup(now, home(10), answer);
             world.drain(1);
@@ -106,7 +106,9 @@ fn a_flood_of_first_contacts_costs_little_and_amplifies_nothing() {
             match output {
                 Output::Lookup(home) => {
                     lookups += 1;
-                    let answer = Answer::NotFound { verified: true };
+                    let answer = Answer::NotFound {
+                        proof: Proof::Signed,
+                    };
                     world.agents[1].handle_lookup(now, home, answer);
                 }
                 Output::Write(frame) => {
@@ -165,7 +167,9 @@ fn a_cookie_is_good_for_its_sender_only() {
         }
         // The question stays open; another OPEN for the same homes would not ask.
         if asked {
-            let unknown = Answer::NotFound { verified: true };
+            let unknown = Answer::NotFound {
+                proof: Proof::Signed,
+            };
             world.agents[1].handle_lookup(now, home(200), unknown);
             while world.agents[1].poll_output().is_some() {}
         }

@@ -9,8 +9,8 @@ use mat_proto::auth::MoveKey;
 use mat_proto::{Binding, Epoch, Home, Locator};
 
 use crate::agent::{
-    Agent, AgentConfig, Answer, Attach, Handover, Limits, OpError, Output, RelayTo, UpdateResult,
-    Verdict,
+    Agent, AgentConfig, Answer, Attach, Handover, Limits, OpError, Output, Proof, RelayTo,
+    UpdateResult, Verdict,
 };
 use crate::clock::{Now, Time};
 use crate::fib::Candidate;
@@ -77,7 +77,7 @@ pub fn config(site: usize) -> AgentConfig {
         lease_seconds: 30,
         stop_after: None,
         poll: Duration::from_secs(1),
-        trust_network: false,
+        zoning: crate::zoning::Zoning::default(),
         grace: Duration::from_secs(10),
         limits: Limits::default(),
     }
@@ -330,9 +330,11 @@ impl World {
                     _ if !self.map_up => Answer::Failed("no answer".to_owned()),
                     Some(binding) => Answer::Found {
                         binding: binding.clone(),
-                        verified: true,
+                        proof: Proof::Signed,
                     },
-                    None => Answer::NotFound { verified: true },
+                    None => Answer::NotFound {
+                        proof: Proof::Signed,
+                    },
                 };
                 let now = self.clock();
                 self.agents[site].handle_lookup(now, home, answer);

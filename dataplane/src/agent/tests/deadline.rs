@@ -191,3 +191,21 @@ fn a_prepared_site_that_is_restarted_keeps_to_its_deadline() {
     assert_eq!(states(&world), ["serving", "-"]);
     talks(&mut world, 0);
 }
+
+/// What the release before wrote is read by this one, and means the same.
+#[test]
+fn the_state_file_is_a_contract() {
+    let golden = include_str!("../../../tests/golden/state-0.1.json");
+    let snapshot: crate::agent::Snapshot = serde_json::from_str(golden).unwrap();
+    let again = serde_json::to_value(&snapshot).unwrap();
+    let golden: serde_json::Value = serde_json::from_str(golden).unwrap();
+    assert_eq!(again, golden);
+    let mut world = World::talking(2);
+    world.agents[0] = world.fresh(0);
+    let now = world.clock();
+    world.agents[0].restore(now, snapshot);
+    world.drain(0);
+    assert_eq!(states_at(&world, 0), "serving");
+    let departed = world.agents[0].own_status(home(11)).unwrap();
+    assert_eq!(departed.state, "departed");
+}

@@ -181,3 +181,50 @@ fn a_cookie_is_good_for_its_sender_only() {
     assert!(!ask(1, Token([9; 16])).0, "another cookie");
     assert!(ask(1, cookie).0);
 }
+
+/// A release that knows more versions of the protocol is answered with the one both know; one
+/// that has given ours up is told so.
+#[test]
+fn versions_are_negotiated() {
+    for (versions, accepted) in [((1, 9), true), ((2, 9), false)] {
+        let mut world = World::talking(2);
+        let (sender, receiver) = (locator(1, 1), locator(0, 1));
+        let seen = Arc::new(AtomicU64::new(0));
+        let told = seen.clone();
+        world.lose = Box::new(move |_, packet| {
+            let headers = Packet::parse(packet).expect("a packet of ours");
+            if is_control(packet) && headers.dst() == sender.ip() {
+                let answer = Message::decode(&packet[28..]).map(|received| received.message);
+                match answer.expect("a message of ours") {
+                    Message::Accept { version: 1, .. } => told.store(1, Ordering::Relaxed),
+                    Message::Reject {
+                        reason: Reason::Version,
+                        ..
+                    } => told.store(2, Ordering::Relaxed),
+                    _ => {}
+                }
+            }
+            false
+        });
+        let open = Message::Open {
+            pair: Pair {
+                from: home(20),
+                to: home(10),
+            },
+            versions,
+            modes: Modes::NATIVE,
+            resume: false,
+            from_epoch: world.map[&home(20)].epoch(),
+            to_epoch: Epoch(0),
+            token: Token([3; 16]),
+            cookie: Token([0; 16]),
+        };
+        let from = SocketAddr::new(sender.ip(), 6283);
+        let now = world.clock();
+        world.agents[0].handle_control(now, from, receiver.ip(), &open.encode());
+        world.drain(0);
+        world.run_for(SECOND);
+        let expected = if accepted { 1 } else { 2 };
+        assert_eq!(seen.load(Ordering::Relaxed), expected, "{versions:?}");
+    }
+}

@@ -64,6 +64,7 @@ mod netlink;
 pub mod privileges;
 mod process;
 mod registry;
+pub mod renumber;
 pub mod soak;
 mod spawner;
 pub mod testbed;

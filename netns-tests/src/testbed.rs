@@ -134,6 +134,16 @@ impl Options {
     }
 }
 
+impl Options {
+    /// What the link of a site is, if it is a wide-area link.
+    fn wan(&self) -> Option<WanConfig> {
+        (self.rtt_ms > 0.0).then(|| WanConfig {
+            delay_ms: self.rtt_ms / 4.0,
+            ..WanConfig::default()
+        })
+    }
+}
+
 /// The folder of the programs built along with the running one.
 pub fn binaries() -> Result<PathBuf> {
     let exe = std::env::current_exe().context("where am I?")?;
@@ -406,11 +416,7 @@ fn connect(
     address: &str,
     gateway: &str,
 ) -> Result<Option<Wan>> {
-    let wan = if options.rtt_ms > 0.0 {
-        let config = WanConfig {
-            delay_ms: options.rtt_ms / 4.0,
-            ..WanConfig::default()
-        };
+    let wan = if let Some(config) = options.wan() {
         Some(lab.wan(host, "eth0", router, port, config)?)
     } else {
         lab.link_with(

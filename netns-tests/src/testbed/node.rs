@@ -56,7 +56,10 @@ impl Testbed {
         let (base, port) = (192 + 16 * place, format!("n{place}"));
         let (v4, v6) = ("198.51.100", format!("2001:db8:d{place}:"));
         let node = |n: u8| format!("{v4}.{}", base + n);
-        self.lab.link(&host, "eth0", &self.router, &port)?;
+        match self.options().wan() {
+            Some(wan) => drop(self.lab.wan(&host, "eth0", &self.router, &port, wan)?),
+            None => self.lab.link(&host, "eth0", &self.router, &port)?,
+        }
         self.router.ip(&format!(
             "addr add {}/28 dev {port}
              addr add {v6}:1/64 dev {port} nodad",

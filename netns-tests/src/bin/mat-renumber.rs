@@ -1,0 +1,62 @@
+//! Changes the address of a node again and again, and says how long nothing arrives. See
+//! [`mat_netns::renumber`].
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::{fs, io};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use mat_netns::renumber::{self, CHANGES};
+
+/// Changing addresses of a node in network namespaces (needs root; see scripts/privileged).
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    /// How many changes of each kind
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u32).range(1..))]
+    changes: u32,
+    /// Round trips between node, peer and mapping service, in milliseconds
+    #[arg(long, value_delimiter = ',', default_values_t = [0.0, 20.0, 100.0])]
+    rtt: Vec<f64>,
+    /// Write the results there; folders are made
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("mat-renumber: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let mut all = Vec::new();
+    println!("gap after the new address is usable: median, 95 %, longest; datagrams lost (median)");
+    for rtt in &args.rtt {
+        for change in CHANGES {
+            let series = renumber::run(change, *rtt, args.changes as usize)?;
+            let [median, most, longest] = series.spread();
+            let lost = series.lost.get(series.lost.len() / 2).copied();
+            println!(
+                "{rtt} ms round trip, {change:?}: {median:.0} / {most:.0} / {longest:.0} ms; {}",
+                lost.unwrap_or_default()
+            );
+            all.push(series);
+        }
+    }
+    if let Some(path) = &args.json {
+        let write = || -> io::Result<()> {
+            if let Some(folder) = path.parent() {
+                fs::create_dir_all(folder)?;
+            }
+            fs::write(path, serde_json::to_vec_pretty(&all)?)
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}

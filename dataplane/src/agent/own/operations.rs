@@ -194,7 +194,7 @@ impl Agent {
             self.home_changed(home);
             if let (Some(lost), false) = (lost, usable.is_empty()) {
                 self.note(home, None, format!("{lost} is gone from the uplink"));
-                self.try_register(home);
+                self.renumber(home);
             } else if own_waits(&self.own, home) {
                 self.lookup(home);
             }

@@ -32,7 +32,7 @@ impl Agent {
                 self.zone_answers(home);
                 if gone {
                     // The uplink has changed again while the update was on its way.
-                    self.try_register(home);
+                    self.renumber(home);
                 } else {
                     self.serve_known(home, updating.epoch_before, took);
                 }
@@ -114,7 +114,7 @@ impl Agent {
                 match here {
                     Some(entry) if own.serving() == Some(entry.locator) => {}
                     Some(_) => self.serve_known(home, before, Duration::ZERO),
-                    None if !news && own.names_lost_locator() => self.try_register(home),
+                    None if !news && own.names_lost_locator() => self.renumber(home),
                     None if registering && own.claim => self.try_register(home),
                     None if news || registering => self.stop_serving(home),
                     None => {}
@@ -205,6 +205,29 @@ impl Agent {
     pub(in crate::agent) fn try_register(&mut self, home: Home) {
         if let Err(error) = self.register(home) {
             self.settle(home, Err(error));
+        }
+    }
+
+    /// The locator of a home is gone from the uplink, and another one is there: has that
+    /// registered, and speaks from it at once. Nobody else can have the home meanwhile who
+    /// could not have had it before, and peers believe it on credit until the mapping service
+    /// says so too, or somebody else.
+    pub(in crate::agent) fn renumber(&mut self, home: Home) {
+        self.try_register(home);
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
+        let before = own.epoch();
+        let Some(updating) = &mut own.updating else {
+            return;
+        };
+        let active = |binding: &Binding| binding.active().map(|entry| entry.locator);
+        let ours = |b: &Binding| active(b).is_some_and(|l| own.reserved.contains(&l));
+        if let Some(new) = updating.new.clone().filter(ours) {
+            // When it is committed nobody has to be told again.
+            updating.epoch_before = new.epoch();
+            own.known = Some(new);
+            self.serve_known(home, before, Duration::ZERO);
         }
     }
 

@@ -4,6 +4,7 @@
 mod deadline;
 mod moves;
 mod order;
+mod renumber;
 mod traffic;
 mod trust;
 mod world;

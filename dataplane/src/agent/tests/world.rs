@@ -122,8 +122,12 @@ impl World {
 
     /// An agent that remembers nothing.
     pub fn fresh(&self, site: usize) -> Agent {
+        self.fresh_as(site, config(site))
+    }
+
+    pub fn fresh_as(&self, site: usize, config: AgentConfig) -> Agent {
         let mut seed = 1 + site as u64 * 1_000_003 + self.now.0;
-        Agent::new(config(site), self.clock(), move |buffer| {
+        Agent::new(config, self.clock(), move |buffer| {
             for byte in buffer {
                 seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                 *byte = (seed >> 56) as u8;
@@ -304,6 +308,10 @@ impl World {
                 }
                 Output::Settled(home, result) => {
                     self.settled.push((site, home, result.map(|a| a.locator)));
+                }
+                Output::Steer(peer, own) => {
+                    let now = self.clock();
+                    self.agents[site].handle_steered(now, peer, own);
                 }
                 Output::Connect(home, _) => {
                     let there = self.plugged.contains(&(site, home));

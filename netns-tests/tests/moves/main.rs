@@ -290,3 +290,45 @@ fn find<'a>(list: &'a Value, key: &str, value: &str) -> Result<&'a Value> {
     let found = items.find(|item| item[key] == value);
     found.with_context(|| format!("no {key} {value} in {list:#}"))
 }
+
+/// One control message in a hundred is lost between the sites, whatever it carries: first contacts,
+/// what is relayed, what peers are told. No datagram of the instances is.
+#[test]
+fn control_messages_that_are_lost_cost_no_data() -> Result<()> {
+    let bed = bed(20.0)?;
+    let web = bed.instance("web", 10, "a")?;
+    let user = bed.instance("user", 20, "c")?;
+    bed.router.nft(
+        "table inet lossy {
+           counter control { }
+           counter lost { }
+           chain forward {
+             type filter hook forward priority 0
+             udp dport 6283 counter name control
+             udp dport 6283 numgen random mod 100 < 1 counter name lost drop
+           }
+         }",
+    )?;
+    let _server = serve(&bed, &web.host)?;
+    let pace = "--tcp-rate-mbps 50";
+    let transfers = [
+        ("IPv4", Transfer::start(&bed, &user.host, &web.home, pace)?),
+        ("IPv6", Transfer::start(&bed, &user.host, &web.home6, pace)?),
+    ];
+    let mut blackout = 0.0;
+    for to in ["b", "a", "b", "a"] {
+        blackout += moved(&bed, &web, to)?;
+        for (_, transfer) in &transfers {
+            transfer.flows()?;
+        }
+    }
+    println!("{}", bed.router.run("nft list counters table inet lossy")?);
+    for (family, transfer) in transfers {
+        let report = transfer.finish(family)?;
+        // What web itself sends while it has no link is lost in its own kernel.
+        let up = &report["udp_up"];
+        ensure!(up["lost"] == 0 && up["duplicated"] == 0, "{up:#}");
+    }
+    println!("blackout {blackout} ms in all");
+    bed.lab.end()
+}

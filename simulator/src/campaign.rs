@@ -25,8 +25,14 @@ pub struct Sum {
     pub violations: Vec<(u64, String)>,
 }
 
-/// Runs the seeds from `first` on, in so many threads, up to the first `most` violations.
-pub fn run_many(first: u64, runs: u64, threads: usize, most: usize) -> Sum {
+/// Runs the scenarios that are drawn from the seeds from `first` on, in so many threads, up to the first `most` violations.
+pub fn run_many(
+    draw: fn(u64) -> Scenario,
+    first: u64,
+    runs: u64,
+    threads: usize,
+    most: usize,
+) -> Sum {
     let next = AtomicU64::new(first);
     let stop = AtomicBool::new(false);
     let sum = Mutex::new(Sum::default());
@@ -38,7 +44,7 @@ pub fn run_many(first: u64, runs: u64, threads: usize, most: usize) -> Sum {
                     if seed >= first + runs || stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    let outcome = run(&Scenario::new(seed), Telling::End);
+                    let outcome = run(&draw(seed), Telling::End);
                     let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
                     sum.add(seed, &outcome);
                     if sum.violations.len() >= most {

@@ -92,18 +92,20 @@ impl Ledger {
     }
 }
 
-/// Addresses of a TCP segment, and something that stays the same when they change. Others
-/// (ICMP, control messages) are not looked at.
+/// Addresses of a TCP segment or a datagram of an instance, and something that stays the same
+/// when they change. Others (ICMP, control messages) are not looked at.
 fn ends(packet: &[u8]) -> Option<(IpAddr, IpAddr, u64)> {
     const TCP: u8 = 6;
     let headers = Packet::parse(packet).ok()?;
-    if packet.get(9) != Some(&TCP) {
-        return None;
-    }
+    let checksum = match headers.udp_ports() {
+        Some((_, to)) if to != crate::world::PORT => 6..8,
+        None if packet.get(9) == Some(&TCP) => 16..18,
+        _ => return None,
+    };
     let mut segment = packet
         .get(headers.transport_offset()..headers.total_len())?
         .to_vec();
-    segment.get_mut(16..18)?.fill(0);
+    segment.get_mut(checksum)?.fill(0);
     let mut hasher = DefaultHasher::new();
     segment.hash(&mut hasher);
     Some((headers.src(), headers.dst(), hasher.finish()))
@@ -111,8 +113,11 @@ fn ends(packet: &[u8]) -> Option<(IpAddr, IpAddr, u64)> {
 
 /// A TCP segment in a few words.
 pub fn segment(packet: &[u8]) -> Option<String> {
-    ends(packet)?;
+    let (from, to, _) = ends(packet)?;
     let headers = Packet::parse(packet).ok()?;
+    if let Some((_, port)) = headers.udp_ports() {
+        return Some(format!("a datagram from {from} to {to}, port {port}"));
+    }
     let tcp = packet.get(headers.transport_offset()..headers.total_len())?;
     let number = |at: usize| Some(u32::from_be_bytes(*tcp.get(at..)?.first_chunk()?));
     let short = |at: usize| Some(u16::from_be_bytes(*tcp.get(at..)?.first_chunk()?));

@@ -18,6 +18,7 @@
 //! | `mapping` | the mapping service |
 //! | `host` | instances |
 //! | `mover` | what `matctl move` does |
+//! | `probes` | numbered datagrams between instances |
 //! | `hostile` | messages that nobody should believe |
 //! | `world` | all of it together, in virtual time |
 //! | `check` | what must hold after every event |
@@ -36,5 +37,6 @@ mod hostile;
 mod mapping;
 mod mover;
 mod network;
+mod probes;
 pub mod scenario;
 pub mod world;

@@ -69,6 +69,15 @@ pub enum Act {
         /// Octets each way.
         octets: u64,
     },
+    /// One instance sends another numbered datagrams.
+    Probe {
+        /// Who sends.
+        from: usize,
+        /// Where to.
+        to: usize,
+        /// How many.
+        count: u32,
+    },
     /// A planned move.
     Move(Trip),
     /// A forwarder is killed, and started again.
@@ -129,6 +138,9 @@ impl fmt::Display for Act {
             Act::Connect { from, to, octets } => {
                 write!(f, "h{from} connects to h{to}, {octets} octets each way")
             }
+            Act::Probe { from, to, count } => {
+                write!(f, "h{from} sends h{to} {count} datagrams")
+            }
             Act::Move(trip) => {
                 let Trip {
                     host, to, freeze, ..
@@ -180,6 +192,9 @@ impl fmt::Display for Act {
     }
 }
 
+/// Longer than a move takes that nothing disturbs.
+const EACH_MOVE: Duration = Duration::from_secs(3);
+
 /// Everything happens within this time.
 pub const COURSE: Duration = Duration::from_secs(40);
 
@@ -204,6 +219,56 @@ impl Scenario {
         Scenario {
             seed,
             sites,
+            hosts,
+            acts,
+        }
+    }
+}
+
+impl Scenario {
+    /// The scenario of a seed in which nothing fails: instances move, one after the other, and
+    /// somebody lies, while numbered datagrams are on their way, none of which may be missed.
+    pub fn calm(seed: u64) -> Self {
+        let mut chance = Chance::new(seed).apart(9);
+        let sites = chance.from(3, 4);
+        let hosts: Vec<usize> = (0..chance.from(2, 4))
+            .map(|_| chance.below(sites) as usize)
+            .collect();
+        let count = hosts.len() as u64;
+        let mut acts = Vec::new();
+        for _ in 0..chance.from(1, 3) {
+            let act = connect(&mut chance, count);
+            acts.push((when(&mut chance), act));
+        }
+        for _ in 0..chance.from(1, 4) {
+            let from = chance.below(count);
+            let to = (from + chance.from(1, count - 1)) % count;
+            let probe = Act::Probe {
+                from: from as usize,
+                to: to as usize,
+                count: chance.from(500, 6000) as u32,
+            };
+            acts.push((ms(&mut chance, 1000, 10_000), probe));
+        }
+        for n in 0..chance.from(1, 10) {
+            let at = ms(&mut chance, 1000, 2500) + EACH_MOVE * n as u32;
+            let trip = Trip {
+                host: chance.below(count) as usize,
+                to: chance.below(sites) as usize,
+                freeze: ms(&mut chance, 0, 300),
+                early: chance.once_in(2),
+                dies: None,
+            };
+            acts.push((at, Act::Move(trip)));
+        }
+        if chance.once_in(3) {
+            let act = hostile(&mut chance, sites);
+            acts.push((when(&mut chance), act));
+        }
+        acts.sort_by_key(|(at, _)| *at);
+        Scenario {
+            seed,
+            sites: sites as usize,
             hosts,
             acts,
         }
@@ -266,13 +331,20 @@ fn act(chance: &mut Chance, sites: u64, hosts: u64) -> Act {
             late: chance.below(100),
             lasts: ms(chance, 1000, 30_000),
         },
-        _ => {
-            let lies = [Lie::Replay, Lie::Damage, Lie::Forge, Lie::Flood];
-            Act::Hostile {
-                lie: lies[chance.below(4) as usize],
-                site,
-                times: chance.from(1, 300),
-            }
-        }
+        _ => hostile_to(chance, site),
+    }
+}
+
+fn hostile(chance: &mut Chance, sites: u64) -> Act {
+    let site = chance.below(sites) as usize;
+    hostile_to(chance, site)
+}
+
+fn hostile_to(chance: &mut Chance, site: usize) -> Act {
+    let lies = [Lie::Replay, Lie::Damage, Lie::Forge, Lie::Flood];
+    Act::Hostile {
+        lie: lies[chance.below(4) as usize],
+        site,
+        times: chance.from(1, 300),
     }
 }

@@ -21,10 +21,11 @@ use crate::hostile::{Hostile, Letter};
 use crate::mapping::Mapping;
 use crate::mover::Mover;
 use crate::network::{Network, Weather};
+use crate::probes::{self, Came, Probes};
 use crate::scenario::{Act, COURSE, Scenario, Trip};
 
 /// UDP port of the control exchange.
-const PORT: u16 = 6283;
+pub(crate) const PORT: u16 = 6283;
 /// Octets before the payload of a control message: IPv4 and UDP.
 const HEADERS: usize = 28;
 /// A forwarder's question that gets no answer has failed after this time.
@@ -38,6 +39,8 @@ const OPERATOR: Duration = Duration::from_secs(5);
 /// After this time all connections are over. A TCP that has been cut off for long tries
 /// again only once a minute.
 const CONVERGED: Duration = Duration::from_secs(300);
+/// Longer than what an instance sent before it moved is on its way.
+const SETTLES: Duration = Duration::from_millis(300);
 /// New connections at the end take no longer.
 const AT_THE_END: Duration = Duration::from_secs(30);
 const START_UNIX: u64 = 1_795_000_000;
@@ -53,6 +56,7 @@ enum Event {
     /// A site connects an instance that is there.
     Connect(usize, u32, usize),
     Mover(usize, u32),
+    Probe(usize),
     Save(usize),
     Restart(usize, bool),
     Operator,
@@ -114,11 +118,14 @@ pub struct World {
     sites: Vec<Site>,
     hosts: Vec<Host>,
     places: Vec<Option<usize>>,
+    /// When each instance came to where it is.
+    arrived: Vec<Time>,
     due: Vec<Option<Time>>,
     network: Network,
     map: Mapping,
     answers_lost: Time,
     travels: Vec<Travel>,
+    probes: Probes,
     hostile: Hostile,
     ledger: Ledger,
     telling: Telling,
@@ -176,6 +183,7 @@ impl World {
             sequence: 0,
             network: Network::new(scenario.sites, chance.apart(2)),
             hostile: Hostile::new(chance.apart(3)),
+            probes: Probes::default(),
             map: Mapping::new(),
             answers_lost: Time(0),
             sites: Vec::new(),
@@ -183,6 +191,7 @@ impl World {
                 .map(|host| Host::new(home(host), chance.apart(100 + host as u64).next()))
                 .collect(),
             places: vec![None; scenario.hosts.len()],
+            arrived: vec![Time(0); scenario.hosts.len()],
             due: vec![None; scenario.hosts.len()],
             travels: Vec::new(),
             ledger: Ledger::default(),
@@ -249,6 +258,7 @@ impl World {
                 // Until it is undone, or the forwarders have decided.
                 Act::Move(Trip { dies: None, .. }) => Duration::from_secs(25),
                 Act::Move(_) => Duration::from_secs(45),
+                Act::Probe { count, .. } => probes::PACE * *count + Duration::from_secs(1),
                 Act::Connect { .. } | Act::Hostile { .. } => Duration::ZERO,
             }
         };
@@ -262,12 +272,14 @@ impl World {
             place.is_some_and(|site| self.state(site, host).as_deref() == Some("serving"))
         };
         self.outcome.violation.is_some()
-            || self.hosts.iter().all(|host| host.unfinished().is_empty())
+            || self.probes.unfinished().is_empty()
+                && self.hosts.iter().all(|host| host.unfinished().is_empty())
                 && (0..self.hosts.len()).all(served)
     }
 
     fn all_done(&mut self, what: &str) {
         let mut open: Vec<String> = self.hosts.iter().flat_map(Host::unfinished).collect();
+        open.extend(self.probes.unfinished());
         for host in 0..self.hosts.len() {
             let states = (0..self.sites.len())
                 .filter_map(|site| Some(format!("{} at s{site}", self.state(site, host)?)));
@@ -359,6 +371,7 @@ impl World {
                 }
             }
             Event::Mover(n, turn) => self.go(n, turn),
+            Event::Probe(n) => self.probe(n),
             Event::Save(site) => {
                 if let Some(agent) = &self.sites[site].agent {
                     self.sites[site].saved = agent.snapshot();
@@ -377,6 +390,11 @@ impl World {
         let now = self.now;
         match act {
             Act::Connect { from, to, octets } => self.connect(n as u16, from, to, octets),
+            Act::Probe { from, to, count } => {
+                let to = self.hosts[to].home;
+                let n = self.probes.begin((from, self.hosts[from].home), to, count);
+                self.probe(n);
+            }
             Act::Move(trip) => {
                 let travelling = self.travels.iter().flat_map(|t| &t.mover);
                 let busy = travelling.into_iter().any(|m| m.host() == trip.host);
@@ -479,6 +497,29 @@ impl World {
             self.travels[n].mover = Some(mover);
             self.later(wait, Event::Mover(n, turn));
         }
+    }
+
+    /// A datagram comes after one that was sent later: only the sender's own move may do that.
+    fn overtaken(&mut self, stream: usize, number: u32) {
+        let from = self.probes.0[stream].from;
+        if self.now.since(self.arrived[from]) > SETTLES {
+            let from = self.hosts[from].home;
+            self.violated(format!("datagram {number} of {from} is overtaken"));
+        }
+    }
+
+    /// An instance that stands still sends nothing.
+    fn probe(&mut self, n: usize) {
+        let from = self.probes.0[n].from;
+        if let Some(site) = self.places[from] {
+            let Some(packet) = self.probes.0[n].next() else {
+                return;
+            };
+            self.ledger.sends(&packet);
+            self.tell_segment("sends", &packet);
+            self.enter(site, packet);
+        }
+        self.later(probes::PACE, Event::Probe(n));
     }
 
     fn restart(&mut self, site: usize, forgets: bool) {
@@ -607,6 +648,14 @@ impl World {
                     return self.violated(format!("at s{site}: {wrong}"));
                 }
                 self.tell_segment("is given", &packet);
+                match self.probes.receives(&packet) {
+                    Ok(Came::Other) => {}
+                    Ok(Came::InOrder) => return,
+                    Ok(Came::Overtaken { stream, number }) => {
+                        return self.overtaken(stream, number);
+                    }
+                    Err(wrong) => return self.violated(wrong),
+                }
                 self.hosts[host].give(packet);
                 self.due[host] = Some(self.now);
             }
@@ -615,7 +664,9 @@ impl World {
         if let Err(wrong) = self.ledger.leaves(&packet, &self.map) {
             return self.violated(format!("from s{site}: {wrong}"));
         }
-        if let (Some((from, to)), Some(payload)) = (headers.udp_ports(), packet.get(HEADERS..)) {
+        // Whoever overhears data can repeat it, as on any path.
+        let ports = headers.udp_ports().filter(|(_, to)| *to == PORT);
+        if let (Some((from, to)), Some(payload)) = (ports, packet.get(HEADERS..)) {
             self.hostile.hear(Letter {
                 from: SocketAddr::new(headers.src(), from),
                 to: SocketAddr::new(dst, to),
@@ -808,6 +859,7 @@ impl World {
 
     pub(crate) fn plug_in(&mut self, host: usize, site: usize) {
         self.places[host] = Some(site);
+        self.arrived[host] = self.now;
         let now = self.now();
         self.call(site, |agent| agent.link_ready(now, home(host), true));
         self.due[host] = Some(self.now);

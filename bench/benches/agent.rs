@@ -128,6 +128,7 @@ fn agent(own: (IpAddr, IpAddr), peers: &[(IpAddr, IpAddr)]) -> Agent {
         theirs: Token([2; 16]),
         sequence_out: 0,
         sequence_in: 0,
+        offered: None,
     });
     let snapshot = Snapshot {
         homes: vec![OwnRecord {

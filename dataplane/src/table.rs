@@ -65,6 +65,8 @@ pub(crate) struct Offered {
     pub(crate) keys: Keys,
     /// The OPEN said that its sender had an open context already.
     pub(crate) resume: bool,
+    /// It was made where the home was before: the peer is to be told where it is now.
+    pub(crate) elsewhere: bool,
     pub(crate) attempts: u32,
     pub(crate) next: Time,
 }

@@ -168,26 +168,9 @@ impl Agent {
     /// Tells every peer of `home` where it is now; gives back how many.
     pub(super) fn announce(&mut self, home: Home) -> usize {
         let time = self.now.time;
-        let Some(binding) = self.own.get(&home).and_then(|own| own.known.clone()) else {
-            return 0;
-        };
         let mut peers = 0;
         for id in self.table.of_own(home) {
-            let Some(context) = self.table.get_mut(id) else {
-                continue;
-            };
-            if context.keys.is_none() {
-                continue;
-            }
-            context.sequence_out += 1;
-            context.announcing = Some(Announcing {
-                sequence: context.sequence_out,
-                binding: binding.clone(),
-                attempts: 0,
-                next: time,
-            });
-            peers += 1;
-            self.exchange_due(id);
+            peers += usize::from(self.announce_to(id));
         }
         if let Some(own) = self.own.get_mut(&home) {
             own.switch = Some(Switch {
@@ -198,6 +181,28 @@ impl Agent {
             });
         }
         peers
+    }
+
+    /// Tells the peer of a context where the home is; false if nothing is shared with it yet.
+    fn announce_to(&mut self, id: ContextId) -> bool {
+        let time = self.now.time;
+        let own = self.table.get(id).and_then(|c| self.own.get(&c.own));
+        let Some(binding) = own.and_then(|own| own.known.clone()) else {
+            return false;
+        };
+        let context = self.table.get_mut(id);
+        let Some(context) = context.filter(|c| c.keys.is_some()) else {
+            return false;
+        };
+        context.sequence_out += 1;
+        context.announcing = Some(Announcing {
+            sequence: context.sequence_out,
+            binding,
+            attempts: 0,
+            next: time,
+        });
+        self.exchange_due(id);
+        true
     }
 
     /// Takes over a context of another forwarder, or of an earlier life; where the peer is,
@@ -218,19 +223,31 @@ impl Agent {
             self.lookup(record.peer);
         }
         if let Some(context) = self.table.get_mut(id) {
-            context.keys = Some(Keys::new(record.mine, record.theirs));
+            let keys = Keys::new(record.mine, record.theirs);
+            match record.offered {
+                None => context.keys = Some(keys),
+                Some(resume) => {
+                    context.offered = Some(Offered {
+                        keys,
+                        resume,
+                        elsewhere: true,
+                        attempts: 0,
+                        next: time + RETRANSMIT,
+                    });
+                }
+            }
             context.sequence_in = record.sequence_in;
             // Whoever had it may have sent more than it wrote down.
             context.sequence_out = record.sequence_out + ContextRecord::SEQUENCE_GAP;
             context.lease_until = time + record.binding.lease();
             context.binding = binding;
-            if let Some(locator) = context.remote() {
+            if let (Some(locator), None) = (context.remote(), record.offered) {
                 Agent::proven(context, locator);
+                context.heard = Some(time);
             }
-            context.heard = Some(time);
         }
         self.reindexed(id);
-        self.context_at(id, time + Duration::from_secs(1));
+        self.context_at(id, time + RETRANSMIT);
     }
 
     /// Sends what is due again, and gives up what was tried often enough.
@@ -479,6 +496,7 @@ impl Agent {
         context.offered = Some(Offered {
             keys,
             resume: open.resume,
+            elsewhere: false,
             attempts: 0,
             next: time,
         });
@@ -569,6 +587,9 @@ impl Agent {
                 // A late OPEN ends here a second time: sequence numbers go on.
                 context.keys = Some(offered.keys);
                 self.established(id, offered.resume);
+                if offered.elsewhere {
+                    self.announce_to(id);
+                }
             }
             self.flow(id);
             return Ok(());

@@ -6,7 +6,7 @@
 //! everything before it has come; until then packets that the peer sends directly wait.
 //! They do not wait for long: END may be lost, or there may be nobody left to relay it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use mat_proto::message::{Message, Pair, Received};
@@ -27,15 +27,16 @@ const ATTEMPTS: u32 = 3;
 const REPEAT: Duration = Duration::from_millis(5);
 
 impl Agent {
-    /// The peer of a context is no longer at `old`: says so there.
-    pub(super) fn end(&mut self, id: ContextId, old: SocketAddr) {
+    /// The peer of a context is no longer at `old`, but somewhere else under this epoch: says
+    /// so there.
+    pub(super) fn end(&mut self, id: ContextId, old: SocketAddr, epoch: Epoch) {
         let now = self.now.time;
         let Some(context) = self.table.get_mut(id) else {
             return;
         };
         context.ending = Some(Ending {
             to: old,
-            epoch: context.epoch(),
+            epoch,
             attempts: 0,
             next: now,
         });
@@ -56,6 +57,24 @@ impl Agent {
             });
         }
         self.context_at(id, until);
+    }
+
+    /// The home has come to where its peers are, some of them: these send nothing to the old site
+    /// any more.
+    pub(super) fn end_of_neighbours(&mut self, home: Home, epoch: Epoch) {
+        for id in self.table.of_peer(home) {
+            let context = self.table.get(id).filter(|c| c.keys.is_some());
+            let old = context.and_then(|c| Some((c.remote()?.ip(), c.remote_port()?)));
+            if let Some(old) = old {
+                self.end(id, old.into(), epoch);
+            }
+        }
+    }
+
+    /// The context in which what `peer`, who is here too, sends to this home waits for END.
+    pub(super) fn behind_neighbour(&self, home: IpAddr, peer: Home) -> Option<ContextId> {
+        let id = self.table.outbound(home, peer.ip())?;
+        self.table.get(id)?.behind.as_ref().map(|_| id)
     }
 
     /// A packet that came directly, before END has.

@@ -249,7 +249,13 @@ impl Agent {
         let departed = state.departed();
         if let Some(there) = Home::new(dst).ok().and_then(|h| self.own.get_mut(&h)) {
             match there.role {
-                Role::Serving { .. } if there.ready => return Verdict::Send,
+                Role::Serving { .. } if there.ready => {
+                    let frame = || copy(offload, packet, headers);
+                    return match self.behind_neighbour(dst, own) {
+                        Some(id) => self.wait_for_end(id, frame()),
+                        None => Verdict::Send,
+                    };
+                }
                 Role::Idle | Role::Departed { .. } => {}
                 _ => {
                     let max = self.config.limits.hold_bytes_per_home;
@@ -259,9 +265,12 @@ impl Agent {
             }
         }
         if self.in_homes(dst) {
-            let known = self.table.outbound(own.ip(), dst).is_some();
-            if departed && !known {
-                return Verdict::Drop(Cause::Departed);
+            let id = self.table.outbound(own.ip(), dst);
+            let context = id.and_then(|id| self.table.get(id));
+            if departed && context.is_none_or(|c| c.keys.is_none()) {
+                // The new site makes the first contact.
+                self.relay_out(own, copy(offload, packet, headers), 0);
+                return Verdict::Taken;
             }
             return self.mobile(own, headers, offload, packet);
         }

@@ -342,7 +342,7 @@ impl Agent {
                 format!("the peer moved from {before} to {after}, epoch {epoch}"),
             );
             self.context_at(id, grace);
-            self.end(id, (before.ip(), port.unwrap_or_default()).into());
+            self.end(id, (before.ip(), port.unwrap_or_default()).into(), epoch);
             // Tokens that went to another place prove nothing about this one.
             if let Some(context) = self.table.get_mut(id) {
                 context.offered = None;

@@ -12,7 +12,7 @@ use super::{Agent, Now};
 use crate::clock::Time;
 use crate::table::Context;
 
-/// An open context, as the state file and a hand-over hold it. Its tokens are
+/// An open context, or one that is about to be, as the state file and a hand-over hold it. Its tokens are
 /// secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,6 +31,10 @@ pub struct ContextRecord {
     pub sequence_out: u64,
     /// The peer's last sequence number.
     pub sequence_in: u64,
+    /// Our token has been sent to the peer's registered locator, but has not come back yet;
+    /// and whether the peer had an open context before. Only in a hand-over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offered: Option<bool>,
 }
 
 impl ContextRecord {
@@ -39,7 +43,11 @@ impl ContextRecord {
     pub(super) const SEQUENCE_GAP: u64 = 1 << 16;
 
     pub(super) fn of(context: &Context) -> Option<Self> {
-        let keys = context.keys.as_ref()?;
+        let (keys, offered) = match (&context.keys, &context.offered) {
+            (Some(keys), _) => (keys, None),
+            (None, Some(offered)) => (&offered.keys, Some(offered.resume)),
+            (None, None) => return None,
+        };
         Some(ContextRecord {
             own: context.own,
             peer: context.peer,
@@ -48,6 +56,7 @@ impl ContextRecord {
             theirs: keys.theirs,
             sequence_out: context.sequence_out,
             sequence_in: context.sequence_in,
+            offered,
         })
     }
 }
@@ -170,6 +179,7 @@ impl Agent {
             contexts: contexts
                 .filter_map(|id| self.table.get(id))
                 .filter_map(ContextRecord::of)
+                .filter(|record| record.offered.is_none())
                 .chain(elsewhere.cloned())
                 .collect(),
             resting: resting

@@ -100,8 +100,10 @@ impl Agent {
         let records = ids.iter().filter_map(|id| self.table.get(*id));
         let contexts: Vec<_> = records.filter_map(ContextRecord::of).collect();
         let pairs = ids.iter().filter_map(|id| self.table.get(*id));
-        let peers = pairs.flat_map(|c| c.pairs()).map(|(peer, _)| peer.ip());
-        let peers = peers.collect();
+        let open = pairs.flat_map(|c| c.pairs()).map(|(peer, _)| peer.ip());
+        let offered = contexts.iter().filter(|record| record.offered.is_some());
+        let offered = offered.flat_map(|record| record.binding.entries());
+        let peers = open.chain(offered.map(|e| e.locator.ip())).collect();
         match to {
             Some(to) => {
                 let until = now.time + TAKE_BACK;

@@ -76,6 +76,14 @@ impl Agent {
         self.empty(home, Arrival::Direct, |own| &mut own.hold_in);
         for id in self.table.of_own(home) {
             self.release_behind(id);
+            // What it wanted to send to peers that have not answered yet, too: the new site asks
+            // them anew.
+            if self.table.get(id).is_some_and(|c| c.keys.is_none()) {
+                for frame in self.take_held(id) {
+                    self.relay_out(home, frame, 0);
+                }
+                self.drop_context(id, Cause::Departed);
+            }
         }
     }
 
@@ -179,7 +187,7 @@ impl Agent {
             let Some(local) = local else {
                 break;
             };
-            if let Err(cause) = readdress(&mut frame, local.ip()) {
+            if let Err(cause) = readdress(&mut frame, home, local.ip()) {
                 self.counters.count(cause);
             } else if clear {
                 self.replay(frame, Arrival::Relayed);
@@ -237,9 +245,12 @@ impl Agent {
     }
 }
 
-/// From here on it is a packet that came to our own locator.
-fn readdress(frame: &mut Frame, local: IpAddr) -> Result<(), Cause> {
+/// From here on it is a packet that came to our own locator, or one that the instance sends.
+fn readdress(frame: &mut Frame, home: Home, local: IpAddr) -> Result<(), Cause> {
     let headers = Packet::parse(&frame.packet).map_err(Cause::Malformed)?;
+    if headers.src() == home.ip() {
+        return Ok(());
+    }
     let map = Translation {
         new_dst: Some(local),
         ..Translation::default()

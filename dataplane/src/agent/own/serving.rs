@@ -10,6 +10,8 @@ use crate::agent::hold::Hold;
 use crate::agent::packet::Arrival;
 use crate::agent::{Agent, Answer, Now, Output, Timer, UpdateResult};
 use crate::counters::Cause;
+use crate::frame::Frame;
+use crate::table::ContextId;
 
 impl Agent {
     /// What became of an update that was asked for.
@@ -307,6 +309,11 @@ impl Agent {
         let Some(locator) = active.filter(|l| own.reserved.contains(l)) else {
             return self.stop_serving(home);
         };
+        // That nobody had it may have been heard a moment ago.
+        self.forget_cached(home);
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
         let before = own.serving();
         let moved_here = matches!(own.role, Role::Prepared);
         if own.departed() && !own.ready {
@@ -330,6 +337,9 @@ impl Agent {
             if moved_here {
                 self.await_end(record.own, record.peer);
             }
+        }
+        if moved_here {
+            self.end_of_neighbours(home, binding.epoch());
         }
         let grace = time + self.config.grace;
         let contexts = self.table.of_own(home);
@@ -425,11 +435,25 @@ impl Agent {
         }
         if own.ready {
             self.empty(home, Arrival::Relayed, |own| &mut own.hold_relayed);
+            // What its peers here wanted to send it before it was about to come here.
+            for id in self.table.of_peer(home) {
+                for frame in self.take_held(id) {
+                    self.replay(frame, Arrival::Direct);
+                }
+            }
             self.empty(home, Arrival::Direct, |own| &mut own.hold_in);
         }
         self.empty(home, Arrival::Direct, |own| &mut own.hold_out);
         self.home_changed(home);
         self.report(home);
+    }
+
+    /// What waits for a context to open, or for its peer.
+    pub(in crate::agent) fn take_held(&mut self, id: ContextId) -> Vec<Frame> {
+        let Some(context) = self.table.get_mut(id) else {
+            return Vec::new();
+        };
+        std::iter::from_fn(|| context.hold.pop(&mut self.budget)).collect()
     }
 
     /// Handles what waits in a queue of a home, and nothing that joins it meanwhile.

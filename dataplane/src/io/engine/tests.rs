@@ -170,6 +170,7 @@ fn agent() -> Agent {
             theirs: Token([2; 16]),
             sequence_out: 0,
             sequence_in: 0,
+            offered: None,
         }],
         resting: Vec::new(),
     };

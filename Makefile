@@ -9,11 +9,13 @@ BENCH ?=
 # Gigabytes that `make soak` moves.
 SIZE ?= 100
 # Runs of `make simulate`, and the first seed; SEED=7 tells the story of one run, and SHRINK=1
-# leaves out what it does not take to break something.
+# leaves out what it does not take to break something. CALM=1: only moves, and no datagram may be
+# missed.
 RUNS ?= 10000
 FIRST ?= 1
 SEED ?=
 SHRINK ?=
+CALM ?=
 # Results of long runs are kept.
 SOAK = scripts/privileged target/release/mat-soak --cell-seconds 300 \
     --json bench/results/soak/$(shell date -u +%F)-
@@ -47,7 +49,7 @@ test: setup ## format, lints, unit tests, and the real binaries in namespaces
 .PHONY: simulate
 simulate: ## many runs in virtual time with everything that can go wrong (RUNS=10000), or the story of one (SEED=7)
 	$(CARGO) build --release --locked --package mat-simulator
-	target/release/mat-simulate $(if $(SEED),--seed $(SEED) $(if $(SHRINK),--shrink),--first $(FIRST) --runs $(RUNS))
+	target/release/mat-simulate $(if $(CALM),--calm) $(if $(SEED),--seed $(SEED) $(if $(SHRINK),--shrink),--first $(FIRST) --runs $(RUNS))
 
 .PHONY: deny
 deny: ## check licences, duplicates and sources of the dependencies
@@ -99,6 +101,11 @@ kills: setup ## kill -9 of every program at every step of a move, one live copy 
 bench-evacuation: setup ## 200 instances leave a site at one command, each with a connection; four minutes
 	$(CARGO) build --release --locked
 	scripts/privileged scripts/bench-evacuation
+
+.PHONY: bench-renumber
+bench-renumber: setup ## the address of a node changes again and again; eight minutes
+	$(CARGO) build --release --locked
+	scripts/privileged target/release/mat-renumber --changes 15 --json bench/results/renumber/$(shell date -u +%F).json
 
 .PHONY: bench-flood
 bench-flood: setup ## 10,000 first contacts a second while an instance receives; eight minutes

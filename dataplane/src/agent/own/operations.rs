@@ -12,6 +12,7 @@ use super::{
     Attach, Handover, Link, OpError, Own, PREPARED_FOR, Prepared, RelayTo, Role, TAKE_BACK,
     Updating,
 };
+use crate::agent::packet::Arrival;
 use crate::agent::relay::Sent;
 use crate::agent::snapshot::{ArrivingRecord, ContextRecord, DepartedRecord, OwnRecord};
 use crate::agent::{Agent, Now, Output, Timer};
@@ -303,6 +304,12 @@ impl Agent {
             }
             let dropped = old.clear(&mut self.budget);
             self.counters.add(Cause::Departed, dropped);
+        }
+        // What its peers here wanted to send it is older than what they send from now on.
+        for id in self.table.of_peer(home) {
+            for frame in self.take_held(id) {
+                self.replay(frame, Arrival::Direct);
+            }
         }
         self.at(self.now.time, Timer::Own(home));
     }

@@ -435,12 +435,6 @@ impl Agent {
         }
         if own.ready {
             self.empty(home, Arrival::Relayed, |own| &mut own.hold_relayed);
-            // What its peers here wanted to send it before it was about to come here.
-            for id in self.table.of_peer(home) {
-                for frame in self.take_held(id) {
-                    self.replay(frame, Arrival::Direct);
-                }
-            }
             self.empty(home, Arrival::Direct, |own| &mut own.hold_in);
         }
         self.empty(home, Arrival::Direct, |own| &mut own.hold_out);

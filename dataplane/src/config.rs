@@ -344,6 +344,13 @@ pub fn check(path: &Path) -> Result<String, ConfigError> {
             None => "no key: bindings can be read, not claimed\n".to_owned(),
         };
     }
+    if let Some(address) = config.metrics_listen {
+        text += &format!("metrics at {address}");
+        if !address.ip().is_loopback() {
+            text += ": whoever reaches it learns the homes and their peers";
+        }
+        text += "\n";
+    }
     Ok(text)
 }
 

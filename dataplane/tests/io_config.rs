@@ -463,6 +463,13 @@ fn check_says_what_the_file_means() {
     let summary = config::check(&path).unwrap();
     assert!(summary.contains("IPv4 and IPv6"), "{summary}");
     assert!(summary.contains("198.51.100.128/28"), "{summary}");
+    assert!(summary.contains("metrics at 127.0.0.1:9283\n"), "{summary}");
+    fs::write(&path, with("\"127.0.0.1:9283\"", "\"0.0.0.0:9283\"")).unwrap();
+    let open = config::check(&path).unwrap();
+    assert!(
+        open.contains("metrics at 0.0.0.0:9283: whoever reaches it"),
+        "{open}"
+    );
 
     let missing = temp.path().join("none.toml");
     let error = config::check(&missing).unwrap_err().to_string();

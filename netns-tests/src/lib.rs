@@ -65,6 +65,7 @@ pub mod privileges;
 mod process;
 mod registry;
 pub mod renumber;
+pub mod results;
 pub mod soak;
 mod spawner;
 pub mod testbed;

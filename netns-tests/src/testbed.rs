@@ -132,9 +132,7 @@ impl Options {
             crowded: false,
         })
     }
-}
 
-impl Options {
     /// What the link of a site is, if it is a wide-area link.
     fn wan(&self) -> Option<WanConfig> {
         (self.rtt_ms > 0.0).then(|| WanConfig {

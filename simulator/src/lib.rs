@@ -25,7 +25,9 @@
 //! | `campaign` | many seeds; the fewest acts that break something |
 //!
 //! # Limitations
-//! IPv4, dedicated locators, one family and one home per instance. An instance exists
+//! IPv4, dedicated locators, one family and one home per instance. In calm scenarios moves come
+//! one after the other; datagrams that an instance sends from its new place may overtake those
+//! that it sent from the old one. An instance exists
 //! once: that two copies of it run is not simulated. What the kernel does (routes, rules,
 //! ARP) is reduced to "a packet goes where its address is routed".
 

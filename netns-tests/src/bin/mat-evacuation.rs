@@ -3,11 +3,11 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::{fs, io};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use mat_netns::evacuation::{self, Settings};
+use mat_netns::results;
 
 /// Evacuation of a site in network namespaces (needs root; see scripts/privileged).
 #[derive(Debug, Parser)]
@@ -49,14 +49,6 @@ fn run(args: &Args) -> Result<bool> {
     for broken in &report.broken {
         println!("BROKEN: {broken}");
     }
-    if let Some(path) = &args.json {
-        let write = || -> io::Result<()> {
-            if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            fs::write(path, serde_json::to_vec_pretty(&report)?)
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    results::write(args.json.as_deref(), &report)?;
     Ok(report.broken.is_empty())
 }

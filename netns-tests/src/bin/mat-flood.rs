@@ -3,11 +3,11 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::{fs, io};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use mat_netns::flood::{self, RATE, Settings};
+use mat_netns::results;
 
 /// 10,000 first contacts a second in network namespaces (needs root; see scripts/privileged).
 #[derive(Debug, Parser)]
@@ -62,14 +62,6 @@ fn run(args: &Args) -> Result<()> {
         report.rate,
         report.counters
     );
-    if let Some(path) = &args.json {
-        let write = || -> io::Result<()> {
-            if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            fs::write(path, serde_json::to_vec_pretty(&report)?)
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    results::write(args.json.as_deref(), &report)?;
     Ok(())
 }

@@ -3,11 +3,11 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::{fs, io};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use mat_netns::kills::{self, MOMENTS, Moment, Report, VICTIMS, Victim};
+use mat_netns::results;
 
 /// Kill -9 of every program at every step of a move (needs root; see scripts/privileged).
 #[derive(Debug, Parser)]
@@ -59,14 +59,6 @@ fn run(args: &Args) -> Result<bool> {
         report.cells.push(cell);
     }
     println!("{report}");
-    if let Some(path) = &args.json {
-        let write = || -> io::Result<()> {
-            if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            fs::write(path, serde_json::to_vec_pretty(&report)?)
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    results::write(args.json.as_deref(), &report)?;
     Ok(report.passed())
 }

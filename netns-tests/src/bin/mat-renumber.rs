@@ -3,11 +3,11 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::{fs, io};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
 use mat_netns::renumber::{self, CHANGES};
+use mat_netns::results;
 
 /// Changing addresses of a node in network namespaces (needs root; see scripts/privileged).
 #[derive(Debug, Parser)]
@@ -49,14 +49,6 @@ fn run(args: &Args) -> Result<()> {
             all.push(series);
         }
     }
-    if let Some(path) = &args.json {
-        let write = || -> io::Result<()> {
-            if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            fs::write(path, serde_json::to_vec_pretty(&all)?)
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    results::write(args.json.as_deref(), &all)?;
     Ok(())
 }

@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
-use std::{fs, io};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Parser;
+use mat_netns::results;
 use mat_netns::soak::{self, Settings};
 
 /// Soak run in network namespaces (needs root; see scripts/privileged).
@@ -54,15 +54,7 @@ fn run(args: &Args) -> Result<bool> {
     };
     let report = soak::run(&settings, |cell| println!("{cell}"))?;
     println!("{report}");
-    if let Some(path) = &args.json {
-        let write = || -> io::Result<()> {
-            if let Some(folder) = path.parent() {
-                fs::create_dir_all(folder)?;
-            }
-            fs::write(path, serde_json::to_vec_pretty(&report)?)
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    results::write(args.json.as_deref(), &report)?;
     Ok(report.passed())
 }
 

@@ -28,9 +28,10 @@ pub struct EvacuateArgs {
     /// Site to move everything to
     #[arg(long, value_name = "SITE")]
     to: String,
-    /// How many instances move at the same time
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=256))]
-    parallel: u16,
+    /// How many instances move at the same time; without it one if the driver stops them, since
+    /// they would wait for each other, and else four
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    parallel: Option<u16>,
     #[command(flatten)]
     driving: DriverArgs,
     /// Print the outcome as JSON
@@ -130,7 +131,9 @@ async fn move_all(
 ) -> anyhow::Result<Vec<Ended>> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch Ctrl-C")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
-    let (all, many) = (passengers.len(), usize::from(args.parallel));
+    let still = passengers.iter().all(|p| p.driver.stands_still());
+    let many = args.parallel.unwrap_or(if still { 1 } else { 4 });
+    let (all, many) = (passengers.len(), usize::from(many));
     let mut waiting = passengers.into_iter();
     let mut moving = futures_util::stream::FuturesUnordered::new();
     let mut ended = Vec::new();

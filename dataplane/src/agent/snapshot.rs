@@ -12,8 +12,8 @@ use super::{Agent, Now};
 use crate::clock::Time;
 use crate::table::Context;
 
-/// An open context, or one that is about to be, as the state file and a hand-over hold it. Its tokens are
-/// secret.
+/// An open context, or one that is about to be, as the state file and a hand-over hold
+/// it. Its tokens are secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContextRecord {
@@ -32,7 +32,7 @@ pub struct ContextRecord {
     /// The peer's last sequence number.
     pub sequence_in: u64,
     /// Our token has been sent to the peer's registered locator, but has not come back yet;
-    /// and whether the peer had an open context before. Only in a hand-over.
+    /// and whether the peer had an open context before. Only of a home that is moved.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offered: Option<bool>,
 }

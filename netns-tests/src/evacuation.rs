@@ -6,7 +6,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::testbed::{Instance, Options, Testbed};
 use crate::watch::Watch;
-use crate::{Cmd, Host};
+use crate::{Cmd, Host, wait_until};
 
 /// Where the instances answer.
 const PORT: u16 = 7;
@@ -24,8 +24,8 @@ const PORT: u16 = 7;
 const PACE: Duration = Duration::from_millis(50);
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Long enough for all connections to have asked a few times.
-const SETTLED: Duration = Duration::from_secs(2);
+/// So many answers show that a connection works.
+const A_FEW: u64 = 5;
 /// `matctl` ends by itself within this time.
 const LIMIT: Duration = Duration::from_secs(300);
 /// Bytes of a question.
@@ -121,7 +121,7 @@ pub fn run(settings: &Settings) -> Result<Report> {
         answer(instance)?;
         connections.push(ask(&user.host, instance, &ended)?);
     }
-    thread::sleep(SETTLED);
+    all_ask(&connections)?;
 
     let config = bed.matctl_config(&instances.iter().collect::<Vec<_>>())?;
     let parallel = settings.parallel.to_string();
@@ -135,12 +135,12 @@ pub fn run(settings: &Settings) -> Result<Report> {
     let said = bed.map.run(matctl)?;
     let control_messages = router.count("control")?;
     let said: Value = serde_json::from_str(&said).context("what matctl says is no JSON")?;
-    thread::sleep(SETTLED);
+    all_ask(&connections)?;
     ended.store(true, Ordering::Relaxed);
 
     let (mut waits_ms, mut broken) = (Vec::new(), Vec::new());
     for (instance, connection) in instances.iter().zip(connections) {
-        match connection.join().expect("asking does not panic")? {
+        match connection.thread.join().expect("asking does not panic") {
             Ok(wait) => waits_ms.push(wait.as_secs_f64() * 1e3),
             Err(error) => broken.push(format!("{}: {error:#}", instance.name)),
         }
@@ -193,36 +193,50 @@ fn answer(instance: &Instance) -> Result<()> {
 /// How long an answer took at most.
 type Wait = Result<Duration>;
 
+/// Somebody who asks an instance again and again.
+struct Connection {
+    thread: JoinHandle<Wait>,
+    answers: Arc<AtomicU64>,
+}
+
+/// Waits until each has got a few more answers, or has ended.
+fn all_ask(connections: &[Connection]) -> Result<()> {
+    let answers = |c: &Connection| c.answers.load(Ordering::Relaxed);
+    let before: Vec<u64> = connections.iter().map(answers).collect();
+    wait_until(PATIENCE, "answers on every connection", || {
+        let asked = |(c, before): (&Connection, &u64)| {
+            answers(c) >= before + A_FEW || c.thread.is_finished()
+        };
+        connections.iter().zip(&before).all(asked).then_some(())
+    })
+}
+
 /// Asks an instance again and again, on one connection.
-fn ask(
-    user: &Host,
-    instance: &Instance,
-    ended: &Arc<AtomicBool>,
-) -> Result<JoinHandle<Result<Wait>>> {
+fn ask(user: &Host, instance: &Instance, ended: &Arc<AtomicBool>) -> Result<Connection> {
     let to = SocketAddr::new(instance.home.parse()?, PORT);
     let mut stream = user
         .enter(|| TcpStream::connect_timeout(&to, PATIENCE))?
         .with_context(|| format!("{} does not answer at {to}", instance.name))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    let ended = ended.clone();
-    Ok(thread::spawn(move || {
+    let answers = Arc::new(AtomicU64::new(0));
+    let (ended, count) = (ended.clone(), answers.clone());
+    let thread = thread::spawn(move || {
         let mut longest = Duration::ZERO;
         for n in 0u64.. {
             if ended.load(Ordering::Relaxed) {
                 break;
             }
-            let question = question(n);
             let asked = Instant::now();
-            if let Err(error) = exchange(&mut stream, &question) {
-                return Ok(Err(error.context(format!("question {n}"))));
-            }
+            exchange(&mut stream, &question(n)).with_context(|| format!("question {n}"))?;
+            count.fetch_add(1, Ordering::Relaxed);
             let waited = asked.elapsed();
             longest = longest.max(waited);
             thread::sleep(PACE.saturating_sub(waited));
         }
-        Ok(Ok(longest))
-    }))
+        Ok(longest)
+    });
+    Ok(Connection { thread, answers })
 }
 
 fn exchange(stream: &mut TcpStream, question: &[u8; QUESTION]) -> Result<()> {

@@ -108,9 +108,8 @@ pub fn run(change: Change, rtt_ms: f64, count: usize) -> Result<Series> {
         if change == Change::Both {
             ip(del)?;
         }
-        thread::sleep(BETWEEN);
         wait_until(SOON, "datagrams both ways", || {
-            let flowing = |flow: &Flow| flow.last() > Some(usable + BETWEEN / 2);
+            let flowing = |flow: &Flow| flow.last() > Some(usable + BETWEEN);
             flows.iter().all(&flowing).then_some(())
         })
         .with_context(|| format!("change {n}, {change:?}, from {old} to {new}"))?;

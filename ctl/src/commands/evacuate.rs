@@ -169,17 +169,10 @@ async fn move_all(
 
 async fn move_one(mut passenger: Passenger, from: Site, to: Site) -> Ended {
     let instance = passenger.instance;
-    let outcome = moves::move_instance(MoveRequest {
-        instance: &instance.name,
-        homes: &instance.homes,
-        interface: instance.interface.as_deref(),
-        mac: instance.mac.as_deref(),
-        from: &from,
-        to: &to,
-        driver: passenger.driver.as_mut(),
-        permit: &mut |_| Ok(()),
-    })
-    .await;
+    let driver = passenger.driver.as_mut();
+    let permit = &mut |_| Ok(());
+    let request = MoveRequest::new(&instance, (&from, &to), driver, permit);
+    let outcome = moves::move_instance(request).await;
     (instance, outcome)
 }
 

@@ -75,17 +75,9 @@ pub fn run(args: MoveArgs) -> anyhow::Result<ExitCode> {
             .driver(&instance, interface.as_deref(), &from, &to)?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch Ctrl-C")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
-        let moved = moves::move_instance(MoveRequest {
-            instance: &instance.name,
-            homes: &instance.homes,
-            interface: instance.interface.as_deref(),
-            mac: instance.mac.as_deref(),
-            from: &from,
-            to: &to,
-            driver: driver.as_mut(),
-            permit: &mut |step| if args.step { ask(step) } else { Ok(()) },
-        })
-        .await;
+        let permit = &mut |step| if args.step { ask(step) } else { Ok(()) };
+        let request = MoveRequest::new(&instance, (&from, &to), driver.as_mut(), permit);
+        let moved = moves::move_instance(request).await;
         let (first, second) = (pin!(interrupt.recv()), pin!(terminate.recv()));
         if first.now_or_never().is_some() || second.now_or_never().is_some() {
             eprintln!("matctl: interrupted; the move was brought to its end first");

@@ -34,6 +34,7 @@ use mat_proto::auth::MoveKey;
 pub use driver::{Driver, ExecDriver, NetnsDriver, NoDriver};
 pub use outcome::{HomeMove, MoveError, MoveOutcome, Undone};
 
+use crate::config::Instance;
 use crate::plan::{self, Step};
 use crate::site::Site;
 use homes::MovingHome;
@@ -63,6 +64,27 @@ pub struct MoveRequest<'a> {
     pub driver: &'a mut dyn Driver,
     /// Asked before each step that changes something; what it refuses is undone from there.
     pub permit: Permit<'a>,
+}
+
+impl<'a> MoveRequest<'a> {
+    /// A move of an instance of the configuration.
+    pub fn new(
+        instance: &'a Instance,
+        (from, to): (&'a Site, &'a Site),
+        driver: &'a mut dyn Driver,
+        permit: Permit<'a>,
+    ) -> Self {
+        MoveRequest {
+            instance: &instance.name,
+            homes: &instance.homes,
+            interface: instance.interface.as_deref(),
+            mac: instance.mac.as_deref(),
+            from,
+            to,
+            driver,
+            permit,
+        }
+    }
 }
 
 /// Whether a move may take the next step; the text says why not.

@@ -250,9 +250,8 @@ impl Agent {
         if let Some(there) = Home::new(dst).ok().and_then(|h| self.own.get_mut(&h)) {
             match there.role {
                 Role::Serving { .. } if there.ready => {
-                    let frame = || copy(offload, packet, headers);
                     return match self.behind_neighbour(dst, own) {
-                        Some(id) => self.wait_for_end(id, frame()),
+                        Some(id) => self.wait_for_end(id, copy(offload, packet, headers)),
                         None => Verdict::Send,
                     };
                 }

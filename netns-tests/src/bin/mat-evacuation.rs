@@ -1,13 +1,12 @@
 //! Moves many instances from one site to another with one command, each with a connection. See
 //! [`mat_netns::evacuation`].
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
 use mat_netns::evacuation::{self, Settings};
-use mat_netns::results;
+use mat_netns::results::{self, Keep};
 
 /// Evacuation of a site in network namespaces (needs root; see scripts/privileged).
 #[derive(Debug, Parser)]
@@ -22,20 +21,12 @@ struct Args {
     /// Round trip between any two sites, in milliseconds
     #[arg(long, default_value_t = 0.0)]
     rtt: f64,
-    /// Write the results there; folders are made
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    keep: Keep,
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("mat-evacuation: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    results::exit("mat-evacuation", run(&Args::parse()))
 }
 
 /// Whether every connection survived.
@@ -49,6 +40,6 @@ fn run(args: &Args) -> Result<bool> {
     for broken in &report.broken {
         println!("BROKEN: {broken}");
     }
-    results::write(args.json.as_deref(), &report)?;
+    args.keep.write(&report)?;
     Ok(report.broken.is_empty())
 }

@@ -1,13 +1,12 @@
 //! Floods a forwarder with first contacts while an instance behind it receives. See
 //! [`mat_netns::flood`].
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
 use mat_netns::flood::{self, RATE, Settings};
-use mat_netns::results;
+use mat_netns::results::{self, Keep};
 
 /// 10,000 first contacts a second in network namespaces (needs root; see scripts/privileged).
 #[derive(Debug, Parser)]
@@ -22,22 +21,16 @@ struct Args {
     /// What the sender sends at most, in Mbit/s; 0: as fast as it can
     #[arg(long, default_value_t = 0)]
     mbits: u32,
-    /// Write the results there; folders are made
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    keep: Keep,
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("mat-flood: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    results::exit("mat-flood", run(&Args::parse()))
 }
 
-fn run(args: &Args) -> Result<()> {
+/// Measures; nothing here can be wrong.
+fn run(args: &Args) -> Result<bool> {
     let report = flood::run(Settings {
         seconds: args.seconds,
         rounds: args.rounds,
@@ -62,6 +55,6 @@ fn run(args: &Args) -> Result<()> {
         report.rate,
         report.counters
     );
-    results::write(args.json.as_deref(), &report)?;
-    Ok(())
+    args.keep.write(&report)?;
+    Ok(true)
 }

@@ -1,13 +1,12 @@
 //! Kills each program at each moment of a move, and says what became of the instance and its
 //! connections. See [`mat_netns::kills`].
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
 use mat_netns::kills::{self, MOMENTS, Moment, Report, VICTIMS, Victim};
-use mat_netns::results;
+use mat_netns::results::{self, Keep};
 
 /// Kill -9 of every program at every step of a move (needs root; see scripts/privileged).
 #[derive(Debug, Parser)]
@@ -19,20 +18,12 @@ struct Args {
     /// Only cells whose names, VICTIM/MOMENT, contain this
     #[arg(long, value_name = "PART")]
     only: Option<String>,
-    /// Write the results there; folders are made
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    keep: Keep,
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("mat-kills: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    results::exit("mat-kills", run(&Args::parse()))
 }
 
 /// Whether all was right.
@@ -59,6 +50,6 @@ fn run(args: &Args) -> Result<bool> {
         report.cells.push(cell);
     }
     println!("{report}");
-    results::write(args.json.as_deref(), &report)?;
+    args.keep.write(&report)?;
     Ok(report.passed())
 }

@@ -1,13 +1,12 @@
 //! Changes the address of a node again and again, and says how long nothing arrives. See
 //! [`mat_netns::renumber`].
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
 use mat_netns::renumber::{self, CHANGES};
-use mat_netns::results;
+use mat_netns::results::{self, Keep};
 
 /// Changing addresses of a node in network namespaces (needs root; see scripts/privileged).
 #[derive(Debug, Parser)]
@@ -19,22 +18,16 @@ struct Args {
     /// Round trips between node, peer and mapping service, in milliseconds
     #[arg(long, value_delimiter = ',', default_values_t = [0.0, 20.0, 100.0])]
     rtt: Vec<f64>,
-    /// Write the results there; folders are made
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    keep: Keep,
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("mat-renumber: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    results::exit("mat-renumber", run(&Args::parse()))
 }
 
-fn run(args: &Args) -> Result<()> {
+/// Measures; nothing here can be wrong.
+fn run(args: &Args) -> Result<bool> {
     let mut all = Vec::new();
     println!("gap after the new address is usable: median, 95 %, longest; datagrams lost (median)");
     for rtt in &args.rtt {
@@ -49,6 +42,6 @@ fn run(args: &Args) -> Result<()> {
             all.push(series);
         }
     }
-    results::write(args.json.as_deref(), &all)?;
-    Ok(())
+    args.keep.write(&all)?;
+    Ok(true)
 }

@@ -1,13 +1,12 @@
 //! Moves many bytes through the forwarders, in every combination of family, offloads, links and
 //! impairment, and says whether one of them was wrong. See [`mat_netns::soak`].
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
 use clap::Parser;
-use mat_netns::results;
+use mat_netns::results::{self, Keep};
 use mat_netns::soak::{self, Settings};
 
 /// Soak run in network namespaces (needs root; see scripts/privileged).
@@ -28,20 +27,12 @@ struct Args {
     /// last one has no limit
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..=86400))]
     cell_seconds: u64,
-    /// Write the results there; folders are made
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
+    #[command(flatten)]
+    keep: Keep,
 }
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("mat-soak: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    results::exit("mat-soak", run(&Args::parse()))
 }
 
 /// Whether all was right.
@@ -54,7 +45,7 @@ fn run(args: &Args) -> Result<bool> {
     };
     let report = soak::run(&settings, |cell| println!("{cell}"))?;
     println!("{report}");
-    results::write(args.json.as_deref(), &report)?;
+    args.keep.write(&report)?;
     Ok(report.passed())
 }
 

@@ -16,7 +16,7 @@ mod report;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::testbed::{Instance, Options, Testbed, Transfer, serve};
 use crate::watch::{LEAKS, RESETS, Watch};
@@ -143,10 +143,7 @@ impl Stage {
         let user = bed.instance("user", 20, "c")?;
         let _server = serve(&bed, &web.host)?;
         Ok(Stage {
-            transfers: [
-                ("IPv4", Transfer::start(&bed, &user.host, &web.home, PACE)?),
-                ("IPv6", Transfer::start(&bed, &user.host, &web.home6, PACE)?),
-            ],
+            transfers: Transfer::both(&bed, &user, &web, PACE)?,
             ends: [watch_end(&web)?, watch_end(&user)?],
             router: Watch::on(&bed.router, &leaks())?,
             bed,
@@ -230,6 +227,16 @@ impl Stage {
         })
     }
 
+    /// That site goes on serving both homes, for as long as forwarders take to look again.
+    fn stays(&self, site: &'static str) -> Result<&'static str> {
+        let since = Instant::now();
+        wait_until(STEADY * 2, "it to stay served", || match self.server() {
+            Ok(Some(now)) if now == site => (since.elapsed() >= STEADY).then_some(Ok(site)),
+            Ok(now) => Some(Err(anyhow!("served at {site}, then at {now:?}"))),
+            Err(error) => Some(Err(error)),
+        })?
+    }
+
     fn judge(self, victim: Victim, moment: Moment, ended: &str, killed: Instant) -> Result<Cell> {
         let mut faults = Vec::new();
         let settled = wait_until(SETTLED, "one site to serve", || self.server().ok()?);
@@ -241,14 +248,11 @@ impl Stage {
         };
         let flowing = self.transfers.iter().try_for_each(flows);
         settled_s = settled_s.max(killed.elapsed().as_secs_f64());
-        thread::sleep(STEADY);
-        let served_at = match (settled, self.server()?) {
-            (Ok(before), Some(now)) if before == now => now,
-            (before, now) => {
-                faults.push(format!("served at {before:?}, then at {now:?}"));
-                "?"
-            }
-        };
+        let served_at = settled.and_then(|site| self.stays(site));
+        let served_at = served_at.unwrap_or_else(|error| {
+            faults.push(format!("{error:#}"));
+            "?"
+        });
         faults.extend(flowing.err().map(|error| format!("{error:#}")));
         for (end, name) in self.ends.iter().zip(["web", "user"]) {
             for cause in [RESETS.0, "strays4", "strays6"] {

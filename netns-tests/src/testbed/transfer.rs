@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::Testbed;
+use super::{Instance, Testbed};
 use crate::{Cmd, Host, Process, Signal, wait_until};
 
 /// Longer than any pause that a connection is to survive here.
@@ -46,6 +46,20 @@ impl Transfer {
         };
         transfer.flows()?;
         Ok(transfer)
+    }
+
+    /// One over each family, from an instance to the server at another; `more` are further
+    /// arguments.
+    pub fn both(
+        bed: &Testbed,
+        from: &Instance,
+        to: &Instance,
+        more: &str,
+    ) -> Result<[(&'static str, Self); 2]> {
+        Ok([
+            ("IPv4", Transfer::start(bed, &from.host, &to.home, more)?),
+            ("IPv6", Transfer::start(bed, &from.host, &to.home6, more)?),
+        ])
     }
 
     /// Waits until data has flowed in both directions, TCP and probes, since this call.

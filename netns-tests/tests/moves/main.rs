@@ -58,10 +58,7 @@ fn there_and_back(rtt_ms: f64) -> Result<()> {
     let web = bed.instance("web", 10, "a")?;
     let user = bed.instance("user", 20, "c")?;
     let _server = serve(&bed, &web.host)?;
-    let transfers = [
-        ("IPv4", Transfer::start(&bed, &user.host, &web.home, "")?),
-        ("IPv6", Transfer::start(&bed, &user.host, &web.home6, "")?),
-    ];
+    let transfers = Transfer::both(&bed, &user, &web, "")?;
     let mut blackout = 0.0;
     for to in ["b", "a"] {
         blackout += moved(&bed, &web, to)?;
@@ -208,16 +205,7 @@ fn both_ends_may_move_at_the_same_time() -> Result<()> {
     let web = bed.instance("web", 10, "a")?;
     let user = bed.instance("user", 20, "c")?;
     let _server = serve(&bed, &web.host)?;
-    let transfers = [
-        (
-            "IPv4",
-            Transfer::start(&bed, &user.host, &web.home, "--tcp-rate-mbps 100")?,
-        ),
-        (
-            "IPv6",
-            Transfer::start(&bed, &user.host, &web.home6, "--tcp-rate-mbps 100")?,
-        ),
-    ];
+    let transfers = Transfer::both(&bed, &user, &web, "--tcp-rate-mbps 100")?;
     let mut blackout = 0.0;
     for (web_to, user_to) in [("b", "a"), ("a", "c")] {
         blackout += thread::scope(|scope| -> Result<f64> {
@@ -311,10 +299,7 @@ fn control_messages_that_are_lost_cost_no_data() -> Result<()> {
     )?;
     let _server = serve(&bed, &web.host)?;
     let pace = "--tcp-rate-mbps 50";
-    let transfers = [
-        ("IPv4", Transfer::start(&bed, &user.host, &web.home, pace)?),
-        ("IPv6", Transfer::start(&bed, &user.host, &web.home6, pace)?),
-    ];
+    let transfers = Transfer::both(&bed, &user, &web, pace)?;
     let mut blackout = 0.0;
     for to in ["b", "a", "b", "a"] {
         blackout += moved(&bed, &web, to)?;

@@ -41,10 +41,7 @@ impl Scene {
         let user = bed.instance("user", 20, "c")?;
         let _server = serve(&bed, &web.host)?;
         Ok(Scene {
-            transfers: [
-                ("IPv4", Transfer::start(&bed, &user.host, &web.home, PACE)?),
-                ("IPv6", Transfer::start(&bed, &user.host, &web.home6, PACE)?),
-            ],
+            transfers: Transfer::both(&bed, &user, &web, PACE)?,
             ends: [
                 Watch::on(&web.host, &[RESETS])?,
                 Watch::on(&user.host, &[RESETS])?,

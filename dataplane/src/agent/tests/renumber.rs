@@ -9,12 +9,7 @@ fn node() -> World {
     (config.exclusive, config.pool) = (true, Vec::new());
     world.agents[0] = world.fresh_as(0, config);
     uplink(&mut world, &[1]);
-    world.attach(0, home(10));
-    world.attach(1, home(20));
-    world.run_for(SECOND);
-    world.send(0, home(10), home(20).ip(), b"0");
-    world.run_for(SECOND);
-    world.received.clear();
+    world.talk();
     world
 }
 

@@ -111,13 +111,18 @@ impl World {
     /// So many sites; 10 at site 0 talks with 20 at site 1, in an open context.
     pub fn talking(sites: usize) -> Self {
         let mut world = World::new(sites);
-        world.attach(0, home(10));
-        world.attach(1, home(20));
-        world.run_for(SECOND);
-        world.send(0, home(10), home(20).ip(), b"0");
-        world.run_for(SECOND);
-        world.received.clear();
+        world.talk();
         world
+    }
+
+    /// Attaches 10 at site 0 and 20 at site 1, and opens their context.
+    pub fn talk(&mut self) {
+        self.attach(0, home(10));
+        self.attach(1, home(20));
+        self.run_for(SECOND);
+        self.send(0, home(10), home(20).ip(), b"0");
+        self.run_for(SECOND);
+        self.received.clear();
     }
 
     /// An agent that remembers nothing.

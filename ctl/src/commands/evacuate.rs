@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::driving::DriverArgs;
 use super::{ConfigArg, block_on, say, say_json};
 use crate::config::{Config, Instance};
-use crate::moves::{self, Driver, MoveError, MoveOutcome, MoveRequest};
+use crate::moves::{self, Driver, MoveError, MoveOutcome, Trip};
 use crate::site::Site;
 
 /// `matctl evacuate`
@@ -169,10 +169,9 @@ async fn move_all(
 
 async fn move_one(mut passenger: Passenger, from: Site, to: Site) -> Ended {
     let instance = passenger.instance;
+    let trip = Trip::new(&instance, &from, &to);
     let driver = passenger.driver.as_mut();
-    let permit = &mut |_| Ok(());
-    let request = MoveRequest::new(&instance, (&from, &to), driver, permit);
-    let outcome = moves::move_instance(request).await;
+    let outcome = moves::move_instance(trip, driver, &mut |_| Ok(())).await;
     (instance, outcome)
 }
 

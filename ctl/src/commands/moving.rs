@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::driving::DriverArgs;
 use super::{ConfigArg, block_on, say, say_json};
 use crate::config::{Config, Instance};
-use crate::moves::{self, MoveRequest};
+use crate::moves::{self, Trip};
 use crate::plan::{self, SiteHomes, Step};
 use crate::site::Site;
 
@@ -76,8 +76,8 @@ pub fn run(args: MoveArgs) -> anyhow::Result<ExitCode> {
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch Ctrl-C")?;
         let mut terminate = signal(SignalKind::terminate()).context("cannot catch SIGTERM")?;
         let permit = &mut |step| if args.step { ask(step) } else { Ok(()) };
-        let request = MoveRequest::new(&instance, (&from, &to), driver.as_mut(), permit);
-        let moved = moves::move_instance(request).await;
+        let trip = Trip::new(&instance, &from, &to);
+        let moved = moves::move_instance(trip, driver.as_mut(), permit).await;
         let (first, second) = (pin!(interrupt.recv()), pin!(terminate.recv()));
         if first.now_or_never().is_some() || second.now_or_never().is_some() {
             eprintln!("matctl: interrupted; the move was brought to its end first");

@@ -24,7 +24,7 @@ use mat_netns::testbed::{Instance, Options, Testbed};
 use mat_netns::{Cmd, Process, Signal, interrupt, wait_until};
 
 use crate::measure::Progress;
-use crate::moves::{self, Driver, MoveRequest};
+use crate::moves::{self, Driver, Trip};
 use crate::report::schema::Move;
 use crate::report::{self, Report};
 use crate::site::Site;
@@ -146,16 +146,19 @@ fn scene(args: &DemoArgs, testbed: &Testbed) -> Result<Report> {
         follow.until(testbed, start + FIRST + EVERY * n)?;
         let (from, to) = if n % 2 == 0 { ("a", "b") } else { ("b", "a") };
         show::move_begins(&web.name, from, to);
-        let outcome = runtime.block_on(moves::move_instance(MoveRequest {
-            permit: &mut |_| Ok(()),
+        let homes = [web.home.parse()?, web.home6.parse()?];
+        let (from, to) = (site(testbed, from), site(testbed, to));
+        let trip = Trip {
             instance: &web.name,
-            homes: &[web.home.parse()?, web.home6.parse()?],
+            homes: &homes,
             interface: Some(&web.interface),
             mac: None,
-            from: &site(testbed, from),
-            to: &site(testbed, to),
-            driver: &mut driver,
-        }))?;
+            from: &from,
+            to: &to,
+        };
+        let permit = &mut |_| Ok(());
+        let moved = moves::move_instance(trip, &mut driver, permit);
+        let outcome = runtime.block_on(moved)?;
         show::move_ended(&outcome);
         moves.push(Move::from(&outcome));
     }

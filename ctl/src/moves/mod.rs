@@ -47,7 +47,8 @@ const PEERS_PATIENCE: Duration = Duration::from_secs(2);
 const LINK_PATIENCE: Duration = Duration::from_millis(300);
 
 /// What to move, from where to where.
-pub struct MoveRequest<'a> {
+#[derive(Clone, Copy, Debug)]
+pub struct Trip<'a> {
     /// Name of the instance, for people.
     pub instance: &'a str,
     /// Its home addresses.
@@ -60,29 +61,18 @@ pub struct MoveRequest<'a> {
     pub from: &'a Site,
     /// The site that is to serve it.
     pub to: &'a Site,
-    /// What moves the instance itself.
-    pub driver: &'a mut dyn Driver,
-    /// Asked before each step that changes something; what it refuses is undone from there.
-    pub permit: Permit<'a>,
 }
 
-impl<'a> MoveRequest<'a> {
-    /// A move of an instance of the configuration.
-    pub fn new(
-        instance: &'a Instance,
-        (from, to): (&'a Site, &'a Site),
-        driver: &'a mut dyn Driver,
-        permit: Permit<'a>,
-    ) -> Self {
-        MoveRequest {
+impl<'a> Trip<'a> {
+    /// Of an instance of the configuration.
+    pub fn new(instance: &'a Instance, from: &'a Site, to: &'a Site) -> Self {
+        Trip {
             instance: &instance.name,
             homes: &instance.homes,
             interface: instance.interface.as_deref(),
             mac: instance.mac.as_deref(),
             from,
             to,
-            driver,
-            permit,
         }
     }
 }
@@ -90,49 +80,29 @@ impl<'a> MoveRequest<'a> {
 /// Whether a move may take the next step; the text says why not.
 pub type Permit<'a> = &'a mut (dyn FnMut(Step) -> Result<(), String> + Send);
 
-/// The parts of a request that only say what is where.
-#[derive(Clone, Copy)]
-struct Trip<'a> {
-    homes: &'a [Home],
-    interface: Option<&'a str>,
-    mac: Option<&'a str>,
-    from: &'a Site,
-    to: &'a Site,
-}
-
-/// Moves an instance. Returns when the new site serves all its homes and all its peers have
+/// Moves an instance, which `driver` takes there; `permit` is asked before each step that changes
+/// something, and what it refuses is undone from there. Returns when the new site serves all its homes and all its peers have
 /// acknowledged that, or two seconds have passed; late peers are no failure.
 ///
 /// # Errors
 /// The step that failed, and what was undone of the steps before it.
-pub async fn move_instance(request: MoveRequest<'_>) -> Result<MoveOutcome, MoveError> {
+pub async fn move_instance(
+    trip: Trip<'_>,
+    driver: &mut dyn Driver,
+    permit: Permit<'_>,
+) -> Result<MoveOutcome, MoveError> {
     let clock = Clock::start();
     let names = outcome::Names {
-        instance: request.instance.to_owned(),
-        from: request.from.name.clone(),
-        to: request.to.name.clone(),
-    };
-    let trip = Trip {
-        homes: request.homes,
-        interface: request.interface,
-        mac: request.mac,
-        from: request.from,
-        to: request.to,
+        instance: trip.instance.to_owned(),
+        from: trip.from.name.clone(),
+        to: trip.to.name.clone(),
     };
     let mut homes = match check(trip).await {
         Ok(homes) => homes,
         Err(cause) => return Err(MoveError::new(&names, Step::Check, cause, Vec::new())),
     };
-    let driver = request.driver;
     let mut relocated = false;
-    let ahead = forward(
-        &mut homes,
-        driver,
-        request.permit,
-        &mut relocated,
-        &names,
-        &clock,
-    );
+    let ahead = forward(&mut homes, driver, permit, &mut relocated, &names, &clock);
     match ahead.await {
         Ok(times) => Ok(MoveOutcome::new(
             driver.name(),

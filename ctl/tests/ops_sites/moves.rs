@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use super::fake::{Fault, Sites, World};
-use mat_ctl::moves::{Driver, MoveError, MoveOutcome, MoveRequest, Permit, move_instance};
+use mat_ctl::moves::{Driver, MoveError, MoveOutcome, Permit, Trip, move_instance};
 use mat_ctl::plan::Step;
 use mat_ctl::report::schema::Move;
 use mat_proto::Home;
@@ -66,16 +66,15 @@ fn run_step_by_step(
         .enable_all()
         .build()
         .unwrap();
-    let moved = runtime.block_on(move_instance(MoveRequest {
+    let trip = Trip {
         instance: "web",
         homes: &homes,
         interface: Some("v1"),
         mac: None,
         from: &sites.a,
         to: &sites.b,
-        driver: truck,
-        permit,
-    }));
+    };
+    let moved = runtime.block_on(move_instance(trip, truck, permit));
     moved.map_err(Box::new)
 }
 

@@ -5,6 +5,7 @@
 //! | step | where | what |
 //! |---|---|---|
 //! | [`Step::Prepare`] | new site | a locator is reserved, packets for it are held |
+//! | [`Step::Publish`] | both sites | the binding names it as standing by, peers make sure of it |
 //! | [`Step::Detach`] | old site | it hands over its contexts and relays what still arrives |
 //! | [`Step::Relocate`] | driver | the instance itself changes places |
 //! | [`Step::Activate`] | new site | the binding changes, peers are told; at the same time if the instance stands still |
@@ -24,6 +25,8 @@ pub enum Step {
     Check,
     /// Reserving locators at the new site.
     Prepare,
+    /// Telling everybody that the new site stands by.
+    Publish,
     /// Taking the instance's state from the old site.
     Detach,
     /// Moving the instance itself.
@@ -37,6 +40,7 @@ impl fmt::Display for Step {
         f.write_str(match self {
             Step::Check => "check",
             Step::Prepare => "prepare",
+            Step::Publish => "publish",
             Step::Detach => "detach",
             Step::Relocate => "relocate",
             Step::Activate => "activate",

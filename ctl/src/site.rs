@@ -19,7 +19,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use mat_dataplane::agent::{Activated, Explanation, Handover, OwnStatus, Prepared};
-use mat_dataplane::io::api::{ActivateBody, AttachBody, DetachBody, PrepareBody, Report};
+use mat_dataplane::io::api::{AttachBody, DetachBody, HandoverBody, PrepareBody, Report};
 use mat_proto::Home;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -177,9 +177,24 @@ impl Client {
         self.post("/v1/prepare", body).await
     }
 
+    /// What a detach would answer now; nothing is changed.
+    pub async fn handover(&mut self, home: Home) -> Result<Handover, SiteError> {
+        self.get(&format!("/v1/homes/{home}/handover")).await
+    }
+
+    /// Has it look at the binding of a home now, and tell peers what is new.
+    pub async fn refresh(&mut self, home: Home) -> Result<(), SiteError> {
+        self.post(&format!("/v1/homes/{home}/refresh"), &()).await
+    }
+
+    /// Publishes a prepared locator beside the one in use.
+    pub async fn stand_by(&mut self, handover: Handover) -> Result<Activated, SiteError> {
+        self.post("/v1/standby", &HandoverBody { handover }).await
+    }
+
     /// Takes over an instance that was prepared.
     pub async fn activate(&mut self, handover: Handover) -> Result<Activated, SiteError> {
-        self.post("/v1/activate", &ActivateBody { handover }).await
+        self.post("/v1/activate", &HandoverBody { handover }).await
     }
 
     async fn get<A: DeserializeOwned>(&mut self, path: &str) -> Result<A, SiteError> {

@@ -89,11 +89,12 @@ pub(crate) struct Provisional {
     pub(crate) attempts: u32,
 }
 
-/// What may still be sent to a locator that has not shown that the peer is there.
+/// A locator that is to show that the peer is there, or will be.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Credit {
-    /// In octets.
-    pub(crate) left: u64,
+pub(crate) struct Proving {
+    pub(crate) locator: Locator,
+    /// The control port there.
+    pub(crate) port: u16,
     /// The PROBE that is to be answered.
     pub(crate) nonce: u64,
     pub(crate) attempts: u32,
@@ -157,8 +158,10 @@ pub struct Context {
     pub(crate) confirmed_here: bool,
     /// Locators where the peer has answered, the latest last; a few.
     pub(crate) proven: Vec<Locator>,
-    /// Set while the peer is at none of these.
-    pub(crate) credit: Option<Credit>,
+    /// Locators of its binding that have been asked, and have not answered yet.
+    pub(crate) proving: Vec<Proving>,
+    /// While the peer is at one of these: what may still be sent there, in octets.
+    pub(crate) credit: Option<u64>,
     pub(crate) received_before: ReceivedBefore,
     /// The last PROBE: its number and when it was sent.
     pub(crate) probing: Option<(u64, Time)>,
@@ -204,6 +207,7 @@ impl Context {
             sequence_in: 0,
             confirmed_here: false,
             proven: Vec::new(),
+            proving: Vec::new(),
             credit: None,
             received_before: ReceivedBefore::default(),
             probing: None,

@@ -10,6 +10,8 @@ use crate::world::World;
 
 /// A request and its answer take so long.
 const CALL: Duration = Duration::from_millis(1);
+/// Peers get so long to find the new site before the move goes on.
+const AHEAD: Duration = Duration::from_millis(100);
 /// The forwarder has so long to register the instance.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
@@ -18,6 +20,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Prepare,
+    /// The new site is published, standing by.
+    StandBy,
+    /// Until it says that it is.
+    WaitStandBy,
     Detach,
     Unplug,
     PlugIn,
@@ -65,14 +71,14 @@ impl Mover {
         self.trip.host
     }
 
-    /// Whether it has told this site to take over.
-    pub fn has_told(&self, site: usize) -> bool {
-        self.told && self.trip.to == site
+    /// Whether this site is to say how something has ended that it was told to do.
+    pub fn awaits(&self, site: usize) -> bool {
+        (self.told || self.step == Step::WaitStandBy) && self.trip.to == site
     }
 
     /// Whether it has nothing else to do than to wait for the answer.
     pub fn waits(&self) -> bool {
-        self.step == Step::Wait
+        matches!(self.step, Step::Wait | Step::WaitStandBy)
     }
 
     pub fn is_over(&self) -> bool {
@@ -102,11 +108,29 @@ impl Mover {
                             port: prepared.port,
                             key,
                         });
-                        (Step::Detach, CALL)
+                        (Step::StandBy, CALL)
                     }
                     None => self.fails(world, "the new site does not prepare", Step::Over),
                 }
             }
+            Step::StandBy => {
+                let handover = world.call(from, |agent| agent.handover(home).ok());
+                let handover = handover.flatten();
+                let standing = world.call(to, |agent| {
+                    handover.is_some_and(|handover| agent.stand_by(now, handover).is_ok())
+                });
+                match standing {
+                    Some(true) => (Step::WaitStandBy, PATIENCE),
+                    _ => self.fails(world, "the new site does not stand by", Step::Withdraw),
+                }
+            }
+            Step::WaitStandBy => match self.settled.take() {
+                Some(true) => {
+                    world.call(from, |agent| agent.look_again(now, home).is_ok());
+                    (Step::Detach, AHEAD)
+                }
+                _ => self.fails(world, "the new site is not published", Step::Withdraw),
+            },
             Step::Detach if dies == Some(Death::Detach) => self.death(world),
             Step::Detach => {
                 let relay = self.relay;

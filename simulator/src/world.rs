@@ -69,7 +69,7 @@ enum Question {
 
 enum Reply {
     Lookup(Home, Answer),
-    Update(Home, UpdateResult),
+    Update(Home, Option<Binding>, UpdateResult),
 }
 
 struct Site {
@@ -361,7 +361,9 @@ impl World {
                 let now = self.now();
                 self.call(site, |agent| match reply {
                     Reply::Lookup(home, answer) => agent.handle_lookup(now, home, answer),
-                    Reply::Update(home, result) => agent.handle_update(now, home, result),
+                    Reply::Update(home, new, result) => {
+                        agent.handle_update(now, home, new.as_ref(), result);
+                    }
                 });
             }
             Event::Connect(site, life, host) => {
@@ -742,7 +744,7 @@ impl World {
             let Some(mover) = &mut travel.mover else {
                 continue;
             };
-            if mover.has_told(site) && crate::world::home(mover.host()) == home {
+            if mover.awaits(site) && crate::world::home(mover.host()) == home {
                 mover.settled = Some(served);
                 if !mover.waits() {
                     continue;
@@ -778,8 +780,8 @@ impl World {
         if self.now < self.sites[site].map_cut {
             let reply = match question {
                 Question::Lookup(home) => Reply::Lookup(home, Answer::Failed("no answer".into())),
-                Question::Update(home, ..) => {
-                    Reply::Update(home, UpdateResult::Unknown("no answer".into()))
+                Question::Update(home, _, new) => {
+                    Reply::Update(home, new, UpdateResult::Unknown("no answer".into()))
                 }
             };
             return self.later(MAP_PATIENCE, Event::Told(site, life, reply));
@@ -799,7 +801,7 @@ impl World {
                             .and_then(|b| Some((b.active()?.locator, b.epoch())));
                         self.tell(format!("map: {home} from s{site} to {place:?}: {result:?}"));
                         let unknown = UpdateResult::Unknown("answer lost".into());
-                        Reply::Update(home, if lost { unknown } else { result })
+                        Reply::Update(home, new, if lost { unknown } else { result })
                     }
                 }
             }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use mat_dataplane::agent::{Activated, Handover, OwnStatus, RelayTo};
 use mat_dataplane::io::api::{DetachBody, PrepareBody};
 use mat_proto::auth::MoveKey;
-use mat_proto::{Home, Locator};
+use mat_proto::{Epoch, Home, Locator};
 
 use super::{HomeMove, Trip};
 use crate::plan::Stage;
@@ -51,6 +51,8 @@ pub(super) struct MovingHome {
     interface: Option<String>,
     mac: Option<String>,
     relay_to: Option<RelayTo>,
+    /// The epoch that names both sites.
+    published: Epoch,
     activated: Option<Activated>,
     peers_acknowledged: usize,
     last_ack_us: Option<u64>,
@@ -84,6 +86,7 @@ impl MovingHome {
             before,
             handover: None,
             relay_to: None,
+            published: Epoch(0),
             activated: None,
             peers_acknowledged: 0,
             last_ack_us: None,
@@ -109,6 +112,34 @@ impl MovingHome {
             }
             Err(error) => Err(self.failed(Stage::Prepared, &error)),
         }
+    }
+
+    /// Has the new site published beside the old one.
+    pub async fn publish(&mut self) -> Result<(), String> {
+        let text = |error: SiteError| error.to_string();
+        let handover = self.old.handover(self.home).await.map_err(text)?;
+        let standing = self.new.stand_by(handover).await.map_err(text)?;
+        self.published = standing.epoch_after;
+        Ok(())
+    }
+
+    /// Has the old site tell its peers, so that they know the new one and have asked it before
+    /// the gap. Those that have not until `patience` is over do so then.
+    pub async fn tell_peers(&mut self, patience: Duration) -> Result<(), String> {
+        let text = |error: SiteError| error.to_string();
+        self.old.refresh(self.home).await.map_err(text)?;
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            let status = self.old.home(self.home).await.map_err(text)?;
+            let told = status.filter(|status| status.epoch >= self.published);
+            if let Some(switch) = told.and_then(|status| status.switch)
+                && switch.acknowledged >= switch.peers
+            {
+                break;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
     }
 
     pub async fn detach(&mut self) -> Result<(), String> {
@@ -179,7 +210,7 @@ impl MovingHome {
             home: self.home,
             locator_before,
             locator_after: activated.locator,
-            epoch_before: activated.epoch_before.0,
+            epoch_before: self.before.epoch.0,
             epoch_after: activated.epoch_after.0,
             map_update_us: activated.map_update_us,
             contexts: self.handover.as_ref().map_or(0, |h| h.contexts.len()),

@@ -1,7 +1,7 @@
 //! Moving an instance from one site to another, or leaving it where it is.
 //!
 //! [`move_instance`] goes through the steps of [`crate::plan`]: it reserves locators at the new
-//! site, takes the instance's state from the old one, has a [`Driver`] move the instance itself,
+//! site, has them published as standing by, takes the instance's state from the old one, has a [`Driver`] move the instance itself,
 //! and tells the new site to take over, meanwhile if the instance stands still. Connections to
 //! both forwarders are open before the first step, and the home addresses of an instance go
 //! through each step side by side, because what happens between detach and activate is the gap
@@ -41,6 +41,9 @@ use homes::MovingHome;
 
 /// How long peers are waited for once the binding has changed.
 const PEERS_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long peers are waited for that are to make sure of the new site beforehand.
+const AHEAD_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How long the new site is given to make the instance's link ready. Beyond it the move goes on:
 /// the link may come later, and packets wait for it.
@@ -150,6 +153,13 @@ async fn forward(
     may(Step::Prepare)?;
     let prepared = join_all(homes.iter_mut().map(MovingHome::prepare)).await;
     all(Step::Prepare, prepared)?;
+
+    may(Step::Publish)?;
+    let published = join_all(homes.iter_mut().map(MovingHome::publish)).await;
+    all(Step::Publish, published)?;
+    let told = homes.iter_mut();
+    let told = join_all(told.map(|home| home.tell_peers(AHEAD_PATIENCE))).await;
+    all(Step::Publish, told)?;
 
     may(Step::Detach)?;
     let frozen = Instant::now();

@@ -225,7 +225,7 @@ fn a_move_with_a_command_of_ones_own() {
         &out(&moved),
         &[
             "web moved from a to b (driver exec)",
-            "192.0.2.10: 198.51.100.7 -> 203.0.113.7, epoch 100 -> 101",
+            "192.0.2.10: 198.51.100.7 -> 203.0.113.7, epoch 100 -> 102",
             "1 of 1 peers followed within 1.5 ms",
         ],
     );
@@ -255,7 +255,7 @@ fn a_move_with_a_command_of_ones_own() {
     let value: Value = serde_json::from_str(&out(&back)).unwrap();
     assert_eq!(
         (&value["moved"], &value["from"], &value["epoch_after"]),
-        (&json!(true), &json!("b"), &json!(102))
+        (&json!(true), &json!("b"), &json!(104))
     );
 }
 

@@ -141,9 +141,12 @@ fn serve(site: &Site, world: Arc<Mutex<World>>) {
         .route("/v1/status", get(status))
         .route("/v1/explain", get(explain))
         .route("/v1/homes/{home}", get(one))
+        .route("/v1/homes/{home}/handover", get(handover))
+        .route("/v1/homes/{home}/refresh", post(refresh))
         .route("/v1/attach", post(attach))
         .route("/v1/detach", post(detach))
         .route("/v1/prepare", post(prepare))
+        .route("/v1/standby", post(standby))
         .route("/v1/activate", post(activate))
         .with_state(fake);
     // Ends with the test program.
@@ -266,17 +269,43 @@ async fn detach(State(fake): State<Fake>, Json(body): Json<Value>) -> Answer {
                 }
             }
         }
-        let epoch = world.bound.get(&home).map_or(0, |(_, epoch)| *epoch);
-        Ok(Json(json!({
-            "home": home,
-            "binding": {
-                "home": home, "epoch": epoch, "lease": 30, "entries": [{
-                    "priority": 1, "locator": locator(site, &home), "port": 6283,
-                    "modes": "native",
-                }],
-            },
-            "contexts": [context(&home)],
-        })))
+        Ok(handed_over(world, site, &home))
+    })
+}
+
+fn handed_over(world: &World, site: &str, home: &str) -> Json<Value> {
+    let epoch = world.bound.get(home).map_or(0, |(_, epoch)| *epoch);
+    Json(json!({
+        "home": home,
+        "binding": {
+            "home": home, "epoch": epoch, "lease": 30, "entries": [{
+                "priority": 1, "locator": locator(site, home), "port": 6283,
+                "modes": "native",
+            }],
+        },
+        "contexts": [context(home)],
+    }))
+}
+
+async fn handover(State(fake): State<Fake>, UrlPath(home): UrlPath<String>) -> Answer {
+    let world = fake.world.lock().expect("world");
+    Ok(handed_over(&world, &fake.site, &home))
+}
+
+async fn refresh(State(fake): State<Fake>, UrlPath(home): UrlPath<String>) -> Answer {
+    fake.operation("refresh", &home, &json!(null), |_, _| Ok(Json(json!(null))))
+}
+
+/// The binding changes, but goes on naming the site that serves.
+async fn standby(State(fake): State<Fake>, Json(body): Json<Value>) -> Answer {
+    let home = body["handover"]["home"].as_str().unwrap_or_default();
+    fake.operation("standby", home, &body, |world, site| {
+        if world.state(site, home) != Some("prepared") {
+            return Err(no(StatusCode::CONFLICT, "not prepared here"));
+        }
+        let at = world.bound.get(home).map(|(at, _)| at.clone());
+        let epochs = world.bind(&at.unwrap_or_default(), home);
+        activated(site, home, epochs)
     })
 }
 

@@ -106,6 +106,10 @@ fn a_move_takes_the_steps_in_order_with_all_homes_side_by_side() {
         [
             "b prepare 192.0.2.10",
             "b prepare 2001:db8:1::10",
+            "b standby 192.0.2.10",
+            "b standby 2001:db8:1::10",
+            "a refresh 192.0.2.10",
+            "a refresh 2001:db8:1::10",
             "a detach 192.0.2.10",
             "a detach 2001:db8:1::10",
             "relocate a b",
@@ -120,12 +124,12 @@ fn a_move_takes_the_steps_in_order_with_all_homes_side_by_side() {
     // One key, at both sites and for both homes; and the contexts went with the instance.
     let key = &world.bodies[0]["key"];
     assert_eq!(key.as_str().unwrap().len(), 64);
-    for body in &world.bodies[2..4] {
+    for body in &world.bodies[6..8] {
         assert_eq!(&body["to"]["key"], key);
         assert_eq!(body["to"]["port"], 6283);
     }
     assert_eq!(
-        world.bodies[5]["handover"]["contexts"]
+        world.bodies[9]["handover"]["contexts"]
             .as_array()
             .unwrap()
             .len(),
@@ -138,7 +142,7 @@ fn a_move_takes_the_steps_in_order_with_all_homes_side_by_side() {
     assert_eq!(world.state("a", V4), Some("departed"));
     drop(world);
 
-    assert_eq!((outcome.epoch_before, outcome.epoch_after), (100, 101));
+    assert_eq!((outcome.epoch_before, outcome.epoch_after), (100, 102));
     assert_eq!((outcome.peers, outcome.peers_acknowledged), (2, 2));
     assert_eq!(outcome.peers_switched_us, Some(1500));
     assert_eq!(
@@ -246,12 +250,23 @@ fn a_reservation_that_may_have_been_made_is_withdrawn() {
 }
 
 #[test]
+fn a_site_that_cannot_be_published_is_not_moved_to() {
+    for fault in [Fault::Refuse, Fault::DoAndFail] {
+        let sites = Sites::new(&[V4, V6]);
+        sites.fault("b", "standby", V6, fault);
+        let (log, _) = fails(&sites, &mut truck(&sites), Step::Publish);
+        let end = ["b detach 192.0.2.10", "b detach 2001:db8:1::10"];
+        assert_eq!(log[log.len() - 2..], end);
+    }
+}
+
+#[test]
 fn refused_by_the_old_site_the_reservations_are_withdrawn() {
     let sites = Sites::new(&[V4, V6]);
     sites.fault("a", "detach", V6, Fault::Refuse);
     let (log, _) = fails(&sites, &mut truck(&sites), Step::Detach);
     assert_eq!(
-        log[4..],
+        log[8..],
         [
             "a attach 192.0.2.10",
             "b detach 192.0.2.10",
@@ -266,7 +281,7 @@ fn a_lost_handover_costs_contexts_not_service() {
     sites.fault("a", "detach", V6, Fault::DoAndFail);
     let (log, _) = fails(&sites, &mut truck(&sites), Step::Detach);
     assert_eq!(
-        log[4..6],
+        log[8..10],
         ["a attach 192.0.2.10", "a attach 2001:db8:1::10"]
     );
     let world = sites.world();
@@ -287,7 +302,7 @@ fn when_the_driver_fails_the_old_site_takes_the_contexts_again() {
     };
     let (log, text) = fails(&sites, &mut truck, Step::Relocate);
     assert_eq!(
-        log[4..],
+        log[8..],
         [
             "relocate a b",
             "a attach 192.0.2.10",
@@ -302,14 +317,14 @@ fn when_the_driver_fails_the_old_site_takes_the_contexts_again() {
     );
     assert!(text.contains("everything is as before"), "{text}");
     let world = sites.world();
-    let body = &world.bodies[5];
+    let body = &world.bodies[9];
     assert_eq!(
         (&body["claim"], &body["interface"]),
         (&json!(true), &json!("veth-a"))
     );
     assert_eq!(body["contexts"].as_array().unwrap().len(), 1);
-    // Nothing changed in the mapping service.
-    assert_eq!(world.bound[V4], ("a".to_owned(), 100));
+    // Nothing changed in the mapping service since the new site was published.
+    assert_eq!(world.bound[V4], ("a".to_owned(), 101));
 }
 
 #[test]
@@ -320,7 +335,7 @@ fn the_binding_changes_while_an_instance_that_stands_still_is_on_its_way() {
         ..truck(&sites)
     };
     run(&sites, &mut truck).unwrap();
-    let mut log = log(&sites).split_off(4);
+    let mut log = log(&sites).split_off(8);
     log.sort();
     let activated = ["b activate 192.0.2.10", "b activate 2001:db8:1::10"];
     assert_eq!(log, [&activated[..], &["relocate a b"]].concat());
@@ -349,7 +364,7 @@ fn if_one_home_is_not_taken_over_the_other_is_handed_back() {
     sites.fault("b", "activate", V6, Fault::Refuse);
     let (log, text) = fails(&sites, &mut truck(&sites), Step::Activate);
     assert_eq!(
-        log[7..],
+        log[11..],
         [
             "bring_back a b",
             "a prepare 192.0.2.10",
@@ -373,7 +388,7 @@ fn a_take_over_whose_answer_is_lost_is_claimed_back() {
     }
     let (log, text) = fails(&sites, &mut truck(&sites), Step::Activate);
     assert_eq!(
-        log[7..],
+        log[11..],
         [
             "bring_back a b",
             "a attach 192.0.2.10",
@@ -444,7 +459,13 @@ fn an_instance_that_is_elsewhere_is_not_touched() {
 
 #[test]
 fn a_step_that_is_not_permitted_undoes_those_before_it() {
-    for stop in [Step::Prepare, Step::Detach, Step::Relocate, Step::Activate] {
+    for stop in [
+        Step::Prepare,
+        Step::Publish,
+        Step::Detach,
+        Step::Relocate,
+        Step::Activate,
+    ] {
         let sites = Sites::new(&[V4, V6]);
         let mut truck = truck(&sites);
         let mut asked = Vec::new();

@@ -8,12 +8,13 @@
 
 use std::time::Duration;
 
-use mat_proto::Locator;
 use mat_proto::message::Message;
+use mat_proto::{Binding, Locator};
 
 use super::Agent;
 use super::exchange::outgoing;
-use crate::table::{Context, ContextId, Credit};
+use crate::clock::Time;
+use crate::table::{Context, ContextId, Proving};
 
 /// What any locator may get, in octets.
 const LEAST: u64 = 64 << 10;
@@ -30,26 +31,36 @@ const LOOK_BACK: Duration = Duration::from_secs(1);
 const PROVEN: usize = 4;
 
 impl Agent {
-    /// The context has got another locator to send to.
+    /// The context has got another binding: asks whether the peer is where that says, and
+    /// whether it could be where that says that it may come.
     pub(super) fn prove(&mut self, id: ContextId) {
-        let nonce = self.nonce();
         let now = self.now.time;
         let received = self.received(id);
+        let nonces = [(); Binding::MAX_LOCATORS].map(|()| self.nonce());
         let Some(context) = self.table.get_mut(id) else {
             return;
         };
-        if context.keys.is_none() || context.remote().is_none_or(|l| context.proven.contains(&l)) {
-            context.credit = None;
-            return;
-        }
+        let entries = context.binding.iter().flat_map(|b| b.entries());
+        let unproven = entries.filter(|entry| !context.proven.contains(&entry.locator));
+        let unproven: Vec<_> = unproven.filter(|_| context.keys.is_some()).collect();
+        let asked = std::mem::take(&mut context.proving);
+        let proving = unproven.iter().zip(nonces).map(|(entry, nonce)| {
+            let before = asked.iter().find(|asked| asked.locator == entry.locator);
+            before.copied().unwrap_or(Proving {
+                locator: entry.locator,
+                port: entry.port,
+                nonce,
+                attempts: 0,
+                next: now,
+            })
+        });
+        context.proving = proving.collect();
+        let there = context.remote();
+        let proven = !context.proving.iter().any(|p| Some(p.locator) == there);
         let recent = received.saturating_sub(context.received_before.counts[0]);
         let allowance = (LEAST + recent).min(MOST);
-        context.credit = Some(Credit {
-            left: context.credit.map_or(allowance, |c| c.left),
-            nonce,
-            attempts: 0,
-            next: now,
-        });
+        let left = context.credit.unwrap_or(allowance);
+        context.credit = (!proven).then_some(left);
         self.credit_due(id);
     }
 
@@ -60,6 +71,7 @@ impl Agent {
             context.proven.remove(0);
         }
         context.proven.push(locator);
+        context.proving.retain(|p| p.locator != locator);
         if context.remote() == Some(locator) {
             context.confirmed_here = true;
             context.credit = None;
@@ -68,20 +80,13 @@ impl Agent {
 
     /// Whether so many octets may be sent now; if so, they are charged.
     pub(super) fn charge(context: &mut Context, octets: usize) -> bool {
-        let Some(credit) = &mut context.credit else {
+        let Some(left) = &mut context.credit else {
             return true;
         };
-        match credit.left.checked_sub(octets as u64) {
-            Some(left) => {
-                credit.left = left;
-                true
-            }
-            None => {
-                // Nothing smaller overtakes what waits.
-                credit.left = 0;
-                false
-            }
-        }
+        let rest = left.checked_sub(octets as u64);
+        // Nothing smaller overtakes what waits.
+        *left = rest.unwrap_or(0);
+        rest.is_some()
     }
 
     /// Asks again.
@@ -92,22 +97,37 @@ impl Agent {
         };
         let pair = outgoing(context.own, context.peer);
         let waits = context.hold.len() > 0;
-        let Some(credit) = &mut context.credit else {
-            return;
-        };
-        if credit.attempts >= TRIES && !waits {
-            return;
+        let there = context.remote();
+        let mut due = Vec::new();
+        let mut next: Option<Time> = None;
+        for asked in &mut context.proving {
+            if asked.attempts >= TRIES && !(waits && Some(asked.locator) == there) {
+                continue;
+            }
+            if asked.next <= now {
+                asked.next = now + REPEAT * (1 << asked.attempts.min(SLOWEST));
+                asked.attempts += 1;
+                due.push(*asked);
+            }
+            next = Some(next.map_or(asked.next, |next| next.min(asked.next)));
         }
-        let due = credit.next <= now;
-        if due {
-            credit.next = now + REPEAT * (1 << credit.attempts.min(SLOWEST));
-            credit.attempts += 1;
+        if let Some(next) = next {
+            self.context_at(id, next);
         }
-        let (next, sequence) = (credit.next, credit.nonce);
-        self.context_at(id, next);
-        if due {
-            self.send(id, &Message::Probe { pair, sequence });
+        for asked in due {
+            let sequence = asked.nonce;
+            let probe = Message::Probe { pair, sequence };
+            self.send_to(id, asked.locator, asked.port, &probe);
         }
+    }
+
+    /// The answer to a PROBE of ours: the locator that has shown thereby that the peer is
+    /// there.
+    pub(super) fn proof(context: &mut Context, sequence: u64) -> Option<Locator> {
+        let asked = context.proving.iter().find(|p| p.nonce == sequence)?;
+        let locator = asked.locator;
+        Agent::proven(context, locator);
+        Some(locator)
     }
 
     /// Remembers how much the peer has sent.

@@ -350,12 +350,18 @@ impl Agent {
 
     /// Sends a message to the peer of a context, from our locator to its.
     pub(super) fn send(&mut self, id: ContextId, message: &Message) {
+        let context = self.table.get(id);
+        if let Some((remote, port)) = context.and_then(|c| Some((c.remote()?, c.remote_port()?))) {
+            self.send_to(id, remote, port, message);
+        }
+    }
+
+    /// The same, to another locator of the peer's.
+    pub(super) fn send_to(&mut self, id: ContextId, remote: Locator, port: u16, message: &Message) {
         let Some(context) = self.table.get(id) else {
             return;
         };
-        let (Some(local), Some(remote), Some(port)) =
-            (context.local, context.remote(), context.remote_port())
-        else {
+        let Some(local) = context.local else {
             return;
         };
         let octets = match (&context.keys, message.needs_mac()) {
@@ -402,7 +408,7 @@ impl Agent {
         match own.map(|own| &own.role) {
             Some(Role::Serving { .. }) => {}
             // It will be served in a moment; the sender tries again.
-            Some(Role::Prepared | Role::Registering) => return Ok(()),
+            Some(Role::Prepared(_) | Role::Registering) => return Ok(()),
             _ => {
                 if own.is_none() && self.misdirected.len() < 256 {
                     let seen = (open.to, self.now.time);
@@ -729,6 +735,9 @@ impl Agent {
         sequence: u64,
         received: &Received<'_>,
     ) -> Result<(), Cause> {
+        if self.own.get(&pair.to).is_some_and(|own| own.prepared()) {
+            return self.asked_ahead(pair, from, sequence, received);
+        }
         let id = self.authentic(pair, received)?;
         let own = self.own.get(&pair.to).filter(|own| own.serving().is_some());
         let from_epoch = own.ok_or(Cause::NotServing)?.epoch();
@@ -757,15 +766,19 @@ impl Agent {
         let id = self.authentic(pair, received)?;
         let context = self.table.get_mut(id).ok_or(Cause::ControlUnexpected)?;
         let probing = context.probing.take_if(|(s, _)| *s == sequence);
-        let proof = context.credit.is_some_and(|c| c.nonce == sequence);
-        if let (Some(locator), true) = (context.remote(), proof) {
-            Agent::proven(context, locator);
-        }
-        match probing {
-            Some((_, sent)) => context.round_trip_us = Some(time.since(sent).as_micros() as u64),
-            None if proof => {}
-            None => return Err(Cause::ControlReplay),
-        }
+        let proof = Agent::proof(context, sequence);
+        let proof = match (probing, proof) {
+            (_, Some(locator)) if Some(locator) != context.remote() => {
+                // It stands by, and says nothing of the one in use.
+                return Ok(());
+            }
+            (Some((_, sent)), proof) => {
+                context.round_trip_us = Some(time.since(sent).as_micros() as u64);
+                proof.is_some()
+            }
+            (None, Some(_)) => true,
+            (None, None) => return Err(Cause::ControlReplay),
+        };
         context.heard = Some(time);
         if from_epoch == context.epoch() {
             let lease = context

@@ -127,7 +127,7 @@ impl Agent {
                 }
                 self.deliver(home, headers, offload, packet)
             }
-            Role::Serving { .. } | Role::Prepared | Role::Registering => {
+            Role::Serving { .. } | Role::Prepared(_) | Role::Registering => {
                 let frame = copy(offload, packet, headers);
                 let max = self.config.limits.hold_bytes_per_home;
                 let time = self.now.time;
@@ -233,7 +233,7 @@ impl Agent {
         };
         let local = match state.role {
             Role::Serving { locator } => locator,
-            Role::Prepared | Role::Registering => {
+            Role::Prepared(_) | Role::Registering => {
                 let max = self.config.limits.hold_bytes_per_home;
                 let frame = copy(offload, packet, headers);
                 return Agent::hold_in(&mut state.hold_out, time, frame, max, &mut self.budget);

@@ -350,8 +350,8 @@ impl Agent {
                     self.open(id);
                 }
             }
-            self.prove(id);
         }
+        self.prove(id);
     }
 
     /// After a change that concerns the look-up by locators.
@@ -373,7 +373,7 @@ impl Agent {
                 return;
             }
             let next = context.hold.first_len();
-            if next.is_some_and(|len| context.credit.is_some_and(|c| c.left < len as u64)) {
+            if next.is_some_and(|len| context.credit.is_some_and(|left| left < len as u64)) {
                 return;
             }
             let Some(frame) = context.hold.pop(&mut self.budget) else {

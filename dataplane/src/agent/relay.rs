@@ -81,6 +81,11 @@ impl Sent {
         }
     }
 
+    /// The epoch that this site served when it let go.
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     /// Whether a packet from there is from one of its peers.
     pub(crate) fn is_peer(&self, at: IpAddr) -> bool {
         self.peers.contains(&at)

@@ -6,10 +6,13 @@
 //! | `GET /v1/metrics` | | Prometheus text |
 //! | `GET /v1/explain?src=&dst=` | | what would become of such a packet |
 //! | `GET /v1/homes/ADDRESS` | | one home attached here |
+//! | `GET /v1/homes/ADDRESS/handover` | | [`Handover`] as it would be now; the home stays |
+//! | `POST /v1/homes/ADDRESS/refresh` | | none; asks the mapping service about that home |
 //! | `POST /v1/attach` | [`AttachBody`] | [`Activated`] |
 //! | `POST /v1/detach` | [`DetachBody`] | [`Handover`] |
 //! | `POST /v1/prepare` | [`PrepareBody`] | [`Prepared`] |
-//! | `POST /v1/activate` | [`ActivateBody`] | [`Activated`] |
+//! | `POST /v1/standby` | [`HandoverBody`] | [`Activated`]: the locator that stands by |
+//! | `POST /v1/activate` | [`HandoverBody`] | [`Activated`] |
 //!
 //! Errors are `{"error": "..."}` with status 400 (the request is wrong), 404,
 //! 409 (it does not fit the state), 502 (the mapping service) or 500. The socket
@@ -132,11 +135,11 @@ pub struct PrepareBody {
     pub mac: Option<String>,
 }
 
-/// `POST /v1/activate`.
+/// `POST /v1/standby` and `POST /v1/activate`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ActivateBody {
-    /// What the old site answered to detach.
+pub struct HandoverBody {
+    /// What the old site has said: as it is, or when it let go.
     pub handover: Handover,
 }
 
@@ -151,9 +154,12 @@ pub fn router(control: Arc<Control>, identity: Identity) -> Router {
         .route("/v1/metrics", get(prometheus))
         .route("/v1/explain", get(explain))
         .route("/v1/homes/{home}", get(home))
+        .route("/v1/homes/{home}/handover", get(handover))
+        .route("/v1/homes/{home}/refresh", post(refresh))
         .route("/v1/attach", post(attach))
         .route("/v1/detach", post(detach))
         .route("/v1/prepare", post(prepare))
+        .route("/v1/standby", post(standby))
         .route("/v1/activate", post(activate))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(Api { control, identity })
@@ -311,6 +317,19 @@ async fn home(State(api): State<Api>, UrlPath(home): UrlPath<Home>) -> Answer<Ow
         .ok_or_else(|| Fault::NotFound(format!("{home} is not attached here")))
 }
 
+async fn handover(State(api): State<Api>, UrlPath(home): UrlPath<Home>) -> Answer<Handover> {
+    let engine = api.control.engine();
+    let handover = engine.call(move |agent, _| agent.handover(home)).await??;
+    Ok(Json(handover))
+}
+
+async fn refresh(State(api): State<Api>, UrlPath(home): UrlPath<Home>) -> Answer<()> {
+    let engine = api.control.engine();
+    let asked = engine.call(move |agent, now| agent.look_again(now, home));
+    asked.await??;
+    Ok(Json(()))
+}
+
 async fn attach(State(api): State<Api>, body: Body<AttachBody>) -> Answer<Activated> {
     let Json(body) = body?;
     let home = body.home;
@@ -376,7 +395,20 @@ async fn prepare(State(api): State<Api>, body: Body<PrepareBody>) -> Answer<Prep
     Ok(Json(prepared))
 }
 
-async fn activate(State(api): State<Api>, body: Body<ActivateBody>) -> Answer<Activated> {
+async fn standby(State(api): State<Api>, body: Body<HandoverBody>) -> Answer<Activated> {
+    let Json(body) = body?;
+    let home = body.handover.home;
+    let engine = api.control.engine();
+    let settled = api.control.settled(home);
+    engine
+        .call(move |agent, now| agent.stand_by(now, body.handover))
+        .await??;
+    let standing = wait(home, settled).await;
+    api.control.save().await;
+    standing
+}
+
+async fn activate(State(api): State<Api>, body: Body<HandoverBody>) -> Answer<Activated> {
     let Json(body) = body?;
     let home = body.handover.home;
     let engine = api.control.engine();

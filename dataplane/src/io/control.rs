@@ -267,7 +267,7 @@ impl Control {
                 tokio::spawn(async move {
                     let directory = this.directory();
                     let result = directory.swap(home, expect.as_ref(), new.as_ref()).await;
-                    this.engine.update(home, result);
+                    this.engine.update(home, new, result);
                 });
             }
             Output::AddLocator(locator) => {

@@ -3,11 +3,11 @@
 //! Two sites each know half of a move. The mapping service decides between them: the
 //! new one serves if it has registered the instance, otherwise the old one does.
 
-use super::{GIVEN_BACK, OpError, Own, Role, Updating};
-use crate::agent::{Agent, Answer, Output, Timer};
+use super::{GIVEN_BACK, OpError, Own, Plan, Role};
+use crate::agent::{Agent, Answer, Timer};
 use crate::clock::Time;
 use crate::counters::Cause;
-use mat_proto::{Binding, Home};
+use mat_proto::Home;
 
 impl Own {
     /// Whether the site that has taken the home over may still find that its instance has
@@ -26,11 +26,11 @@ impl Agent {
             return;
         };
         own.deadline = None;
-        if own.updating.is_some() || own.alone {
+        if own.updating.is_some() || matches!(own.role, Role::Prepared(Plan::TakeOver)) {
             return;
         }
         if own.arrived && own.ready {
-            own.alone = true;
+            own.role = Role::Prepared(Plan::TakeOver);
             self.note(home, None, "here, but not activated in time: activated");
             return self.lookup(home);
         }
@@ -44,13 +44,14 @@ impl Agent {
         let Some(own) = self.own.get_mut(&home) else {
             return;
         };
-        own.known = match answer {
+        let there = match answer {
             Answer::Found { binding, .. } => Some(binding.clone()),
             Answer::NotFound { .. } => None,
             // It is asked for again.
             Answer::Failed(_) => return,
         };
-        own.alone = false;
+        own.know(there, self.now.time);
+        own.role = Role::Prepared(Plan::Wait);
         self.try_register(home);
     }
 
@@ -61,13 +62,17 @@ impl Agent {
         let Some(own) = self.own.get_mut(&home) else {
             return;
         };
+        if let Answer::Found { binding, .. } = answer
+            && let Some(active) = binding.active()
+            && binding.epoch() > own.epoch()
+            && own.reserved.contains(&active.locator)
+        {
+            // What the new site had said when it was to stand by was heard too late.
+            own.know(Some(binding.clone()), self.now.time);
+        }
         match answer {
             Answer::Found { binding, .. } if binding.epoch() > own.epoch() => {
-                let elsewhere = |b: &Binding| {
-                    let active = b.active().map(|e| e.locator);
-                    active.is_some_and(|l| !own.reserved.contains(&l))
-                };
-                if !own.taken_over && elsewhere(binding) {
+                if !own.taken_over && binding.active().is_some() {
                     own.taken_over = true;
                     let grace = self.now.time + self.config.grace;
                     if let Role::Departed { until, .. } = &mut own.role {
@@ -83,7 +88,9 @@ impl Agent {
                 self.note(home, None, "the new site has given it back: taking it back");
                 self.try_swap(home, None, epoch);
             }
-            Answer::NotFound { .. } if over => self.release(home),
+            Answer::NotFound { .. } if over => {
+                self.release(home);
+            }
             _ => {}
         }
     }
@@ -91,23 +98,12 @@ impl Agent {
     /// We serve a home whose instance was to follow, and has not: it is where it was, and
     /// that site takes it back as soon as nobody else has it.
     pub(super) fn give_back(&mut self, home: Home) {
-        let Some(own) = self.own.get_mut(&home) else {
+        let Some(own) = self.own.get(&home) else {
             return;
         };
-        let epoch_before = own.epoch();
-        let expect = own.known.clone();
-        own.updating = Some(Updating {
-            new: None,
-            epoch_before,
-            since: self.now.time,
-            lost: false,
-        });
+        let (expect, epoch) = (own.known.clone(), own.epoch());
         self.note(home, None, "its instance has not come: giving it back");
-        self.outputs.push_back(Output::Update {
-            home,
-            expect,
-            new: None,
-        });
+        self.update(home, expect, epoch, None);
     }
 
     /// Nobody has it any more.

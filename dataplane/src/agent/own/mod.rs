@@ -8,12 +8,13 @@ mod deadline;
 mod operations;
 mod relaying;
 mod serving;
+mod standby;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use mat_proto::auth::MoveKey;
-use mat_proto::{Binding, Epoch, Home, Locator};
+use mat_proto::{Binding, Entry, Epoch, Home, Locator};
 use serde::{Deserialize, Serialize};
 
 use super::hold::{Budget, Hold};
@@ -25,7 +26,7 @@ use crate::clock::Time;
 #[derive(Clone, Debug)]
 pub(in crate::agent) enum Role {
     /// A locator is reserved; nothing leaves, everything that arrives is held.
-    Prepared,
+    Prepared(Plan),
     /// Attached; its binding is being found out or registered.
     Registering,
     /// Attached, and the binding names this locator.
@@ -40,13 +41,25 @@ pub(in crate::agent) enum Role {
 impl Role {
     pub(in crate::agent) fn as_str(&self) -> &'static str {
         match self {
-            Role::Prepared => "prepared",
+            Role::Prepared(_) => "prepared",
             Role::Registering => "registering",
             Role::Serving { .. } => "serving",
             Role::Idle => "not serving",
             Role::Departed { .. } => "departed",
         }
     }
+}
+
+/// What the binding of a prepared home is being asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::agent) enum Plan {
+    /// It is not: somebody will say what comes next.
+    Wait,
+    /// To be published at its locator here as well, standing by.
+    StandBy,
+    /// To be registered here: its instance has come, but nobody says that its move is
+    /// complete.
+    TakeOver,
 }
 
 /// A home attached here.
@@ -62,6 +75,8 @@ pub(in crate::agent) struct Own {
     pub(in crate::agent) reserved: Vec<Locator>,
     /// The binding of the highest epoch known.
     pub(in crate::agent) known: Option<Binding>,
+    /// Since when that is so.
+    known_since: Time,
     /// What came for it directly.
     pub(in crate::agent) hold_in: Hold,
     /// What the old site of its move has relayed: older than that.
@@ -83,8 +98,6 @@ pub(in crate::agent) struct Own {
     pub(in crate::agent) imports: Vec<ContextRecord>,
     /// Its instance has come since this home was prepared.
     arrived: bool,
-    /// It came, but nobody said that its move is complete: we see to that.
-    alone: bool,
     /// Another site serves it since it left.
     pub(in crate::agent) taken_over: bool,
     /// When it left.
@@ -268,6 +281,7 @@ impl Own {
             ready: false,
             reserved,
             known: None,
+            known_since: now,
             hold_in: Hold::default(),
             hold_relayed: Hold::default(),
             hold_out: Hold::default(),
@@ -279,7 +293,6 @@ impl Own {
             sent: None,
             imports: Vec::new(),
             arrived: false,
-            alone: false,
             taken_over: false,
             left: None,
             gone: false,
@@ -308,12 +321,36 @@ impl Own {
         matches!(self.role, Role::Departed { .. })
     }
 
+    pub(in crate::agent) fn prepared(&self) -> bool {
+        matches!(self.role, Role::Prepared(_))
+    }
+
+    /// Takes note of its binding.
+    fn know(&mut self, binding: Option<Binding>, now: Time) {
+        if self.known != binding {
+            self.known = binding;
+            self.known_since = now;
+        }
+    }
+
+    /// Whether its binding says that it is served at a locator of ours.
+    fn names_ours(&self) -> bool {
+        let active = self.known.as_ref().and_then(|b| b.active());
+        active.is_some_and(|entry| self.reserved.contains(&entry.locator))
+    }
+
+    /// What it is known by without the locators of one side: ours (`true`), or all others.
+    fn known_without(&self, ours: bool) -> Option<Vec<Entry>> {
+        let entries = self.known.as_ref()?.entries();
+        let stays = |entry: &&Entry| self.reserved.contains(&entry.locator) != ours;
+        let rest: Vec<Entry> = entries.iter().filter(stays).copied().collect();
+        (!rest.is_empty() && rest.len() < entries.len()).then_some(rest)
+    }
+
     /// The key of the move that brings it here, when that is given up, and what is being
     /// registered.
     pub(in crate::agent) fn arriving(&self) -> Option<(MoveKey, Time, Option<&Binding>)> {
-        let key = self
-            .move_key
-            .filter(|_| matches!(self.role, Role::Prepared))?;
+        let key = self.move_key.filter(|_| self.prepared())?;
         // Without a deadline it has passed, and the binding is being found out.
         let deadline = self.deadline.unwrap_or(self.next_poll);
         let registering = self.updating.as_ref().and_then(|u| u.new.as_ref());
@@ -331,7 +368,7 @@ impl Own {
 
     /// Neither on its way in nor on its way out.
     pub(in crate::agent) fn is_settled(&self) -> bool {
-        !matches!(self.role, Role::Prepared | Role::Departed { .. })
+        !self.prepared() && !self.departed()
     }
 
     /// Packets that wait for it, or of it.

@@ -9,7 +9,7 @@ use mat_proto::auth::MoveKey;
 use mat_proto::{Binding, Family, Home, Locator};
 
 use super::{
-    Attach, Handover, Link, OpError, Own, PREPARED_FOR, Prepared, RelayTo, Role, TAKE_BACK,
+    Attach, Handover, Link, OpError, Own, PREPARED_FOR, Plan, Prepared, RelayTo, Role, TAKE_BACK,
     Updating,
 };
 use crate::agent::packet::Arrival;
@@ -40,7 +40,7 @@ impl Agent {
         self.now = now;
         let reserved = self.reserve(home)?;
         let locator = *reserved.first().ok_or(OpError::NoLocator(home))?;
-        let mut own = Own::new(Role::Prepared, reserved, now.time);
+        let mut own = Own::new(Role::Prepared(Plan::Wait), reserved, now.time);
         own.link = link;
         own.move_key = Some(key);
         own.deadline = Some(now.time + PREPARED_FOR);
@@ -59,11 +59,16 @@ impl Agent {
         self.now = now;
         let home = handover.home;
         let own = self.own.get_mut(&home).ok_or(OpError::NotAttached(home))?;
-        if !matches!(own.role, Role::Prepared) || own.updating.is_some() {
+        if !own.prepared() || own.updating.is_some() {
             return Err(OpError::NotPrepared(home, own.role.as_str()));
         }
+        own.role = Role::Prepared(Plan::Wait);
         own.imports = handover.contexts;
-        own.known = handover.binding;
+        // The old site may not have heard yet that we stand by.
+        let newer = handover.binding.filter(|b| b.epoch() > own.epoch());
+        if newer.is_some() {
+            own.know(newer, now.time);
+        }
         if let (Some(link), Some(mac)) = (&mut own.link, handover.mac)
             && link.mac.is_none()
         {
@@ -96,10 +101,10 @@ impl Agent {
             return Err(OpError::Mapping(home, fault.why.clone()));
         }
         let (serving, claim) = (own.serving().is_some(), own.claim);
-        let binding = own.known.clone();
+        let Handover {
+            binding, contexts, ..
+        } = self.handover(home)?;
         let ids = self.table.of_own(home);
-        let records = ids.iter().filter_map(|id| self.table.get(*id));
-        let contexts: Vec<_> = records.filter_map(ContextRecord::of).collect();
         let pairs = ids.iter().filter_map(|id| self.table.get(*id));
         let open = pairs.flat_map(|c| c.pairs()).map(|(peer, _)| peer.ip());
         let offered = contexts.iter().filter(|record| record.offered.is_some());
@@ -122,6 +127,12 @@ impl Agent {
                 self.send_on(home);
                 self.at(until, Timer::Own(home));
                 self.note(home, None, format!("handed to {}", to.locator));
+            }
+            None if self.own.get(&home).is_some_and(Own::prepared) => {
+                self.note(home, None, "detached");
+                if !self.release(home) {
+                    self.settle_gone(home, binding.as_ref());
+                }
             }
             None => {
                 self.note(home, None, "detached");
@@ -161,7 +172,7 @@ impl Agent {
         if ready && own.serving().is_some() {
             own.deadline = None;
         }
-        own.arrived |= ready && !own.ready && matches!(own.role, Role::Prepared);
+        own.arrived |= ready && !own.ready && own.prepared();
         own.ready = ready;
         self.home_changed(home);
         self.flush(home);
@@ -252,7 +263,7 @@ impl Agent {
         contexts: Vec<ContextRecord>,
     ) {
         let now = self.now.time;
-        let mut own = Own::new(Role::Prepared, record.reserved.clone(), now);
+        let mut own = Own::new(Role::Prepared(Plan::Wait), record.reserved.clone(), now);
         own.claim = record.claim;
         own.link = record.link.clone();
         own.known = record.known.clone();
@@ -436,14 +447,16 @@ impl Agent {
         self.now.time + lease + self.config.limits.quarantine
     }
 
-    /// Forgets a home; its locators stay out of use for a while.
-    pub(in crate::agent) fn release(&mut self, home: Home) {
+    /// Forgets a home; its locators stay out of use for a while. If it was to stand by here,
+    /// that is withdrawn: `true`, and what becomes of it is heard later.
+    pub(in crate::agent) fn release(&mut self, home: Home) -> bool {
         for id in self.table.of_own(home) {
             self.drop_context(id, Cause::NotAttached);
         }
         let Some(mut own) = self.own.remove(&home) else {
-            return;
+            return false;
         };
+        let withdraws = self.withdraw(home, &own);
         let dropped = own.clear(&mut self.budget);
         self.counters.add(Cause::NotAttached, dropped);
         self.released.insert(home, (own.epoch(), self.now.time));
@@ -460,6 +473,7 @@ impl Agent {
                 self.outputs.push_back(Output::RemoveLocator(locator));
             }
         }
+        withdraws
     }
 }
 

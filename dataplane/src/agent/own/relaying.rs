@@ -94,14 +94,13 @@ impl Agent {
         report: &Flushed,
     ) -> Result<(), Cause> {
         let own = self.own.get_mut(&report.home).ok_or(Cause::NotAttached)?;
-        let epoch = own.epoch();
         let (Role::Departed { to, .. }, Some(sent)) = (&own.role, &mut own.sent) else {
             return Err(Cause::ControlUnexpected);
         };
         if !received.verify(&Key::of_move(to.key)) {
             return Err(Cause::ControlMac);
         }
-        if report.epoch != epoch {
+        if report.epoch != sent.epoch() {
             return Err(Cause::ControlReplay);
         }
         let again = sent.flushed(self.now.time, report, &mut self.budget);

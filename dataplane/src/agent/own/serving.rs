@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use mat_proto::{Binding, Epoch, Home};
+use mat_proto::{Binding, Entry, Epoch, Home, Locator, Modes, Priority};
 
-use super::{Activated, FRESH, OpError, Own, READ_BACK, Role, Updating};
+use super::{Activated, FRESH, OpError, Own, Plan, READ_BACK, Role, Updating};
 use crate::agent::hold::Hold;
 use crate::agent::packet::Arrival;
 use crate::agent::{Agent, Answer, Now, Output, Timer, UpdateResult};
@@ -14,25 +14,36 @@ use crate::frame::Frame;
 use crate::table::ContextId;
 
 impl Agent {
-    /// What became of an update that was asked for.
-    pub fn handle_update(&mut self, now: Now, home: Home, result: UpdateResult) {
+    /// What became of the update that was to make `new` the binding of a home.
+    pub fn handle_update(
+        &mut self,
+        now: Now,
+        home: Home,
+        new: Option<&Binding>,
+        result: UpdateResult,
+    ) {
         self.now = now;
         let Some(own) = self.own.get_mut(&home) else {
             return self.withdrawn(home, result);
         };
-        let Some(updating) = own.updating.take() else {
+        // An older one may still have been under way when the home came back.
+        let ours = |updating: &mut Updating| updating.new.as_ref() == new;
+        let Some(updating) = own.updating.take_if(ours) else {
             return;
         };
-        let prepared = matches!(own.role, Role::Prepared);
+        let prepared = own.prepared();
         match result {
             UpdateResult::Committed if updating.new.is_none() => self.given_back(home),
             UpdateResult::Committed => {
                 let took = now.time.since(updating.since);
                 own.confirmed = now.time;
-                own.known.clone_from(&updating.new);
+                own.know(updating.new, now.time);
+                let stands_by = prepared && !own.names_ours();
                 let gone = own.names_lost_locator();
                 self.zone_answers(home);
-                if gone {
+                if stands_by {
+                    self.stands_by(home, updating.epoch_before, took);
+                } else if gone {
                     // The uplink has changed again while the update was on its way.
                     self.renumber(home);
                 } else {
@@ -89,16 +100,18 @@ impl Agent {
                 }
                 _ => UpdateResult::Conflict,
             };
-            return self.handle_update(self.now, home, result);
+            let new = updating.new.clone();
+            return self.handle_update(self.now, home, new.as_ref(), result);
         }
         if let Role::Departed { until, .. } = own.role {
             return self.departed_answer(home, until, answer);
         }
-        if matches!(own.role, Role::Prepared) {
-            if own.alone {
-                self.finish_alone(home, answer);
-            }
-            return;
+        if let Role::Prepared(plan) = own.role {
+            return match plan {
+                Plan::Wait => {}
+                Plan::StandBy => self.publish(home, answer),
+                Plan::TakeOver => self.finish_alone(home, answer),
+            };
         }
         match answer {
             Answer::Found { binding, .. } if binding.epoch() >= own.epoch() => {
@@ -108,13 +121,18 @@ impl Agent {
                 };
                 let before = own.epoch();
                 let news = own.known.as_ref() != Some(binding);
-                own.known = Some(binding.clone());
+                own.know(Some(binding.clone()), time);
                 let here = binding
                     .active()
                     .filter(|e| own.reserved.contains(&e.locator));
                 let registering = matches!(own.role, Role::Registering);
                 match here {
-                    Some(entry) if own.serving() == Some(entry.locator) => {}
+                    Some(entry) if own.serving() == Some(entry.locator) => {
+                        if news {
+                            // Another site stands by for it, or no longer does.
+                            self.announce(home);
+                        }
+                    }
                     Some(_) => self.serve_known(home, before, Duration::ZERO),
                     None if !news && own.names_lost_locator() => self.renumber(home),
                     None if registering && own.claim => self.try_register(home),
@@ -159,7 +177,8 @@ impl Agent {
         if let Role::Departed { until, .. } = own.role {
             let over = until <= time;
             if over && own.taken_over && !own.may_be_given_back(time) {
-                return self.release(home);
+                self.release(home);
+                return;
             }
             // Once somebody else serves it, it must not speak here; and if nobody does
             // in the end, it is still ours.
@@ -171,7 +190,7 @@ impl Agent {
             let next = if over { time + poll } else { until };
             return self.at(next.min(time + poll), Timer::Own(home));
         }
-        if matches!(own.role, Role::Prepared) && own.deadline.is_some_and(|d| d <= time) {
+        if own.prepared() && own.deadline.is_some_and(|d| d <= time) {
             return self.not_activated(home);
         }
         if own.serving().is_some() {
@@ -180,6 +199,8 @@ impl Agent {
                 self.isolate(home);
             } else if own.updating.is_none() && own.deadline.is_some_and(|d| d <= time) {
                 self.give_back(home);
+            } else {
+                self.stand_alone(home);
             }
         }
         let Some(own) = self.own.get_mut(&home) else {
@@ -187,7 +208,8 @@ impl Agent {
         };
         if own.next_poll <= time {
             own.next_poll = time + poll;
-            if !matches!(own.role, Role::Prepared) || own.updating.is_some() || own.alone {
+            let waits = matches!(own.role, Role::Prepared(Plan::Wait));
+            if !waits || own.updating.is_some() {
                 self.lookup(home);
             }
         }
@@ -228,7 +250,7 @@ impl Agent {
         if let Some(new) = updating.new.clone().filter(ours) {
             // When it is committed nobody has to be told again.
             updating.epoch_before = new.epoch();
-            own.known = Some(new);
+            own.know(Some(new), self.now.time);
             self.serve_known(home, before, Duration::ZERO);
         }
     }
@@ -260,35 +282,63 @@ impl Agent {
         expect: Option<Binding>,
         epoch: Epoch,
     ) -> Result<(), OpError> {
-        let unix = self.now.unix_seconds();
         let last = self
             .released
             .get(&home)
             .map_or(Epoch(0), |(epoch, _)| *epoch);
         let epoch = epoch.max(last);
-        let own = self.own.get_mut(&home).ok_or(OpError::NotAttached(home))?;
+        let own = self.own.get(&home).ok_or(OpError::NotAttached(home))?;
         if own.updating.is_some() {
             return Ok(());
         }
         let locator = own.serving().filter(|l| own.reserved.contains(l));
         let locator = locator.or(own.reserved.first().copied());
         let locator = locator.ok_or(OpError::NoLocator(home))?;
-        let lease = self.config.lease_seconds;
-        let port = self.config.control_port;
-        let new = Binding::single(home, epoch.next(unix), lease, locator, port)
+        let entry = self.entry(locator, Priority::ACTIVE);
+        self.propose(home, expect, epoch, vec![entry])
+    }
+
+    /// How a locator of ours stands in a binding.
+    pub(super) fn entry(&self, locator: Locator, priority: Priority) -> Entry {
+        Entry {
+            priority,
+            locator,
+            port: self.config.control_port,
+            modes: Modes::NATIVE,
+        }
+    }
+
+    /// Asks for the binding of a home to name these places, after the one of `epoch`.
+    pub(super) fn propose(
+        &mut self,
+        home: Home,
+        expect: Option<Binding>,
+        epoch: Epoch,
+        entries: Vec<Entry>,
+    ) -> Result<(), OpError> {
+        let next = epoch.next(self.now.unix_seconds());
+        let new = Binding::new(home, next, self.config.lease_seconds, entries)
             .map_err(|e| OpError::Refused(home, e.to_string()))?;
-        own.updating = Some(Updating {
-            new: Some(new.clone()),
-            epoch_before: epoch,
-            since: self.now.time,
-            lost: false,
-        });
-        self.outputs.push_back(Output::Update {
-            home,
-            expect,
-            new: Some(new),
-        });
+        self.update(home, expect, epoch, Some(new));
         Ok(())
+    }
+
+    pub(super) fn update(
+        &mut self,
+        home: Home,
+        expect: Option<Binding>,
+        epoch_before: Epoch,
+        new: Option<Binding>,
+    ) {
+        if let Some(own) = self.own.get_mut(&home) {
+            own.updating = Some(Updating {
+                new: new.clone(),
+                epoch_before,
+                since: self.now.time,
+                lost: false,
+            });
+            self.outputs.push_back(Output::Update { home, expect, new });
+        }
     }
 
     /// The binding known names a locator of ours: serve it there.
@@ -315,7 +365,7 @@ impl Agent {
             return;
         };
         let before = own.serving();
-        let moved_here = matches!(own.role, Role::Prepared);
+        let moved_here = own.prepared();
         if own.departed() && !own.ready {
             let connect = Output::Connect(home, own.link.clone());
             self.outputs.push_back(connect);
@@ -325,7 +375,6 @@ impl Agent {
         if own.ready || !moved_here {
             own.deadline = None;
         }
-        own.alone = false;
         let imports = std::mem::take(&mut own.imports);
         self.recall(home);
         // The neighbours of a prepared one know, and this is no time to bother the kernel.

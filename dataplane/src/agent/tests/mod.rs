@@ -5,6 +5,7 @@ mod deadline;
 mod moves;
 mod order;
 mod renumber;
+mod standby;
 mod traffic;
 mod trust;
 mod world;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use mat_proto::auth::Token;
 use mat_proto::message::{Message, Pair, Reason};
-use mat_proto::{Binding, Epoch, Modes};
+use mat_proto::{Binding, Entry, Epoch, Modes, Priority};
 
 use super::world::*;
 use crate::agent::{Answer, Output, Proof};
@@ -56,6 +56,36 @@ fn a_victim_that_a_mapping_points_at_gets_no_more_than_the_credit() {
     assert!(got <= (64 << 10) + 2000, "{got}");
     let messages = messages.load(Ordering::Relaxed);
     assert!(messages < 60, "{messages}");
+}
+
+/// A place that only stands by gets questions, a few, and never data.
+#[test]
+fn a_victim_that_a_binding_names_as_standing_by_gets_next_to_nothing() {
+    let mut world = World::talking(3);
+    let victim = locator(2, 5);
+    let [octets, messages] = watch(&mut world, victim.ip());
+    let before = world.map[&home(10)].clone();
+    let entry = |locator, priority| Entry {
+        priority,
+        locator,
+        port: 6283,
+        modes: Modes::NATIVE,
+    };
+    let entries = vec![
+        entry(locator(0, 1), Priority::ACTIVE),
+        entry(victim, Priority::STANDBY),
+    ];
+    let epoch = Epoch(before.epoch().0 + 1);
+    let binding = Binding::new(home(10), epoch, 30, entries).unwrap();
+    world.map.insert(home(10), binding);
+    for _ in 0..200 {
+        world.send(1, home(20), home(10).ip(), &[0; 1000]);
+        world.run_for(50 * MILLISECOND);
+    }
+    assert_eq!(world.payloads(home(10), home(20).ip()).len(), 200);
+    assert_eq!(octets.load(Ordering::Relaxed), 0);
+    let messages = messages.load(Ordering::Relaxed);
+    assert!(messages > 0 && messages <= 16, "{messages}");
 }
 
 #[test]

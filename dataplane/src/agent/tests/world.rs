@@ -357,7 +357,7 @@ impl World {
                 let result = if !self.map_up {
                     UpdateResult::Unknown("no answer".to_owned())
                 } else if self.map.get(&home) == expect.as_ref() {
-                    match new {
+                    match new.clone() {
                         Some(new) => self.map.insert(home, new),
                         None => self.map.remove(&home),
                     };
@@ -369,7 +369,7 @@ impl World {
                     UpdateResult::Conflict
                 };
                 let now = self.clock();
-                self.agents[site].handle_update(now, home, result);
+                self.agents[site].handle_update(now, home, new.as_ref(), result);
                 self.drain(site);
             }
         }

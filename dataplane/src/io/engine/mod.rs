@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use mat_proto::{Home, Locator};
+use mat_proto::{Binding, Home, Locator};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -74,7 +74,7 @@ type LastCall = Box<dyn FnOnce(&mut Agent, Now) -> bool + Send>;
 
 enum Input {
     Lookup(Home, Answer),
-    Update(Home, UpdateResult),
+    Update(Home, Option<Binding>, UpdateResult),
     Control(SocketAddr, IpAddr, Vec<u8>),
     Uplink(Vec<Locator>),
     Call(Call),
@@ -100,8 +100,8 @@ impl EngineHandle {
     }
 
     /// The answer to [`Output::Update`].
-    pub fn update(&self, home: Home, result: UpdateResult) {
-        self.put(Input::Update(home, result));
+    pub fn update(&self, home: Home, new: Option<Binding>, result: UpdateResult) {
+        self.put(Input::Update(home, new, result));
     }
 
     /// A control message from a socket.
@@ -336,7 +336,9 @@ impl First {
             let mut last = false;
             match input {
                 Input::Lookup(home, answer) => agent.handle_lookup(now, home, answer),
-                Input::Update(home, result) => agent.handle_update(now, home, result),
+                Input::Update(home, new, result) => {
+                    agent.handle_update(now, home, new.as_ref(), result);
+                }
                 Input::Control(from, to, payload) => {
                     agent.handle_control(now, from, to, &payload);
                 }

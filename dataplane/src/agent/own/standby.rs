@@ -1,0 +1,175 @@
+//! Standing by: the new site of a move is published before the move, so that peers know it
+//! and have had an answer from there when the instance comes, and ask nobody in the gap.
+
+use mat_proto::message::{Message, Pair, Received};
+use mat_proto::{Binding, Home, Locator, Priority};
+
+use super::{Activated, Handover, OpError, Own, Plan, Role, TAKE_BACK};
+use crate::agent::exchange::outgoing;
+use crate::agent::snapshot::ContextRecord;
+use crate::agent::{Agent, Answer, Now, Output};
+use crate::counters::Cause;
+use crate::table::Keys;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+impl Agent {
+    /// What another site needs to serve a home of ours, as it is now; nothing changes here.
+    ///
+    /// # Errors
+    /// It is not attached.
+    pub fn handover(&self, home: Home) -> Result<Handover, OpError> {
+        let own = self.own.get(&home).ok_or(OpError::NotAttached(home))?;
+        let ids = self.table.of_own(home).into_iter();
+        let records = ids.filter_map(|id| self.table.get(id));
+        Ok(Handover {
+            home,
+            binding: own.known.clone(),
+            contexts: records.filter_map(ContextRecord::of).collect(),
+            mac: None,
+        })
+    }
+
+    /// Publishes our locator for a prepared home beside the one where it is served, and
+    /// answers for it when peers ask whether it is reachable. The end comes as
+    /// [`Output::Settled`].
+    ///
+    /// # Errors
+    /// It is not prepared here.
+    pub fn stand_by(&mut self, now: Now, handover: Handover) -> Result<(), OpError> {
+        self.now = now;
+        let home = handover.home;
+        let own = self.own.get_mut(&home).ok_or(OpError::NotAttached(home))?;
+        if !matches!(own.role, Role::Prepared(Plan::Wait)) || own.updating.is_some() {
+            return Err(OpError::NotPrepared(home, own.role.as_str()));
+        }
+        own.role = Role::Prepared(Plan::StandBy);
+        own.imports = handover.contexts;
+        own.know(handover.binding, now.time);
+        self.lookup(home);
+        Ok(())
+    }
+
+    /// Somebody else has changed the binding of a home of ours: asks for it now.
+    ///
+    /// # Errors
+    /// It is not attached.
+    pub fn look_again(&mut self, now: Now, home: Home) -> Result<(), OpError> {
+        self.now = now;
+        if !self.own.contains_key(&home) {
+            return Err(OpError::NotAttached(home));
+        }
+        self.lookup(home);
+        Ok(())
+    }
+
+    /// The binding of a home that is to stand by here: still the old site's, or the move is
+    /// off.
+    pub(super) fn publish(&mut self, home: Home, answer: &Answer) {
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
+        let place = |b: &Binding| b.active().map(|entry| *entry);
+        let old = own.known.as_ref().and_then(place);
+        let reserved = own.reserved.first().copied();
+        own.role = Role::Prepared(Plan::Wait);
+        let result = match (answer, old, reserved) {
+            (Answer::Failed(why), ..) => Err(OpError::Mapping(home, why.clone())),
+            (Answer::Found { binding, .. }, Some(old), Some(ours))
+                if place(binding).is_some_and(|e| e.locator == old.locator) =>
+            {
+                let entries = vec![old, self.entry(ours, Priority::STANDBY)];
+                self.propose(home, Some(binding.clone()), binding.epoch(), entries)
+            }
+            _ => Err(OpError::Conflict(home)),
+        };
+        if let Err(error) = result {
+            self.settle(home, Err(error));
+        }
+    }
+
+    /// It is published.
+    pub(super) fn stands_by(&mut self, home: Home, epoch_before: mat_proto::Epoch, took: Duration) {
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
+        let (epoch_after, locator) = (own.epoch(), own.reserved.first().copied());
+        let text = format!("standing by, epoch {epoch_after}");
+        self.note(home, None, text);
+        self.settle(
+            home,
+            Ok(Activated {
+                locator,
+                epoch_before,
+                epoch_after,
+                map_update_us: took.as_micros() as u64,
+                peers: 0,
+            }),
+        );
+    }
+
+    /// A prepared home is given up: nobody is to believe that it may come here. `true` if
+    /// that had been said.
+    pub(super) fn withdraw(&mut self, home: Home, own: &Own) -> bool {
+        let Some(rest) = own.known_without(true).filter(|_| own.prepared()) else {
+            return false;
+        };
+        let (lease, next) = (
+            self.config.lease_seconds,
+            own.epoch().next(self.now.unix_seconds()),
+        );
+        let Ok(new) = Binding::new(home, next, lease, rest) else {
+            return false;
+        };
+        self.outputs.push_back(Output::Update {
+            home,
+            expect: own.known.clone(),
+            new: Some(new),
+        });
+        true
+    }
+
+    /// Whoever stood by for a home of ours has had its time, and has not withdrawn: it is gone.
+    pub(super) fn stand_alone(&mut self, home: Home) {
+        let Some(own) = self.own.get(&home) else {
+            return;
+        };
+        let over = self.now.time.since(own.known_since) >= TAKE_BACK;
+        if !over || !own.claim || own.updating.is_some() || own.known_without(false).is_none() {
+            return;
+        }
+        let (expect, epoch) = (own.known.clone(), own.epoch());
+        self.note(home, None, "nobody stands by for it any more");
+        self.try_swap(home, expect, epoch);
+    }
+
+    /// A peer asks whether a home that is to come could be reached here.
+    pub(in crate::agent) fn asked_ahead(
+        &mut self,
+        pair: Pair,
+        from: SocketAddr,
+        sequence: u64,
+        received: &Received<'_>,
+    ) -> Result<(), Cause> {
+        let own = self.own.get(&pair.to).filter(|own| own.prepared());
+        let own = own.ok_or(Cause::ControlUnexpected)?;
+        let mut records = own.imports.iter();
+        let record = records.find(|record| record.peer == pair.from);
+        let record = record.ok_or(Cause::ControlUnexpected)?;
+        let key = Keys::new(record.mine, record.theirs).key;
+        if !received.verify(&key) {
+            return Err(Cause::ControlMac);
+        }
+        let reply = Message::Reply {
+            pair: outgoing(pair.to, pair.from),
+            sequence,
+            from_epoch: own.epoch(),
+            counters: Vec::new(),
+        };
+        let local: Option<Locator> = own.reserved.first().copied();
+        if let Some(local) = local {
+            self.transmit(local, from, &reply.encode_signed(&key));
+        }
+        Ok(())
+    }
+}

@@ -7,7 +7,7 @@ use super::{GIVEN_BACK, OpError, Own, Plan, Role};
 use crate::agent::{Agent, Answer, Timer};
 use crate::clock::Time;
 use crate::counters::Cause;
-use mat_proto::Home;
+use mat_proto::{Binding, Home};
 
 impl Own {
     /// Whether the site that has taken the home over may still find that its instance has
@@ -72,15 +72,7 @@ impl Agent {
         }
         match answer {
             Answer::Found { binding, .. } if binding.epoch() > own.epoch() => {
-                if !own.taken_over && binding.active().is_some() {
-                    own.taken_over = true;
-                    let grace = self.now.time + self.config.grace;
-                    if let Role::Departed { until, .. } = &mut own.role {
-                        *until = grace;
-                    }
-                    self.at(grace, Timer::Own(home));
-                    self.silence(home);
-                }
+                self.served_elsewhere(home, binding);
             }
             Answer::Found { .. } if over && !own.taken_over => self.take_back(home),
             Answer::NotFound { .. } if own.may_be_given_back(self.now.time) => {
@@ -93,6 +85,23 @@ impl Agent {
             }
             _ => {}
         }
+    }
+
+    /// Another site serves a home that has left.
+    fn served_elsewhere(&mut self, home: Home, binding: &Binding) {
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
+        if own.taken_over || binding.active().is_none() {
+            return;
+        }
+        own.taken_over = true;
+        let grace = self.now.time + self.config.grace;
+        if let Role::Departed { until, .. } = &mut own.role {
+            *until = grace;
+        }
+        self.at(grace, Timer::Own(home));
+        self.silence(home);
     }
 
     /// We serve a home whose instance was to follow, and has not: it is where it was, and

@@ -127,13 +127,14 @@ impl Agent {
                     .filter(|e| own.reserved.contains(&e.locator));
                 let registering = matches!(own.role, Role::Registering);
                 match here {
-                    Some(entry) if own.serving() == Some(entry.locator) => {
-                        if news {
-                            // Another site stands by for it, or no longer does.
-                            self.announce(home);
-                        }
+                    Some(entry) if own.serving() != Some(entry.locator) => {
+                        self.serve_known(home, before, Duration::ZERO);
                     }
-                    Some(_) => self.serve_known(home, before, Duration::ZERO),
+                    Some(_) if news => {
+                        // Another site stands by for it, or no longer does.
+                        self.announce(home);
+                    }
+                    Some(_) => {}
                     None if !news && own.names_lost_locator() => self.renumber(home),
                     None if registering && own.claim => self.try_register(home),
                     None if news || registering => self.stop_serving(home),

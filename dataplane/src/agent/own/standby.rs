@@ -1,8 +1,11 @@
 //! Standing by: the new site of a move is published before the move, so that peers know it
 //! and have had an answer from there when the instance comes, and ask nobody in the gap.
 
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use mat_proto::message::{Message, Pair, Received};
-use mat_proto::{Binding, Home, Locator, Priority};
+use mat_proto::{Binding, Epoch, Home, Locator, Priority};
 
 use super::{Activated, Handover, OpError, Own, Plan, Role, TAKE_BACK};
 use crate::agent::exchange::outgoing;
@@ -10,8 +13,6 @@ use crate::agent::snapshot::ContextRecord;
 use crate::agent::{Agent, Answer, Now, Output};
 use crate::counters::Cause;
 use crate::table::Keys;
-use std::net::SocketAddr;
-use std::time::Duration;
 
 impl Agent {
     /// What another site needs to serve a home of ours, as it is now; nothing changes here.
@@ -69,7 +70,7 @@ impl Agent {
         let Some(own) = self.own.get_mut(&home) else {
             return;
         };
-        let place = |b: &Binding| b.active().map(|entry| *entry);
+        let place = |b: &Binding| b.active().copied();
         let old = own.known.as_ref().and_then(place);
         let reserved = own.reserved.first().copied();
         own.role = Role::Prepared(Plan::Wait);
@@ -89,7 +90,7 @@ impl Agent {
     }
 
     /// It is published.
-    pub(super) fn stands_by(&mut self, home: Home, epoch_before: mat_proto::Epoch, took: Duration) {
+    pub(super) fn stands_by(&mut self, home: Home, epoch_before: Epoch, took: Duration) {
         let Some(own) = self.own.get_mut(&home) else {
             return;
         };

@@ -52,6 +52,8 @@ pub enum Victim {
 pub enum Moment {
     /// The new site is prepared.
     Prepared,
+    /// Everybody knows that it stands by.
+    Published,
     /// The old site has let go, and the instance is about to leave.
     Detached,
     /// So long after the instance has begun to leave and its binding to change.
@@ -70,8 +72,9 @@ pub const VICTIMS: [Victim; 5] = [
 ];
 
 /// All moments of a move at 20 ms round trip, which is under way for some 50 ms.
-pub const MOMENTS: [Moment; 6] = [
+pub const MOMENTS: [Moment; 7] = [
     Moment::Prepared,
+    Moment::Published,
     Moment::Detached,
     Moment::UnderWay(Duration::from_millis(5)),
     Moment::UnderWay(Duration::from_millis(20)),
@@ -106,6 +109,7 @@ impl Moment {
     pub fn name(self) -> String {
         match self {
             Moment::Prepared => "prepared".to_owned(),
+            Moment::Published => "published".to_owned(),
             Moment::Detached => "detached".to_owned(),
             Moment::UnderWay(after) => format!("under way for {} ms", after.as_millis()),
             Moment::Moved => "moved".to_owned(),
@@ -155,7 +159,11 @@ impl Stage {
     fn play(&mut self, victim: Victim, moment: Moment) -> Result<(&'static str, Instant)> {
         let mut stepped = self.bed.step_move(&self.web, "b")?;
         let mut killed = None;
-        let steps = [(Moment::Prepared, "detach"), (Moment::Detached, "relocate")];
+        let steps = [
+            (Moment::Prepared, "publish"),
+            (Moment::Published, "detach"),
+            (Moment::Detached, "relocate"),
+        ];
         for (at, next) in steps {
             stepped.go_on()?;
             if !stepped.asks_for(next)? {

@@ -26,7 +26,7 @@ fn two_hundred_calm_seeds() {
 #[test]
 fn calm_seeds_that_went_wrong_once() {
     let seeds = [
-        94, 198, 404, 582, 1084, 1240, 1802, 1831, 1926, 1964, 1975, 3959,
+        94, 198, 404, 582, 1084, 1240, 1802, 1831, 1926, 1964, 1975, 3959, 8333,
     ];
     for seed in seeds {
         let outcome = run(&Scenario::calm(seed), Telling::Story);

@@ -36,6 +36,10 @@ pub(super) struct PendingOpen {
 const RETRANSMIT: Duration = Duration::from_millis(50);
 /// Tries of OPEN and ACCEPT: about three seconds in all.
 const ATTEMPTS: u32 = 6;
+/// After so many OPENs without an answer, 150 ms, each further one is accompanied by a
+/// look-up: nobody tells us of a move of a peer that we have no context with, and its old
+/// site is silent once grace is over, while what is cached lives as long as a lease.
+const UNANSWERED: u32 = 2;
 /// Tries of MOVED: a peer that is away for longer asks the mapping service.
 const ANNOUNCE_ATTEMPTS: u32 = 8;
 /// UNKNOWN, which anybody can forge, makes us OPEN again no more often.
@@ -264,6 +268,7 @@ impl Agent {
         let pair = outgoing(context.own, context.peer);
         let mut messages = Vec::new();
         let mut next: Option<Time> = None;
+        let mut doubtful = false;
         let mut gave_up = false;
         let mut wake = |at: Time| next = Some(next.map_or(at, |n| n.min(at)));
         if let Some(opening) = &mut context.opening {
@@ -272,6 +277,7 @@ impl Agent {
             } else if opening.attempts >= ATTEMPTS {
                 gave_up = true;
             } else {
+                doubtful = opening.attempts >= UNANSWERED;
                 opening.next = time + RETRANSMIT * (1 << opening.attempts);
                 opening.attempts += 1;
                 wake(opening.next);
@@ -328,6 +334,9 @@ impl Agent {
         }
         if let Some(next) = next {
             self.context_at(id, next);
+        }
+        if doubtful {
+            self.lookup(pair.to);
         }
         if gave_up {
             self.silent(id);

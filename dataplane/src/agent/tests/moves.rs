@@ -9,7 +9,7 @@ use super::world::*;
 use crate::agent::{Handover, OpError, Proof};
 use crate::frame::Offload;
 use crate::gso::{Joinable, Joiner, Reply};
-use crate::rewrite::checksum;
+use crate::rewrite::{Packet, checksum};
 
 #[test]
 fn a_planned_move_loses_nothing_that_was_sent_to_the_instance() {
@@ -120,6 +120,25 @@ fn a_record_that_names_a_site_without_the_instance_is_shown_there() {
     assert_eq!(status.not_attached.get("192.0.2.10"), Some(&locator(2, 1)));
     assert!(world.payloads(home(10), home(20).ip()).is_empty());
     assert_eq!(world.misdelivered, 0);
+}
+
+/// Whoever has a binding cached, but no context, is not told of moves; and the old site is silent
+/// before what is cached has run out.
+#[test]
+fn a_first_contact_with_a_peer_that_has_moved_since_it_was_looked_up_loses_nothing() {
+    let mut world = World::talking(3);
+    let now = world.clock();
+    world.agents[0].detach(now, home(10), None).unwrap();
+    world.attach(0, home(11));
+    // What comes to a locator that is given up ends in a blackhole.
+    let given_up = [locator(0, 1).ip(), locator(1, 1).ip()];
+    world.lose =
+        Box::new(move |_, packet| given_up.contains(&Packet::parse(packet).unwrap().dst()));
+    world.move_home(home(20), 1, 2, 20 * MILLISECOND);
+    world.run_for(SECOND);
+    world.send(0, home(11), home(20).ip(), b"first");
+    world.run_for(300 * MILLISECOND);
+    assert_eq!(world.payloads(home(20), home(11).ip()), [b"first"]);
 }
 
 #[test]

@@ -22,7 +22,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use mat_proto::{Family, Home};
+use mat_proto::{Family, Home, Locator};
 use serde::Deserialize;
 
 use crate::io::MacAddr;
@@ -60,6 +60,8 @@ pub struct Config {
     pub locators: Locators,
     /// Where bindings are read and written.
     pub mapping: Mapping,
+    /// The other gateway of the site, if there are two.
+    pub pair: Option<Pair>,
     /// Bounds on memory and time.
     pub limits: Limits,
     /// Instances attached from the start.
@@ -148,6 +150,35 @@ impl Mapping {
     pub fn trust(&self) -> Trust {
         let mut trusts = self.zones.iter().map(|zone| zone.trust);
         trusts.find(|t| *t == Trust::Network).unwrap_or(Trust::Tsig)
+    }
+}
+
+/// `[pair]`: this gateway is one of two.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// The home address of the pair; its binding says which of the two is on duty.
+    pub home: Home,
+    /// What that binding names when this one is.
+    pub locator: Locator,
+    /// TCP address at which the other one is told what this one knows.
+    pub listen: SocketAddr,
+    /// The same of the other one.
+    pub peer: SocketAddr,
+    /// What both have, and nobody else.
+    pub secret: [u8; 32],
+}
+
+impl fmt::Debug for Pair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The secret must not reach a log.
+        let Pair {
+            home,
+            locator,
+            listen,
+            peer,
+            ..
+        } = self;
+        write!(f, "Pair({home} {locator} {listen} {peer})")
     }
 }
 
@@ -294,7 +325,8 @@ impl Config {
     /// the pool inside the locator prefixes; a pool or `exclusive`, not both,
     /// `exclusive` only for a guest; every instance inside a home prefix, once,
     /// with an interface exactly in gateway placement, and a pool of its family;
-    /// a key if `trust = "tsig"`.
+    /// a key if `trust = "tsig"`; a pair only of gateways, with a home of its own and a
+    /// locator outside the pool.
     pub fn parse(file: &str, text: &str, folder: &Path) -> Result<Self, ConfigError> {
         let source = Source::new(file, text, "matd.example.toml");
         let raw: raw::Raw = toml::from_str(text).map_err(|error| source.shape(error))?;
@@ -343,6 +375,12 @@ pub fn check(path: &Path) -> Result<String, ConfigError> {
             Some(key) => format!("key {}\n", key.name),
             None => "no key: bindings can be read, not claimed\n".to_owned(),
         };
+    }
+    if let Some(pair) = &config.pair {
+        text += &format!(
+            "one of two gateways, {}: on duty when {} is at {}; the other one at {}\n",
+            pair.listen, pair.home, pair.locator, pair.peer
+        );
     }
     if let Some(address) = config.metrics_listen {
         text += &format!("metrics at {address}");

@@ -6,6 +6,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,18 +15,24 @@ use nix::net::if_::if_nametoindex;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::{Agent, AgentConfig, Attach, Limits, Link, Output, Snapshot};
-use crate::config::{Config, OnIsolation, Placement};
+use crate::config::{self, Config, OnIsolation, Placement};
 use crate::io::control::{Control, Parts};
 use crate::io::directory::Directory;
 use crate::io::engine::{self, Clock, Engine, Joins};
 use crate::io::inherit::Inherited;
+use crate::io::pair::Pair;
 use crate::io::server::Server;
 use crate::io::steering::{Attachment, Claims, Steering};
 use crate::io::tun::{Tun, TunError};
 use crate::io::{api, metrics, netlink, service, state};
+use crate::pair::Judge;
 use crate::upgrade::{Failure, Legacy, Program, unblock_signals};
 
+mod standby;
+
 const STATE_FILE: &str = "state.json";
+/// What the other gateway knew, or this one when it was relieved.
+const COPY_FILE: &str = "standby.json";
 
 /// Runs the forwarder until SIGTERM or SIGINT. SIGHUP reloads the configuration,
 /// SIGUSR2 replaces the program by its successor ([`crate::upgrade`]). To be
@@ -35,33 +42,87 @@ const STATE_FILE: &str = "state.json";
 /// are kept, so that a restart loses no connection. With no home attached
 /// everything is removed.
 pub async fn run(path: &Path, inherited: Inherited) -> anyhow::Result<()> {
-    let program = Program::running().context("where is this program?")?;
+    let mut program = Some(Program::running().context("where is this program?")?);
     let config = Config::load(path)?;
     let state_dir = state::StateDir::open(&config.state_dir)?;
     let state_file = state_dir.file(STATE_FILE);
-    let legacy = match inherited.state.and_then(Legacy::take_up) {
-        Some(legacy) => legacy,
-        None => Legacy::old(state::load(&state_file)?.unwrap_or_default()),
-    };
+    let copy = state_dir.file(COPY_FILE);
+    let mut inherited_state = inherited.state.and_then(Legacy::take_up);
     // Before anything in the kernel is touched, since it can fail.
     let listener = api::listen(&config.control_socket, inherited.control);
     let listener = listener.map_err(|e| anyhow!(e))?;
-    let metrics = match config.metrics_listen {
-        Some(address) => Some(metrics::listen(address).await.map_err(|e| anyhow!(e))?),
+    let (mut tun, mut program_before) = (inherited.tun, inherited.program);
+    let mut pair = match &config.pair {
+        Some(pair) => {
+            let (was, resumes) = (state_file.exists(), inherited_state.is_some());
+            Some(start_pair(&config, pair, was, resumes, copy.clone())?)
+        }
         None => None,
     };
-    let past = Past {
-        program,
-        legacy,
-        state_file,
-        tun: inherited.tun,
-        metrics,
-        program_before: inherited.program,
+    let ended = loop {
+        if let Some(pair) = &pair
+            && !standby::until_on_duty(&config, pair, &listener, (&state_file, &copy)).await?
+        {
+            break Ok(());
+        }
+        let legacy = match inherited_state.take() {
+            Some(legacy) => legacy,
+            None => Legacy::old(state::load(&state_file)?.unwrap_or_default()),
+        };
+        let metrics = match config.metrics_listen {
+            Some(address) => Some(metrics::listen(address).await.map_err(|e| anyhow!(e))?),
+            None => None,
+        };
+        let program = match program.take() {
+            Some(program) => program,
+            None => Program::running().context("where is this program?")?,
+        };
+        let past = Past {
+            program,
+            legacy,
+            state_file: state_file.clone(),
+            tun: tun.take(),
+            metrics,
+            program_before: program_before.take(),
+        };
+        match forward(path, &config, past, listener.try_clone()?, &mut pair).await {
+            Ok(End::Relieved) => {}
+            Ok(End::Asked) => break Ok(()),
+            Err(error) => break Err(error),
+        }
     };
-    let ended = forward(path, &config, past, listener).await;
     // A dead socket misleads people.
     let _ = std::fs::remove_file(&config.control_socket);
     ended
+}
+
+/// Why a forwarder has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Somebody wants that.
+    Asked,
+    /// The other gateway is on duty now.
+    Relieved,
+}
+
+/// Finds out which of the two gateways is on duty. `was`: this one was, in its last life;
+/// `resumes`: a moment ago.
+fn start_pair(
+    config: &Config,
+    pair: &config::Pair,
+    was: bool,
+    resumes: bool,
+    copy: PathBuf,
+) -> anyhow::Result<Pair> {
+    let clock = Clock::start();
+    let ids = (pair.home, pair.locator);
+    let lease = config.mapping.lease_s;
+    let mut judge = Judge::new(clock.now(), ids, config.control_port, lease, was);
+    if resumes {
+        judge.resume();
+    }
+    let directory = Directory::new(config)?;
+    Ok(Pair::start(pair, directory, clock, judge, copy))
 }
 
 /// What a forwarder begins with, beside its configuration.
@@ -82,7 +143,8 @@ async fn forward(
     config: &Config,
     mut past: Past,
     listener: UnixListener,
-) -> anyhow::Result<()> {
+    pair: &mut Option<Pair>,
+) -> anyhow::Result<End> {
     let tun_is_new = if_nametoindex(config.tun.name.as_str()).is_err();
     let queues = open_queues(config, past.tun)?;
     let joins = joins(config, queues.first().is_some_and(Tun::vnet));
@@ -153,6 +215,7 @@ async fn forward(
         steering,
         gauges,
         state_file: past.state_file.clone(),
+        replica: pair.as_ref().map(Pair::replica),
     };
     let control = Control::new(parts, config);
     let runner = tokio::spawn(Arc::clone(&control).run(wants));
@@ -169,17 +232,8 @@ async fn forward(
     }
     attach_static(&control, config).await;
 
-    let identity = api::Identity {
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        site: config.site.clone(),
-        placement: match config.placement {
-            Placement::Gateway => "gateway".to_owned(),
-            Placement::Guest => "guest".to_owned(),
-        },
-        path: described,
-        trust: config.mapping.trust().to_string(),
-        pid: std::process::id(),
-    };
+    control.save().await;
+    let identity = identity(config, described, pair.as_ref().map(|_| "active"));
     if let Some(listener) = past.metrics.take() {
         let control = Arc::clone(&control);
         tokio::spawn(async move {
@@ -188,7 +242,7 @@ async fn forward(
             }
         });
     }
-    let server = Server::start(listener, Arc::clone(&control), identity)?;
+    let server = Server::start(listener, api::router(Arc::clone(&control), identity))?;
     tracing::info!(
         "site {} ready, control socket {}",
         config.site,
@@ -205,7 +259,7 @@ async fn forward(
         control: Arc::clone(&control),
         server,
     };
-    let ended = running.wait_for_end(thread).await;
+    let ended = running.wait_for_end(thread, pair.as_ref()).await;
     service::stopping();
     running.server.stop();
     keeper.abort();
@@ -217,6 +271,24 @@ async fn forward(
         // The data thread has died: as after a kill, the next start takes it up.
         return ended;
     };
+    let hands_over = pair.as_ref().is_some_and(Pair::is_followed);
+    if hands_over || matches!(ended, Ok(End::Relieved)) {
+        control.store(&last);
+        // Nothing here is to answer for the site.
+        control
+            .steering
+            .lock()
+            .await
+            .down(&Claims::default())
+            .await?;
+        standby::lay_aside(&past.state_file)?;
+        service::forget();
+        if let (Ok(End::Asked), Some(pair)) = (&ended, pair.take()) {
+            pair.hand_over().await;
+            tracing::info!("stopped; the other gateway takes over");
+        }
+        return ended;
+    }
     let keep = kept(&control, &last).await;
     let kept = last.homes.len();
     if kept == 0 {
@@ -294,7 +366,8 @@ impl Running<'_> {
     async fn wait_for_end(
         &mut self,
         thread: std::thread::JoinHandle<std::io::Result<()>>,
-    ) -> anyhow::Result<()> {
+        pair: Option<&Pair>,
+    ) -> anyhow::Result<End> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut hangup = signal(SignalKind::hangup())?;
@@ -302,21 +375,24 @@ impl Running<'_> {
         unblock_signals()?;
         let (sender, mut data_thread) = tokio::sync::oneshot::channel();
         std::thread::spawn(move || sender.send(thread.join()));
+        let mut relieved = pin!(standby::relieved(pair));
         loop {
             tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
+                _ = terminate.recv() => return Ok(End::Asked),
+                _ = interrupt.recv() => return Ok(End::Asked),
+                () = &mut relieved => return Ok(End::Relieved),
                 _ = hangup.recv() => match reload(self.path, self.config, &self.control).await {
                     Ok(()) => tracing::info!("configuration reloaded"),
                     Err(error) => tracing::error!("configuration not reloaded: {error:#}"),
                 },
                 _ = upgrade.recv() => tokio::select! {
-                    _ = terminate.recv() => return Ok(()),
-                    _ = interrupt.recv() => return Ok(()),
+                    _ = terminate.recv() => return Ok(End::Asked),
+                    _ = interrupt.recv() => return Ok(End::Asked),
                     ended = self.upgrade() => ended?,
                 },
                 ended = &mut data_thread => match ended {
-                    Ok(Ok(result)) => return result.context("the TUN cannot be read"),
+                    Ok(Ok(Err(error))) => return Err(error).context("the TUN cannot be read"),
+                    Ok(Ok(Ok(()))) => return Ok(End::Asked),
                     _ => bail!("the data thread panicked"),
                 },
             }
@@ -355,6 +431,7 @@ async fn reload(path: &Path, running: &Config, control: &Arc<Control>) -> anyhow
             config.control_socket != running.control_socket,
         ),
         ("state_dir", config.state_dir != running.state_dir),
+        ("pair", config.pair != running.pair),
         ("control_port", config.control_port != running.control_port),
         ("tun", config.tun != running.tun),
         (
@@ -471,6 +548,22 @@ async fn kept(control: &Control, last: &Snapshot) -> Claims {
         keep.pairs.clear();
     }
     keep
+}
+
+/// Who this is; `duty` of one of two gateways.
+fn identity(config: &Config, path: String, duty: Option<&str>) -> api::Identity {
+    api::Identity {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        site: config.site.clone(),
+        placement: match config.placement {
+            Placement::Gateway => "gateway".to_owned(),
+            Placement::Guest => "guest".to_owned(),
+        },
+        path,
+        trust: config.mapping.trust().to_string(),
+        pid: std::process::id(),
+        duty: duty.map(str::to_owned),
+    }
 }
 
 /// One line: which packet path is active.

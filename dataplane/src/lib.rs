@@ -27,6 +27,7 @@ pub mod fib;
 pub mod frame;
 pub mod gso;
 pub mod io;
+pub mod pair;
 pub mod rewrite;
 pub mod table;
 pub mod upgrade;

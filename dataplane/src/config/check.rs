@@ -11,10 +11,10 @@ use ipnet::IpNet;
 use mat_proto::{CONTROL_PORT, Home, Locator};
 use toml::Spanned;
 
-use super::raw::{Raw, RawInstance, RawKey, RawLimits, RawLocators, RawTun, RawZone};
+use super::raw::{Raw, RawInstance, RawKey, RawLimits, RawLocators, RawPair, RawTun, RawZone};
 use super::source::{ConfigError, Finding, Source};
 use super::{
-    Config, Homes, Instance, Key, Limits, Locators, Mapping, OnIsolation, Placement, Trust,
+    Config, Homes, Instance, Key, Limits, Locators, Mapping, OnIsolation, Pair, Placement, Trust,
     TunConfig, Zone, family_of,
 };
 
@@ -69,6 +69,10 @@ impl<'a> Checker<'a> {
             }),
             tun: self.tun(&raw.tun, raw.uplink.get_ref()),
             mapping: self.mapping(raw, &homes),
+            pair: raw
+                .pair
+                .as_ref()
+                .and_then(|pair| self.pair(pair, raw, &homes, &locators)),
             limits: self.limits(&raw.limits),
             instances: self.instances(raw, &homes, &locators),
             homes,
@@ -311,36 +315,156 @@ impl<'a> Checker<'a> {
         raw.into_inner()
     }
 
-    fn key(&mut self, at: &str, raw: &Spanned<RawKey>) -> Option<Key> {
-        let key = raw.get_ref();
-        let (name, text, span) = match (&key.secret, &key.secret_file) {
-            (Some(secret), None) => (
+    fn pair(
+        &mut self,
+        raw: &Spanned<RawPair>,
+        all: &Raw,
+        homes: &Homes,
+        locators: &Locators,
+    ) -> Option<Pair> {
+        let pair = raw.get_ref();
+        if *all.placement.get_ref() != Placement::Gateway {
+            self.fault(
+                "pair",
+                raw.span(),
+                "only a gateway can have another one beside it",
+                "remove the table",
+            );
+        }
+        let home: Option<Home> = self.parsed(
+            "pair.home",
+            &pair.home,
+            "is not a routable unicast address",
+            "write a home address that no instance has",
+        );
+        let locator: Option<Locator> = self.parsed(
+            "pair.locator",
+            &pair.locator,
+            "is not a routable unicast address",
+            "write an address of this site that stands for this gateway",
+        );
+        if let Some(home) = home {
+            let own = |entry: &&RawInstance| entry.home.get_ref().parse() == Ok(home);
+            if !homes.prefixes.iter().any(|p| p.contains(&home.ip())) {
+                self.fault(
+                    "pair.home",
+                    pair.home.span(),
+                    "is inside none of `homes.prefixes`",
+                    "write a home address that no instance has",
+                );
+            } else if all.instance.iter().any(|entry| own(&entry)) {
+                self.fault(
+                    "pair.home",
+                    pair.home.span(),
+                    "is the home address of an [[instance]]",
+                    "write one that no instance has",
+                );
+            }
+        }
+        if let Some(locator) = locator {
+            let ip = locator.ip();
+            if home.is_some_and(|home| home.family() != locator.family()) {
+                self.fault(
+                    "pair.locator",
+                    pair.locator.span(),
+                    "is of another family than `pair.home`",
+                    "write two of one family",
+                );
+            } else if !locators.prefixes.iter().any(|p| p.contains(&ip)) {
+                self.fault(
+                    "pair.locator",
+                    pair.locator.span(),
+                    "is inside none of `locators.prefixes`",
+                    "write an address of this site",
+                );
+            } else if locators.pool.iter().any(|p| p.contains(&ip)) {
+                self.fault(
+                    "pair.locator",
+                    pair.locator.span(),
+                    "is inside `locators.pool`, so an instance could get it",
+                    "write one outside the pool",
+                );
+            }
+        }
+        let mut address = |key: &str, text: &Spanned<String>| {
+            self.parsed::<SocketAddr>(
+                key,
+                text,
+                "is not an address with a port",
+                "write \"203.0.113.2:6284\" or \"[2001:db8::2]:6284\"",
+            )
+        };
+        let listen = address("pair.listen", &pair.listen);
+        let peer = address("pair.peer", &pair.peer);
+        if listen.is_some() && listen == peer {
+            self.fault(
+                "pair.peer",
+                pair.peer.span(),
+                "is `pair.listen`",
+                "write what the other gateway has there",
+            );
+        }
+        let (name, text, span) =
+            self.secret("pair", raw.span(), (&pair.secret, &pair.secret_file))?;
+        let secret = BASE64.decode(text.trim()).ok();
+        let secret = secret.and_then(|octets| <[u8; 32]>::try_from(octets).ok());
+        if secret.is_none() {
+            self.fault(
+                &name,
+                span,
+                "is not the base64 text of 32 bytes",
+                "use what `openssl rand -base64 32` prints, at both gateways",
+            );
+        }
+        Some(Pair {
+            home: home?,
+            locator: locator?,
+            listen: listen?,
+            peer: peer?,
+            secret: secret?,
+        })
+    }
+
+    /// A secret that is in the file or in one of its own: what to call it, its text, its place.
+    fn secret(
+        &mut self,
+        at: &str,
+        whole: Range<usize>,
+        given: (&Option<Spanned<String>>, &Option<Spanned<String>>),
+    ) -> Option<(String, String, Range<usize>)> {
+        match given {
+            (Some(secret), None) => Some((
                 format!("{at}.secret"),
                 secret.get_ref().clone(),
                 secret.span(),
-            ),
+            )),
             (None, Some(file)) => {
                 let path = self.folder.join(file.get_ref());
                 match std::fs::read_to_string(&path) {
-                    Ok(text) => (format!("{at}.secret_file"), text, file.span()),
+                    Ok(text) => Some((format!("{at}.secret_file"), text, file.span())),
                     Err(error) => {
                         let problem = format!("{} cannot be read: {error}", path.display());
                         let mend = "put the base64 secret there, readable for matd alone";
                         self.fault(&format!("{at}.secret_file"), file.span(), &problem, mend);
-                        return None;
+                        None
                     }
                 }
             }
             _ => {
                 self.fault(
                     at,
-                    raw.span(),
+                    whole,
                     "needs either `secret` or `secret_file`",
                     "give exactly one of them",
                 );
-                return None;
+                None
             }
-        };
+        }
+    }
+
+    fn key(&mut self, at: &str, raw: &Spanned<RawKey>) -> Option<Key> {
+        let key = raw.get_ref();
+        let (name, text, span) = self.secret(at, raw.span(), (&key.secret, &key.secret_file))?;
         let mend = "paste the base64 text that `tsig-keygen` prints";
         let secret = match BASE64.decode(text.trim()) {
             Ok(secret) => secret,

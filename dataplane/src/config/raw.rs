@@ -26,6 +26,7 @@ pub(super) struct Raw {
     pub mapping: RawMapping,
     #[serde(default)]
     pub zone: Vec<RawZone>,
+    pub pair: Option<Spanned<RawPair>>,
     #[serde(default)]
     pub limits: RawLimits,
     #[serde(default)]
@@ -83,6 +84,17 @@ pub(super) struct RawZone {
 pub(super) struct RawKey {
     pub name: Text,
     pub algorithm: KeyAlgorithm,
+    pub secret: Option<Text>,
+    pub secret_file: Option<Text>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPair {
+    pub home: Text,
+    pub locator: Text,
+    pub listen: Text,
+    pub peer: Text,
     pub secret: Option<Text>,
     pub secret_file: Option<Text>,
 }

@@ -13,7 +13,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use mat_proto::Locator;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::io::MacAddr;
@@ -56,16 +55,16 @@ impl Announcer {
         Ok(Announcer { socket })
     }
 
-    /// Says once, on the interface with this index and MAC address, that `locator`
+    /// Says once, on the interface with this index and MAC address, that `address`
     /// is here: to everybody, and to each of `routers`.
     pub fn announce(
         &self,
-        locator: Locator,
+        address: IpAddr,
         routers: &[IpAddr],
         index: u32,
         mac: MacAddr,
     ) -> io::Result<()> {
-        let everybody = match locator.ip() {
+        let everybody = match address {
             // An ARP request for the own address: also updates hosts that ignore
             // replies they did not ask for.
             IpAddr::V4(ip) => arp_request(ip, ip, mac),
@@ -73,9 +72,9 @@ impl Announcer {
         };
         self.send(&everybody, index)?;
         for router in routers {
-            let question = match (locator.ip(), router) {
-                (IpAddr::V4(ip), IpAddr::V4(router)) => arp_request(ip, *router, mac),
-                (IpAddr::V6(ip), IpAddr::V6(router)) => solicitation(ip, *router, mac),
+            let question = match (address, *router) {
+                (IpAddr::V4(ip), IpAddr::V4(router)) => arp_request(ip, router, mac),
+                (IpAddr::V6(ip), IpAddr::V6(router)) => solicitation(ip, router, mac),
                 _ => continue,
             };
             self.send(&question, index)?;

@@ -69,6 +69,9 @@ pub struct Identity {
     pub trust: String,
     /// Process id.
     pub pid: u32,
+    /// One of two gateways: `active` or `standby`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duty: Option<String>,
 }
 
 /// `GET /v1/status`.
@@ -163,6 +166,19 @@ pub fn router(control: Arc<Control>, identity: Identity) -> Router {
         .route("/v1/activate", post(activate))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(Api { control, identity })
+}
+
+/// What answers them at a gateway that stands by: the status, and that it is the other one's
+/// affair.
+pub fn standby_router(report: Report) -> Router {
+    let elsewhere = "this gateway stands by: ask the one on duty";
+    let refuse = (
+        StatusCode::SERVICE_UNAVAILABLE,
+        Json(json!({ "error": elsewhere })),
+    );
+    Router::new()
+        .route("/v1/status", get(move || async { Json(report) }))
+        .fallback(move || async { refuse })
 }
 
 /// Makes the socket, or goes on with `inherited` if that is it; whoever connects

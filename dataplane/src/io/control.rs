@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use super::directory::Directory;
 use super::engine::{EngineHandle, Gauges};
 use super::netlink::NetEvent;
+use super::pair::Replica;
 use super::state;
 use super::steering::{Attached, Attachment, Steering, SteeringError};
 use crate::agent::{Activated, Link, OpError, Output, Snapshot};
@@ -45,6 +46,7 @@ pub struct Control {
     /// What the data threads count.
     pub gauges: Gauges,
     state_file: PathBuf,
+    replica: Option<Replica>,
 }
 
 /// What [`Control`] is made of.
@@ -59,6 +61,8 @@ pub struct Parts {
     pub gauges: Gauges,
     /// Where the state is written.
     pub state_file: PathBuf,
+    /// Who else is told of it.
+    pub replica: Option<Replica>,
 }
 
 impl Control {
@@ -78,6 +82,7 @@ impl Control {
             plugging: Mutex::new(()),
             gauges: parts.gauges,
             state_file: parts.state_file,
+            replica: parts.replica,
         })
     }
 
@@ -148,8 +153,11 @@ impl Control {
         writing
     }
 
-    /// Writes the state file.
+    /// Writes the state file, and tells the other gateway.
     pub fn store(&self, snapshot: &Snapshot) {
+        if let Some(replica) = &self.replica {
+            replica.publish(snapshot);
+        }
         if let Err(error) = state::store(&self.state_file, snapshot) {
             tracing::error!("{error}; a restart will not know its connections");
         }

@@ -21,6 +21,7 @@ pub mod mac;
 pub mod meter;
 pub mod metrics;
 pub mod netlink;
+pub mod pair;
 pub mod rt;
 pub mod server;
 pub mod service;

@@ -22,9 +22,6 @@ use tokio::net::UnixStream;
 use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use super::api::{self, Identity};
-use super::control::Control;
-
 /// A request that takes longer than this is not waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// After a connection could not be taken, for lack of descriptors for instance.
@@ -40,14 +37,10 @@ pub struct Server {
 
 impl Server {
     /// Answers requests that come to `listener` from now on.
-    pub fn start(
-        listener: UnixListener,
-        control: Arc<Control>,
-        identity: Identity,
-    ) -> io::Result<Self> {
+    pub fn start(listener: UnixListener, router: Router) -> io::Result<Self> {
         let mut server = Server {
             listener,
-            router: api::router(control, identity),
+            router,
             running: None,
         };
         server.resume()?;

@@ -21,7 +21,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::Arc;
@@ -303,32 +303,46 @@ impl Steering {
             }
         }
         self.stop_announcing(|other| *other == locator);
-        let refused = |cause| SteeringError::Announce {
+        let address = locator.ip();
+        let announcer = self.announcer().and_then(|announcer| {
+            announcer.announce(address, &routers, index, mac)?;
+            Ok(announcer)
+        });
+        let announcer = announcer.map_err(|cause| SteeringError::Announce {
             locator,
             uplink,
             cause,
-        };
-        let announcer = match &self.announcer {
-            Some(announcer) => announcer.clone(),
-            None => match Announcer::open() {
-                Ok(opened) => self.announcer.insert(Arc::new(opened)).clone(),
-                Err(cause) => return Err(refused(cause)),
-            },
-        };
-        announcer
-            .announce(locator, &routers, index, mac)
-            .map_err(refused)?;
+        })?;
         let repeats = tokio::spawn(async move {
             let start = tokio::time::Instant::now();
             for after in REPEATS {
                 tokio::time::sleep_until(start + after).await;
-                if let Err(error) = announcer.announce(locator, &routers, index, mac) {
+                if let Err(error) = announcer.announce(address, &routers, index, mac) {
                     tracing::debug!("{locator} not announced again: {error}");
                 }
             }
         });
         self.announcements.insert(locator, repeats);
         Ok(())
+    }
+
+    fn announcer(&mut self) -> std::io::Result<Arc<Announcer>> {
+        if let Some(announcer) = &self.announcer {
+            return Ok(Arc::clone(announcer));
+        }
+        let opened = Arc::new(Announcer::open()?);
+        Ok(Arc::clone(self.announcer.insert(opened)))
+    }
+
+    /// Tells the instances at an interface, and the switch that may be between, that their
+    /// gateway is here: a moment ago it may have been elsewhere.
+    fn announce_gateway(&mut self, dev: &str, home: Home) -> std::io::Result<()> {
+        let index = rt::index(dev).map_err(std::io::Error::other)?;
+        let gateway = match home.ip() {
+            IpAddr::V4(_) => GATEWAY_V4.into(),
+            IpAddr::V6(_) => GATEWAY_V6.into(),
+        };
+        self.announcer()?.announce(gateway, &[], index, GATEWAY_MAC)
     }
 
     /// Has what the instance sends led into the TUN, and what is for its home
@@ -352,7 +366,12 @@ impl Steering {
         match result {
             // One that comes or goes meanwhile is heard of again.
             _ if !there || rt::index(dev).is_err() => Ok(Attached::Waiting),
-            Ok(()) => Ok(Attached::Ready),
+            Ok(()) => {
+                if let Err(error) = self.announce_gateway(dev, attachment.home) {
+                    tracing::debug!("{dev}: the gateway is not announced: {error}");
+                }
+                Ok(Attached::Ready)
+            }
             Err(error) => Err(error),
         }
     }

@@ -1,0 +1,109 @@
+//! A gateway that stands by for another one.
+
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use nix::net::if_::if_nametoindex;
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{agent_config, entropy, identity};
+use crate::agent::Agent;
+use crate::config::Config;
+use crate::io::api::{self, Report};
+use crate::io::engine::Clock;
+use crate::io::pair::Pair;
+use crate::io::server::Server;
+use crate::io::steering::{Claims, Steering};
+use crate::io::{service, state};
+use crate::pair::Duty;
+use crate::upgrade::unblock_signals;
+
+/// Waits until this gateway is on duty, with the state of the one before it in the first of the
+/// files; `false` if it is to end before. In the second of them is what the other one tells.
+pub(super) async fn until_on_duty(
+    config: &Config,
+    pair: &Pair,
+    listener: &UnixListener,
+    (state, copy): (&Path, &Path),
+) -> anyhow::Result<bool> {
+    let mut duty = pair.duty();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut upgrade = signal(SignalKind::user_defined2())?;
+    unblock_signals()?;
+    let mut server: Option<Server> = None;
+    loop {
+        let now = *duty.borrow_and_update();
+        match (now, &server) {
+            (Duty::Active, None) => return Ok(true),
+            (Duty::Active, Some(_)) => break,
+            (Duty::Standby, None) => {
+                silence(config, state).await?;
+                tracing::info!("site {}: standing by for {}", config.site, pair.peer());
+                let router = api::standby_router(report(config));
+                server = Some(Server::start(listener.try_clone()?, router)?);
+                service::ready();
+            }
+            _ => {}
+        }
+        tokio::select! {
+            _ = terminate.recv() => return Ok(false),
+            _ = interrupt.recv() => return Ok(false),
+            _ = hangup.recv() => tracing::warn!("standing by: restart it to read the configuration"),
+            _ = upgrade.recv() => tracing::warn!("standing by: restart it to upgrade"),
+            _ = duty.changed() => {}
+        }
+    }
+    if let Some(mut server) = server {
+        server.stop();
+    }
+    if copy.exists() {
+        std::fs::rename(copy, state)?;
+    }
+    tracing::info!("site {}: taking over from {}", config.site, pair.peer());
+    Ok(true)
+}
+
+/// Resolves when this gateway is no longer on duty; never without a pair.
+pub(super) async fn relieved(pair: Option<&Pair>) {
+    if let Some(pair) = pair {
+        let mut duty = pair.duty();
+        // It ends with the process.
+        let _ = duty.wait_for(|duty| *duty != Duty::Active).await;
+        tracing::warn!("{} is on duty now: standing by", pair.peer());
+    } else {
+        std::future::pending().await
+    }
+}
+
+/// What was known on duty is a copy from now on, unless the other one has told more already.
+pub(super) fn lay_aside(state: &Path) -> std::io::Result<()> {
+    let copy = state.with_file_name(super::COPY_FILE);
+    match std::fs::rename(state, copy) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Nothing that an earlier life has left in the kernel is to answer for the site.
+async fn silence(config: &Config, file: &Path) -> anyhow::Result<()> {
+    if if_nametoindex(config.tun.name.as_str()).is_ok() {
+        let mut steering = Steering::take(config, &config.tun.name).await?;
+        steering.down(&Claims::default()).await?;
+    }
+    state::remove(file)?;
+    Ok(())
+}
+
+/// The status of a forwarder that does nothing.
+fn report(config: &Config) -> Report {
+    let clock = Clock::start();
+    let idle = Agent::new(agent_config(config), clock.now(), entropy);
+    let path = "none: standing by".to_owned();
+    Report {
+        identity: identity(config, path, Some("standby")),
+        status: idle.status(clock.now()),
+        threads: Vec::new(),
+    }
+}

@@ -30,6 +30,8 @@ use crate::upgrade::{Failure, Legacy, Program, unblock_signals};
 
 mod standby;
 
+use standby::Turn;
+
 const STATE_FILE: &str = "state.json";
 /// What the other gateway knew, or this one when it was relieved.
 const COPY_FILE: &str = "standby.json";
@@ -42,58 +44,53 @@ const COPY_FILE: &str = "standby.json";
 /// are kept, so that a restart loses no connection. With no home attached
 /// everything is removed.
 pub async fn run(path: &Path, inherited: Inherited) -> anyhow::Result<()> {
-    let mut program = Some(Program::running().context("where is this program?")?);
+    let program = Program::running().context("where is this program?")?;
     let config = Config::load(path)?;
     let state_dir = state::StateDir::open(&config.state_dir)?;
     let state_file = state_dir.file(STATE_FILE);
-    let copy = state_dir.file(COPY_FILE);
-    let mut inherited_state = inherited.state.and_then(Legacy::take_up);
+    let legacy = inherited.state.and_then(Legacy::take_up);
     // Before anything in the kernel is touched, since it can fail.
     let listener = api::listen(&config.control_socket, inherited.control);
     let listener = listener.map_err(|e| anyhow!(e))?;
-    let (mut tun, mut program_before) = (inherited.tun, inherited.program);
-    let mut pair = match &config.pair {
-        Some(pair) => {
-            let (was, resumes) = (state_file.exists(), inherited_state.is_some());
-            Some(start_pair(&config, pair, was, resumes, copy.clone())?)
+    let mut pair = None;
+    if let Some(other) = &config.pair {
+        let copy = state_dir.file(COPY_FILE);
+        let (was, resumes) = (state_file.exists(), legacy.is_some());
+        let one = start_pair(&config, other, was, resumes, copy.clone())?;
+        let (source, files) = ((path, &config), (&*state_file, &*copy));
+        match standby::wait(source, &program, &one, &listener, files).await? {
+            Turn::OnDuty => pair = Some(one),
+            Turn::Again => return Err(program.again(listener.into()).into()),
+            Turn::End => {
+                let _ = std::fs::remove_file(&config.control_socket);
+                return Ok(());
+            }
         }
+    }
+    let legacy = match legacy {
+        Some(legacy) => legacy,
+        None => Legacy::old(state::load(&state_file)?.unwrap_or_default()),
+    };
+    let metrics = match config.metrics_listen {
+        Some(address) => Some(metrics::listen(address).await.map_err(|e| anyhow!(e))?),
         None => None,
     };
-    let ended = loop {
-        if let Some(pair) = &pair
-            && !standby::until_on_duty(&config, pair, &listener, (&state_file, &copy)).await?
-        {
-            break Ok(());
-        }
-        let legacy = match inherited_state.take() {
-            Some(legacy) => legacy,
-            None => Legacy::old(state::load(&state_file)?.unwrap_or_default()),
-        };
-        let metrics = match config.metrics_listen {
-            Some(address) => Some(metrics::listen(address).await.map_err(|e| anyhow!(e))?),
-            None => None,
-        };
-        let program = match program.take() {
-            Some(program) => program,
-            None => Program::running().context("where is this program?")?,
-        };
-        let past = Past {
-            program,
-            legacy,
-            state_file: state_file.clone(),
-            tun: tun.take(),
-            metrics,
-            program_before: program_before.take(),
-        };
-        match forward(path, &config, past, listener.try_clone()?, &mut pair).await {
-            Ok(End::Relieved) => {}
-            Ok(End::Asked) => break Ok(()),
-            Err(error) => break Err(error),
-        }
+    let past = Past {
+        program: program.clone(),
+        legacy,
+        state_file,
+        tun: inherited.tun,
+        metrics,
+        program_before: inherited.program,
     };
+    let ended = forward(path, &config, past, listener.try_clone()?, pair).await;
+    if let Ok(End::Relieved) = ended {
+        // Nothing of what it was is to be left in the one that stands by.
+        return Err(program.again(listener.into()).into());
+    }
     // A dead socket misleads people.
     let _ = std::fs::remove_file(&config.control_socket);
-    ended
+    ended.map(drop)
 }
 
 /// Why a forwarder has ended.
@@ -143,7 +140,7 @@ async fn forward(
     config: &Config,
     mut past: Past,
     listener: UnixListener,
-    pair: &mut Option<Pair>,
+    pair: Option<Pair>,
 ) -> anyhow::Result<End> {
     let tun_is_new = if_nametoindex(config.tun.name.as_str()).is_err();
     let queues = open_queues(config, past.tun)?;
@@ -283,7 +280,7 @@ async fn forward(
             .await?;
         standby::lay_aside(&past.state_file)?;
         service::forget();
-        if let (Ok(End::Asked), Some(pair)) = (&ended, pair.take()) {
+        if let (Ok(End::Asked), Some(pair)) = (&ended, pair) {
             pair.hand_over().await;
             tracing::info!("stopped; the other gateway takes over");
         }

@@ -185,7 +185,7 @@ impl Program {
     }
 
     /// Has the program at our path check the configuration.
-    async fn check(&self, config: &Path) -> anyhow::Result<()> {
+    pub(crate) async fn check(&self, config: &Path) -> anyhow::Result<()> {
         let path = self.path.display();
         let run = tokio::process::Command::new(&self.path)
             .arg("--config")
@@ -202,6 +202,19 @@ impl Program {
             bail!("{path} check-config: {}, {}", answer.status, said.trim());
         }
         Ok(())
+    }
+
+    /// Starts anew in this process, with the API's socket and nothing else; returns only if
+    /// that fails. To be called on the main thread.
+    pub fn again(&self, control: OwnedFd) -> io::Error {
+        let inherited = Inherited {
+            control: Some(control),
+            ..Inherited::default()
+        };
+        match self.replace(&inherited) {
+            Ok(never) => match never {},
+            Err(error) => error,
+        }
     }
 
     /// The `execve(2)`.

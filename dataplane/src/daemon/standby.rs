@@ -16,16 +16,28 @@ use crate::io::server::Server;
 use crate::io::steering::{Claims, Steering};
 use crate::io::{service, state};
 use crate::pair::Duty;
-use crate::upgrade::unblock_signals;
+use crate::upgrade::{Program, unblock_signals};
 
-/// Waits until this gateway is on duty, with the state of the one before it in the first of the
-/// files; `false` if it is to end before. In the second of them is what the other one tells.
-pub(super) async fn until_on_duty(
-    config: &Config,
+/// What a gateway that stood by is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// It is on duty.
+    OnDuty,
+    /// Somebody wants it to end.
+    End,
+    /// Its configuration or its program has been replaced.
+    Again,
+}
+
+/// Waits for its turn; then the state of the one before it is in the first of the files. In the
+/// second of them is what the other one tells. `path` is where the configuration is from.
+pub(super) async fn wait(
+    (path, config): (&Path, &Config),
+    program: &Program,
     pair: &Pair,
     listener: &UnixListener,
     (state, copy): (&Path, &Path),
-) -> anyhow::Result<bool> {
+) -> anyhow::Result<Turn> {
     let mut duty = pair.duty();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -36,7 +48,7 @@ pub(super) async fn until_on_duty(
     loop {
         let now = *duty.borrow_and_update();
         match (now, &server) {
-            (Duty::Active, None) => return Ok(true),
+            (Duty::Active, None) => return Ok(Turn::OnDuty),
             (Duty::Active, Some(_)) => break,
             (Duty::Standby, None) => {
                 silence(config, state).await?;
@@ -48,11 +60,16 @@ pub(super) async fn until_on_duty(
             _ => {}
         }
         tokio::select! {
-            _ = terminate.recv() => return Ok(false),
-            _ = interrupt.recv() => return Ok(false),
-            _ = hangup.recv() => tracing::warn!("standing by: restart it to read the configuration"),
-            _ = upgrade.recv() => tracing::warn!("standing by: restart it to upgrade"),
-            _ = duty.changed() => {}
+            _ = terminate.recv() => return Ok(Turn::End),
+            _ = interrupt.recv() => return Ok(Turn::End),
+            _ = hangup.recv() => {}
+            _ = upgrade.recv() => {}
+            _ = duty.changed() => continue,
+        }
+        // There is nothing that must not end.
+        match program.check(path).await {
+            Ok(()) => return Ok(Turn::Again),
+            Err(error) => tracing::error!("goes on as it was: {error:#}"),
         }
     }
     if let Some(mut server) = server {
@@ -62,7 +79,7 @@ pub(super) async fn until_on_duty(
         std::fs::rename(copy, state)?;
     }
     tracing::info!("site {}: taking over from {}", config.site, pair.peer());
-    Ok(true)
+    Ok(Turn::OnDuty)
 }
 
 /// Resolves when this gateway is no longer on duty; never without a pair.

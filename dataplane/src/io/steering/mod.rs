@@ -139,7 +139,7 @@ pub struct Steering {
     claims: Claims,
     /// From the first announcement on.
     announcer: Option<Arc<Announcer>>,
-    announcements: BTreeMap<Locator, JoinHandle<()>>,
+    announcements: BTreeMap<(String, IpAddr), JoinHandle<()>>,
     /// Held as long as this namespace is ours.
     _only: UnixDatagram,
 }
@@ -249,7 +249,7 @@ impl Steering {
     /// to keep, settings get their old values and the TUN is removed too. Goes on
     /// after a failure and returns the first.
     pub async fn down(&mut self, keep: &Claims) -> Result<(), SteeringError> {
-        self.stop_announcing(|locator| !keep.locators.contains(locator));
+        self.stop_announcing(|(_, ip)| !keep.locators.iter().any(|kept| kept.ip() == *ip));
         self.claims = keep.clone();
         if !keep.is_empty() {
             return self.reconcile(keep).await;
@@ -278,7 +278,7 @@ impl Steering {
 
     /// Undoes [`Steering::add_locator`]; packets to it vanish then.
     pub async fn remove_locator(&mut self, locator: Locator) -> Result<(), SteeringError> {
-        self.stop_announcing(|other| *other == locator);
+        self.stop_announcing(|(_, ip)| *ip == locator.ip());
         let mut with = self.claims.clone();
         with.locators.insert(locator);
         let mut without = with.clone();
@@ -302,27 +302,37 @@ impl Steering {
                 tracing::debug!("{error}");
             }
         }
-        self.stop_announcing(|other| *other == locator);
-        let address = locator.ip();
-        let announcer = self.announcer().and_then(|announcer| {
-            announcer.announce(address, &routers, index, mac)?;
-            Ok(announcer)
-        });
-        let announcer = announcer.map_err(|cause| SteeringError::Announce {
+        let told = self.repeat(&uplink, locator.ip(), routers, index, mac);
+        told.map_err(|cause| SteeringError::Announce {
             locator,
             uplink,
             cause,
-        })?;
+        })
+    }
+
+    /// Says that `address` is at this interface of ours, now and at [`REPEATS`].
+    fn repeat(
+        &mut self,
+        dev: &str,
+        address: IpAddr,
+        routers: Vec<IpAddr>,
+        index: u32,
+        mac: MacAddr,
+    ) -> std::io::Result<()> {
+        let place = (dev.to_owned(), address);
+        self.stop_announcing(|other| *other == place);
+        let announcer = self.announcer()?;
+        announcer.announce(address, &routers, index, mac)?;
         let repeats = tokio::spawn(async move {
             let start = tokio::time::Instant::now();
             for after in REPEATS {
                 tokio::time::sleep_until(start + after).await;
                 if let Err(error) = announcer.announce(address, &routers, index, mac) {
-                    tracing::debug!("{locator} not announced again: {error}");
+                    tracing::debug!("{address} not announced again: {error}");
                 }
             }
         });
-        self.announcements.insert(locator, repeats);
+        self.announcements.insert(place, repeats);
         Ok(())
     }
 
@@ -335,14 +345,20 @@ impl Steering {
     }
 
     /// Tells the instances at an interface, and the switch that may be between, that their
-    /// gateway is here: a moment ago it may have been elsewhere.
-    fn announce_gateway(&mut self, dev: &str, home: Home) -> std::io::Result<()> {
-        let index = rt::index(dev).map_err(std::io::Error::other)?;
+    /// gateway is here: a moment ago it may have been the other one of the site.
+    fn announce_gateway(&mut self, dev: &str, home: Home) {
+        if self.config.pair.is_none() {
+            return;
+        }
         let gateway = match home.ip() {
             IpAddr::V4(_) => GATEWAY_V4.into(),
             IpAddr::V6(_) => GATEWAY_V6.into(),
         };
-        self.announcer()?.announce(gateway, &[], index, GATEWAY_MAC)
+        let told = rt::index(dev).map_err(std::io::Error::other);
+        let told = told.and_then(|n| self.repeat(dev, gateway, Vec::new(), n, GATEWAY_MAC));
+        if let Err(error) = told {
+            tracing::warn!("{dev}: the gateway is not announced: {error}");
+        }
     }
 
     /// Has what the instance sends led into the TUN, and what is for its home
@@ -367,9 +383,7 @@ impl Steering {
             // One that comes or goes meanwhile is heard of again.
             _ if !there || rt::index(dev).is_err() => Ok(Attached::Waiting),
             Ok(()) => {
-                if let Err(error) = self.announce_gateway(dev, attachment.home) {
-                    tracing::debug!("{dev}: the gateway is not announced: {error}");
-                }
+                self.announce_gateway(dev, attachment.home);
                 Ok(Attached::Ready)
             }
             Err(error) => Err(error),
@@ -512,9 +526,9 @@ impl Steering {
         Ok(self.pairs.destroy().await?)
     }
 
-    fn stop_announcing(&mut self, which: impl Fn(&Locator) -> bool) {
-        self.announcements.retain(|locator, repeats| {
-            let stop = which(locator);
+    fn stop_announcing(&mut self, which: impl Fn(&(String, IpAddr)) -> bool) {
+        self.announcements.retain(|place, repeats| {
+            let stop = which(place);
             if stop {
                 repeats.abort();
             }

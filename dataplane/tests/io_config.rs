@@ -490,9 +490,14 @@ fn check_says_what_the_file_means() {
 
 /// The example with its other zone.
 fn zoned() -> String {
+    with_table("[[zone]]")
+}
+
+/// The example with a table that is left out there.
+fn with_table(name: &str) -> String {
     let (mut text, mut inside) = (String::new(), false);
     for line in EXAMPLE.lines() {
-        inside = (inside || line == "# [[zone]]") && line.starts_with("# ");
+        inside = (inside || line == format!("# {name}")) && line.starts_with("# ");
         text += if inside { &line[2..] } else { line };
         text += "\n";
     }
@@ -558,4 +563,93 @@ fn several_zones_share_the_homes() {
         said.contains("another [[zone]] speaks for this prefix"),
         "{said}"
     );
+}
+
+#[test]
+fn two_gateways_know_each_other() {
+    let secret = "secret = \"cGFpcnBhaXJwYWlycGFpcnBhaXJwYWlycGFpcnBhaXI=\"";
+    let paired = with_table("[pair]").replacen("secret_file = \"pair.secret\"", secret, 1);
+    let pair = parse(&paired).unwrap().pair.unwrap();
+    assert_eq!(pair.home, "192.0.2.250".parse().unwrap());
+    assert_eq!(pair.locator, "198.51.100.250".parse().unwrap());
+    assert_eq!(pair.secret, *b"pairpairpairpairpairpairpairpair");
+    assert!(!format!("{pair:?}").contains("112"), "{pair:?}");
+
+    for (from, to, key, problem) in [
+        (
+            "192.0.2.250",
+            "198.18.0.1",
+            "pair.home",
+            "is inside none of `homes.prefixes`",
+        ),
+        (
+            "\"192.0.2.250\"",
+            "\"192.0.2.10\"",
+            "pair.home",
+            "of an [[instance]]",
+        ),
+        (
+            "192.0.2.250",
+            "here",
+            "pair.home",
+            "is not a routable unicast address",
+        ),
+        (
+            "198.51.100.250",
+            "198.18.0.1",
+            "pair.locator",
+            "is inside none of `locators.prefixes`",
+        ),
+        (
+            "198.51.100.250",
+            "2001:db8:a::5",
+            "pair.locator",
+            "of another family",
+        ),
+        (
+            "198.51.100.250",
+            "198.51.100.130",
+            "pair.locator",
+            "is inside `locators.pool`",
+        ),
+        (
+            "203.0.113.2:6284",
+            "203.0.113.2",
+            "pair.listen",
+            "is not an address with a port",
+        ),
+        (
+            "203.0.113.3:6284",
+            "203.0.113.2:6284",
+            "pair.peer",
+            "is `pair.listen`",
+        ),
+        (
+            secret,
+            "secret = \"cGFpcg==\"",
+            "pair.secret",
+            "is not the base64 text of 32 bytes",
+        ),
+        (secret, "", "pair", "needs either `secret` or `secret_file`"),
+        (
+            secret,
+            "secret_file = \"none\"",
+            "pair.secret_file",
+            "cannot be read",
+        ),
+        (
+            "placement = \"gateway\"",
+            "placement = \"guest\"",
+            "pair",
+            "only a gateway",
+        ),
+    ] {
+        let text = paired.replacen(from, to, 1);
+        assert_ne!(text, paired, "{from}");
+        let said = parse(&text).unwrap_err();
+        assert!(
+            said.contains(key) && said.contains(problem),
+            "{from} -> {to}: {said}"
+        );
+    }
 }

@@ -138,7 +138,7 @@ impl From<&MoveOutcome> for schema::Move {
             frozen_ms: ms(outcome.frozen_us),
             map_update_ms: ms(outcome.map_update_us),
             peers_switched_ms: ms(outcome.peers_switched_us.unwrap_or(waited)),
-            start_unix_us: outcome.started_unix_us,
+            start_unix_us: outcome.detached_unix_us,
             end_unix_us: outcome.ended_unix_us,
         }
     }

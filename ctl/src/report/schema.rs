@@ -208,7 +208,8 @@ pub struct Move {
     pub map_update_ms: f64,
     /// Time from the change of the binding until the last peer sent to the new site.
     pub peers_switched_ms: f64,
-    /// Start of the move in Unix microseconds; minus `meta.start_unix_us` it is a time of the run.
+    /// When the old site was told to let go, in Unix microseconds: what comes before does not
+    /// touch the traffic. Minus `meta.start_unix_us` it is a time of the run.
     pub start_unix_us: u64,
     /// End of the move in Unix microseconds.
     pub end_unix_us: u64,

@@ -15,6 +15,9 @@ pub(super) fn site(name: &str, report: &Report) -> String {
         "site {name}: {} ({}), matd {}, pid {}",
         identity.placement, identity.path, identity.version, identity.pid
     )];
+    if let Some(duty) = &identity.duty {
+        lines.push(format!("  one of two gateways: {duty}"));
+    }
     if identity.site != name {
         lines.push(format!("  calls itself site {}", identity.site));
     }

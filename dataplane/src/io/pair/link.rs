@@ -92,7 +92,10 @@ pub async fn follow(
             let (kind, part) = timeout(SILENCE, reader.receive()).await??;
             match kind {
                 Kind::Beat => told(Told::Beat),
-                Kind::Bye => return Ok(told(Told::Bye)),
+                Kind::Bye => {
+                    told(Told::Bye);
+                    return Ok(());
+                }
                 Kind::Part | Kind::Last if state.len() + part.len() > LARGEST => {
                     return Err(nonsense("a state that never ends"));
                 }

@@ -20,7 +20,7 @@ use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use mat_dataplane::agent::{Activated, Explanation, Handover, OwnStatus, Prepared};
 use mat_dataplane::io::api::{AttachBody, DetachBody, HandoverBody, PrepareBody, Report};
-use mat_proto::Home;
+use mat_proto::{Binding, Home};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
@@ -182,13 +182,13 @@ impl Client {
         self.get(&format!("/v1/homes/{home}/handover")).await
     }
 
-    /// Has it look at the binding of a home now, and tell peers what is new.
-    pub async fn refresh(&mut self, home: Home) -> Result<(), SiteError> {
-        self.post(&format!("/v1/homes/{home}/refresh"), &()).await
+    /// Tells it what the binding of a home that it serves is now, for it to tell peers.
+    pub async fn learn(&mut self, binding: &Binding) -> Result<(), SiteError> {
+        self.post("/v1/learn", binding).await
     }
 
     /// Publishes a prepared locator beside the one in use.
-    pub async fn stand_by(&mut self, handover: Handover) -> Result<Activated, SiteError> {
+    pub async fn stand_by(&mut self, handover: Handover) -> Result<Binding, SiteError> {
         self.post("/v1/standby", &HandoverBody { handover }).await
     }
 

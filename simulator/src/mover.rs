@@ -126,7 +126,11 @@ impl Mover {
             }
             Step::WaitStandBy => match self.settled.take() {
                 Some(true) => {
-                    world.call(from, |agent| agent.look_again(now, home).is_ok());
+                    let binding = world.call(to, |agent| agent.handover(home).ok());
+                    let binding = binding.flatten().and_then(|handover| handover.binding);
+                    world.call(from, |agent| {
+                        binding.is_some_and(|binding| agent.learn(now, binding).is_ok())
+                    });
                     (Step::Detach, AHEAD)
                 }
                 _ => self.fails(world, "the new site is not published", Step::Withdraw),

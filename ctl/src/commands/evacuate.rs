@@ -1,10 +1,9 @@
 //! `matctl evacuate`: everything that one site serves moves to another.
 //!
-//! Each instance moves by itself, some of them at a time, while the next ones are prepared
-//! already; one that cannot be moved stays where it is, served, and the others move on.
+//! Each instance moves by itself, some of them at a time; one that cannot be moved stays where it
+//! is, served, and the others move on.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -12,15 +11,12 @@ use futures_util::StreamExt;
 use mat_dataplane::agent::OwnStatus;
 use mat_proto::Home;
 use serde_json::json;
-use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Semaphore;
 
 use super::driving::DriverArgs;
 use super::{ConfigArg, block_on, say, say_json};
 use crate::config::{Config, Instance};
 use crate::moves::{self, Driver, MoveError, MoveOutcome, Trip};
-use crate::plan::Step;
 use crate::site::Site;
 
 /// `matctl evacuate`
@@ -44,9 +40,6 @@ pub struct EvacuateArgs {
     #[command(flatten)]
     config: ConfigArg,
 }
-
-/// So many more are being prepared: that takes round trips, and nobody notices it.
-const AHEAD: usize = 3;
 
 /// An instance, and what is to move it.
 struct Passenger {
@@ -141,16 +134,14 @@ async fn move_all(
     let still = passengers.iter().all(|p| p.driver.stands_still());
     let many = args.parallel.unwrap_or(if still { 1 } else { 4 });
     let (all, many) = (passengers.len(), usize::from(many));
-    let gate = Arc::new(Semaphore::new(many));
     let mut waiting = passengers.into_iter();
     let mut moving = futures_util::stream::FuturesUnordered::new();
     let mut ended = Vec::new();
     let mut stopped = false;
     loop {
-        while !stopped && moving.len() < many + AHEAD {
+        while !stopped && moving.len() < many {
             let Some(next) = waiting.next() else { break };
-            let gate = Arc::clone(&gate);
-            moving.push(tokio::spawn(move_one(next, from.clone(), to.clone(), gate)));
+            moving.push(tokio::spawn(move_one(next, from.clone(), to.clone())));
         }
         tokio::select! {
             next = moving.next() => match next {
@@ -176,22 +167,11 @@ async fn move_all(
     Ok(ended)
 }
 
-/// Moves one; from the moment on when it leaves, only so many at a time as the gate lets through.
-async fn move_one(mut passenger: Passenger, from: Site, to: Site, gate: Arc<Semaphore>) -> Ended {
+async fn move_one(mut passenger: Passenger, from: Site, to: Site) -> Ended {
     let instance = passenger.instance;
     let trip = Trip::new(&instance, &from, &to);
     let driver = passenger.driver.as_mut();
-    let runtime = Handle::current();
-    let mut turn = None;
-    let mut in_turn = |step| {
-        if step == Step::Detach {
-            let waited = runtime.block_on(Arc::clone(&gate).acquire_owned());
-            turn = Some(waited.map_err(|error| error.to_string())?);
-        }
-        Ok(())
-    };
-    let outcome = moves::move_instance(trip, driver, &mut in_turn).await;
-    drop(turn);
+    let outcome = moves::move_instance(trip, driver, &mut |_| Ok(())).await;
     (instance, outcome)
 }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use mat_dataplane::agent::{Activated, Handover, OwnStatus, RelayTo};
 use mat_dataplane::io::api::{DetachBody, PrepareBody};
 use mat_proto::auth::MoveKey;
-use mat_proto::{Epoch, Home, Locator};
+use mat_proto::{Binding, Home, Locator};
 
 use super::{HomeMove, Trip};
 use crate::plan::Stage;
@@ -51,8 +51,8 @@ pub(super) struct MovingHome {
     interface: Option<String>,
     mac: Option<String>,
     relay_to: Option<RelayTo>,
-    /// The epoch that names both sites.
-    published: Epoch,
+    /// The binding that names both sites.
+    published: Option<Binding>,
     activated: Option<Activated>,
     peers_acknowledged: usize,
     last_ack_us: Option<u64>,
@@ -86,7 +86,7 @@ impl MovingHome {
             before,
             handover: None,
             relay_to: None,
-            published: Epoch(0),
+            published: None,
             activated: None,
             peers_acknowledged: 0,
             last_ack_us: None,
@@ -118,8 +118,7 @@ impl MovingHome {
     pub async fn publish(&mut self) -> Result<(), String> {
         let text = |error: SiteError| error.to_string();
         let handover = self.old.handover(self.home).await.map_err(text)?;
-        let standing = self.new.stand_by(handover).await.map_err(text)?;
-        self.published = standing.epoch_after;
+        self.published = Some(self.new.stand_by(handover).await.map_err(text)?);
         Ok(())
     }
 
@@ -127,11 +126,14 @@ impl MovingHome {
     /// the gap. Those that have not until `patience` is over do so then.
     pub async fn tell_peers(&mut self, patience: Duration) -> Result<(), String> {
         let text = |error: SiteError| error.to_string();
-        self.old.refresh(self.home).await.map_err(text)?;
+        let Some(published) = &self.published else {
+            return Ok(());
+        };
+        self.old.learn(published).await.map_err(text)?;
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
             let status = self.old.home(self.home).await.map_err(text)?;
-            let told = status.filter(|status| status.epoch >= self.published);
+            let told = status.filter(|status| status.epoch >= published.epoch());
             if let Some(switch) = told.and_then(|status| status.switch)
                 && switch.acknowledged >= switch.peers
             {

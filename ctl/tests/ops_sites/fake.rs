@@ -142,11 +142,11 @@ fn serve(site: &Site, world: Arc<Mutex<World>>) {
         .route("/v1/explain", get(explain))
         .route("/v1/homes/{home}", get(one))
         .route("/v1/homes/{home}/handover", get(handover))
-        .route("/v1/homes/{home}/refresh", post(refresh))
         .route("/v1/attach", post(attach))
         .route("/v1/detach", post(detach))
         .route("/v1/prepare", post(prepare))
         .route("/v1/standby", post(standby))
+        .route("/v1/learn", post(learn))
         .route("/v1/activate", post(activate))
         .with_state(fake);
     // Ends with the test program.
@@ -292,8 +292,9 @@ async fn handover(State(fake): State<Fake>, UrlPath(home): UrlPath<String>) -> A
     Ok(handed_over(&world, &fake.site, &home))
 }
 
-async fn refresh(State(fake): State<Fake>, UrlPath(home): UrlPath<String>) -> Answer {
-    fake.operation("refresh", &home, &json!(null), |_, _| Ok(Json(json!(null))))
+async fn learn(State(fake): State<Fake>, Json(body): Json<Value>) -> Answer {
+    let home = body["home"].as_str().unwrap_or_default();
+    fake.operation("learn", home, &body, |_, _| Ok(Json(json!(null))))
 }
 
 /// The binding changes, but goes on naming the site that serves.
@@ -304,8 +305,10 @@ async fn standby(State(fake): State<Fake>, Json(body): Json<Value>) -> Answer {
             return Err(no(StatusCode::CONFLICT, "not prepared here"));
         }
         let at = world.bound.get(home).map(|(at, _)| at.clone());
-        let epochs = world.bind(&at.unwrap_or_default(), home);
-        activated(site, home, epochs)
+        let at = at.unwrap_or_default();
+        world.bind(&at, home);
+        let Json(handover) = handed_over(world, &at, home);
+        Ok(Json(handover["binding"].clone()))
     })
 }
 

@@ -7,11 +7,11 @@
 //! | `GET /v1/explain?src=&dst=` | | what would become of such a packet |
 //! | `GET /v1/homes/ADDRESS` | | one home attached here |
 //! | `GET /v1/homes/ADDRESS/handover` | | [`Handover`] as it would be now; the home stays |
-//! | `POST /v1/homes/ADDRESS/refresh` | | none; asks the mapping service about that home |
 //! | `POST /v1/attach` | [`AttachBody`] | [`Activated`] |
 //! | `POST /v1/detach` | [`DetachBody`] | [`Handover`] |
 //! | `POST /v1/prepare` | [`PrepareBody`] | [`Prepared`] |
-//! | `POST /v1/standby` | [`HandoverBody`] | [`Activated`]: the locator that stands by |
+//! | `POST /v1/standby` | [`HandoverBody`] | the [`Binding`] that names both places |
+//! | `POST /v1/learn` | [`Binding`] | none: of a home served here, from the answer before |
 //! | `POST /v1/activate` | [`HandoverBody`] | [`Activated`] |
 //!
 //! Errors are `{"error": "..."}` with status 400 (the request is wrong), 404,
@@ -158,11 +158,11 @@ pub fn router(control: Arc<Control>, identity: Identity) -> Router {
         .route("/v1/explain", get(explain))
         .route("/v1/homes/{home}", get(home))
         .route("/v1/homes/{home}/handover", get(handover))
-        .route("/v1/homes/{home}/refresh", post(refresh))
         .route("/v1/attach", post(attach))
         .route("/v1/detach", post(detach))
         .route("/v1/prepare", post(prepare))
         .route("/v1/standby", post(standby))
+        .route("/v1/learn", post(learn))
         .route("/v1/activate", post(activate))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .with_state(Api { control, identity })
@@ -339,10 +339,11 @@ async fn handover(State(api): State<Api>, UrlPath(home): UrlPath<Home>) -> Answe
     Ok(Json(handover))
 }
 
-async fn refresh(State(api): State<Api>, UrlPath(home): UrlPath<Home>) -> Answer<()> {
+async fn learn(State(api): State<Api>, body: Body<Binding>) -> Answer<()> {
+    let Json(binding) = body?;
     let engine = api.control.engine();
-    let asked = engine.call(move |agent, now| agent.look_again(now, home));
-    asked.await??;
+    let learned = engine.call(move |agent, now| agent.learn(now, binding));
+    learned.await??;
     Ok(Json(()))
 }
 
@@ -411,7 +412,7 @@ async fn prepare(State(api): State<Api>, body: Body<PrepareBody>) -> Answer<Prep
     Ok(Json(prepared))
 }
 
-async fn standby(State(api): State<Api>, body: Body<HandoverBody>) -> Answer<Activated> {
+async fn standby(State(api): State<Api>, body: Body<HandoverBody>) -> Answer<Binding> {
     let Json(body) = body?;
     let home = body.handover.home;
     let engine = api.control.engine();
@@ -419,9 +420,12 @@ async fn standby(State(api): State<Api>, body: Body<HandoverBody>) -> Answer<Act
     engine
         .call(move |agent, now| agent.stand_by(now, body.handover))
         .await??;
-    let standing = wait(home, settled).await;
-    api.control.save().await;
-    standing
+    let Json(_standing) = wait(home, settled).await?;
+    // If a kill comes first, the old site withdraws it in the end.
+    api.control.save_soon();
+    let handover = engine.call(move |agent, _| agent.handover(home)).await??;
+    let binding = handover.binding.ok_or(OpError::Conflict(home))?;
+    Ok(Json(binding))
 }
 
 async fn activate(State(api): State<Api>, body: Body<HandoverBody>) -> Answer<Activated> {

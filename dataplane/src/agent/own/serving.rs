@@ -51,7 +51,9 @@ impl Agent {
                 }
             }
             UpdateResult::Conflict => {
-                if prepared {
+                if matches!(own.role, Role::Prepared(Plan::StandBy)) {
+                    self.lookup(home);
+                } else if prepared {
                     self.settle(home, Err(OpError::Conflict(home)));
                     self.release(home);
                 } else {

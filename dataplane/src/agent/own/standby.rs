@@ -47,40 +47,44 @@ impl Agent {
         own.role = Role::Prepared(Plan::StandBy);
         own.imports = handover.contexts;
         own.know(handover.binding, now.time);
-        self.lookup(home);
-        Ok(())
+        let binding = own.known.clone().ok_or(OpError::Conflict(home))?;
+        // If the old site has not heard the latest, the mapping service is asked for it.
+        self.publish_beside(home, binding)
     }
 
-    /// Somebody else has changed the binding of a home of ours: asks for it now.
+    /// The binding of a home of ours has been changed on behalf of a move: told without
+    /// asking the mapping service, by somebody who may.
     ///
     /// # Errors
     /// It is not attached.
-    pub fn look_again(&mut self, now: Now, home: Home) -> Result<(), OpError> {
+    pub fn learn(&mut self, now: Now, binding: Binding) -> Result<(), OpError> {
         self.now = now;
-        if !self.own.contains_key(&home) {
-            return Err(OpError::NotAttached(home));
+        let home = binding.home();
+        let own = self.own.get_mut(&home).ok_or(OpError::NotAttached(home))?;
+        let active = binding.active().map(|entry| entry.locator);
+        let same = active.is_some() && active == own.serving();
+        if same && own.updating.is_none() && binding.epoch() > own.epoch() {
+            own.know(Some(binding), now.time);
+            self.announce(home);
+        } else {
+            self.lookup(home);
         }
-        self.lookup(home);
         Ok(())
     }
 
-    /// The binding of a home that is to stand by here: still the old site's, or the move is
-    /// off.
+    /// The binding of a home that is to stand by here, which was not what the old site
+    /// thought: still at that site, or the move is off.
     pub(super) fn publish(&mut self, home: Home, answer: &Answer) {
         let Some(own) = self.own.get_mut(&home) else {
             return;
         };
-        let place = |b: &Binding| b.active().copied();
+        let place = |b: &Binding| b.active().map(|entry| entry.locator);
         let old = own.known.as_ref().and_then(place);
-        let reserved = own.reserved.first().copied();
         own.role = Role::Prepared(Plan::Wait);
-        let result = match (answer, old, reserved) {
-            (Answer::Failed(why), ..) => Err(OpError::Mapping(home, why.clone())),
-            (Answer::Found { binding, .. }, Some(old), Some(ours))
-                if place(binding).is_some_and(|e| e.locator == old.locator) =>
-            {
-                let entries = vec![old, self.entry(ours, Priority::STANDBY)];
-                self.propose(home, Some(binding.clone()), binding.epoch(), entries)
+        let result = match answer {
+            Answer::Failed(why) => Err(OpError::Mapping(home, why.clone())),
+            Answer::Found { binding, .. } if place(binding) == old => {
+                self.publish_beside(home, binding.clone())
             }
             _ => Err(OpError::Conflict(home)),
         };
@@ -89,11 +93,23 @@ impl Agent {
         }
     }
 
+    fn publish_beside(&mut self, home: Home, there: Binding) -> Result<(), OpError> {
+        let ours = self.own.get(&home).and_then(|own| own.reserved.first());
+        let (ours, active) = (ours.copied(), there.active().copied());
+        let (Some(ours), Some(active)) = (ours, active) else {
+            return Err(OpError::Conflict(home));
+        };
+        let entries = vec![active, self.entry(ours, Priority::STANDBY)];
+        let epoch = there.epoch();
+        self.propose(home, Some(there), epoch, entries)
+    }
+
     /// It is published.
     pub(super) fn stands_by(&mut self, home: Home, epoch_before: Epoch, took: Duration) {
         let Some(own) = self.own.get_mut(&home) else {
             return;
         };
+        own.role = Role::Prepared(Plan::Wait);
         let (epoch_after, locator) = (own.epoch(), own.reserved.first().copied());
         let text = format!("standing by, epoch {epoch_after}");
         self.note(home, None, text);

@@ -12,7 +12,8 @@ fn published() -> (World, RelayTo) {
     stand_by(&mut world);
     world.run_for(2 * MAP_TIME);
     let now = world.clock();
-    world.agents[0].look_again(now, home(10)).unwrap();
+    let binding = world.map[&home(10)].clone();
+    world.agents[0].learn(now, binding).unwrap();
     world.drain(0);
     world.run_for(10 * DELAY);
     (world, relay)
@@ -115,6 +116,18 @@ fn an_old_site_that_was_not_told_takes_the_home_back_all_the_same() {
     alone_at_the_old_site(&mut world);
 }
 
+/// Somebody has written the same place anew, and the old site has not looked since.
+#[test]
+fn what_the_old_site_has_not_heard_yet_is_looked_up() {
+    let mut world = World::talking(3);
+    world.prepare(2, home(10));
+    world.set_map(home(10), locator(0, 1));
+    stand_by(&mut world);
+    world.run_for(3 * MAP_TIME);
+    assert_eq!(named(&world), [(1, locator(0, 1)), (2, locator(2, 1))]);
+    assert_eq!(world.settled.last().unwrap().0, 2);
+}
+
 /// The binding has been changed by others meanwhile: not to be overwritten.
 #[test]
 fn nobody_stands_by_for_what_is_served_elsewhere() {
@@ -126,7 +139,7 @@ fn nobody_stands_by_for_what_is_served_elsewhere() {
     let now = world.clock();
     world.agents[2].stand_by(now, handover).unwrap();
     world.drain(2);
-    world.run_for(2 * MAP_TIME);
+    world.run_for(3 * MAP_TIME);
     assert_eq!(named(&world), there);
     let (site, _, result) = world.settled.last().cloned().unwrap();
     assert!(site == 2 && result.is_err(), "{result:?}");

@@ -187,6 +187,13 @@ impl Client {
         self.post("/v1/learn", binding).await
     }
 
+    /// Sees to the move of a home: as long as this is polled, and the forwarder runs.
+    pub async fn attend(mut self, home: Home) {
+        let path = format!("/v1/homes/{home}/attend");
+        // It has no answer. If the forwarder goes, so does what it remembers of us.
+        let _ = self.exchange(Method::POST, &path, Bytes::new()).await;
+    }
+
     /// Publishes a prepared locator beside the one in use.
     pub async fn stand_by(&mut self, handover: Handover) -> Result<Binding, SiteError> {
         self.post("/v1/standby", &HandoverBody { handover }).await

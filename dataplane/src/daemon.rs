@@ -258,6 +258,7 @@ async fn forward(
     };
     let ended = running.wait_for_end(thread, pair.as_ref()).await;
     service::stopping();
+    control.leave();
     running.server.stop();
     keeper.abort();
     let last = engine.call(|agent, _| agent.snapshot()).await.ok();

@@ -199,8 +199,17 @@ impl Mover {
         wait
     }
 
+    /// Its connections to the sites end with it, unless its whole machine is gone.
     fn death(&self, world: &mut World) -> (Step, Duration) {
-        world.tell(format!("the mover of h{} has died", self.trip.host));
+        let noticed = self.trip.freeze.as_millis().is_multiple_of(2);
+        let how = if noticed { "" } else { " unnoticed" };
+        world.tell(format!("the mover of h{} has died{how}", self.trip.host));
+        if noticed {
+            let (now, home) = (world.now(), world.home(self.trip.host));
+            for site in [self.from, self.trip.to] {
+                world.call(site, |agent| agent.unattended(now, home));
+            }
+        }
         (Step::Over, CALL)
     }
 

@@ -7,6 +7,8 @@ use mat_dataplane::io::api::{DetachBody, PrepareBody};
 use mat_proto::auth::MoveKey;
 use mat_proto::{Binding, Home, Locator};
 
+use tokio::task::JoinSet;
+
 use super::{HomeMove, Trip};
 use crate::plan::Stage;
 use crate::site::{Client, SiteError};
@@ -53,6 +55,8 @@ pub(super) struct MovingHome {
     relay_to: Option<RelayTo>,
     /// The binding that names both sites.
     published: Option<Binding>,
+    /// Connections that tell both sites that we are here.
+    attending: JoinSet<()>,
     activated: Option<Activated>,
     peers_acknowledged: usize,
     last_ack_us: Option<u64>,
@@ -87,6 +91,7 @@ impl MovingHome {
             handover: None,
             relay_to: None,
             published: None,
+            attending: JoinSet::new(),
             activated: None,
             peers_acknowledged: 0,
             last_ack_us: None,
@@ -108,10 +113,19 @@ impl MovingHome {
                     port: prepared.port,
                     key: self.key,
                 });
-                Ok(())
+                self.attend().await.map_err(|error| error.to_string())
             }
             Err(error) => Err(self.failed(Stage::Prepared, &error)),
         }
+    }
+
+    /// From now on both sites know at once if we are gone.
+    async fn attend(&mut self) -> Result<(), SiteError> {
+        for site in [self.old.site(), self.new.site()] {
+            self.attending
+                .spawn(site.connect().await?.attend(self.home));
+        }
+        Ok(())
     }
 
     /// Has the new site published beside the old one.

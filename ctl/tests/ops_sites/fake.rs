@@ -142,6 +142,7 @@ fn serve(site: &Site, world: Arc<Mutex<World>>) {
         .route("/v1/explain", get(explain))
         .route("/v1/homes/{home}", get(one))
         .route("/v1/homes/{home}/handover", get(handover))
+        .route("/v1/homes/{home}/attend", post(attend))
         .route("/v1/attach", post(attach))
         .route("/v1/detach", post(detach))
         .route("/v1/prepare", post(prepare))
@@ -290,6 +291,10 @@ fn handed_over(world: &World, site: &str, home: &str) -> Json<Value> {
 async fn handover(State(fake): State<Fake>, UrlPath(home): UrlPath<String>) -> Answer {
     let world = fake.world.lock().expect("world");
     Ok(handed_over(&world, &fake.site, &home))
+}
+
+async fn attend() -> Answer {
+    std::future::pending().await
 }
 
 async fn learn(State(fake): State<Fake>, Json(body): Json<Value>) -> Answer {

@@ -7,6 +7,7 @@
 //! | `GET /v1/explain?src=&dst=` | | what would become of such a packet |
 //! | `GET /v1/homes/ADDRESS` | | one home attached here |
 //! | `GET /v1/homes/ADDRESS/handover` | | [`Handover`] as it would be now; the home stays |
+//! | `POST /v1/homes/ADDRESS/attend` | | none, ever: as long as its client waits, somebody sees to the move of that home |
 //! | `POST /v1/attach` | [`AttachBody`] | [`Activated`] |
 //! | `POST /v1/detach` | [`DetachBody`] | [`Handover`] |
 //! | `POST /v1/prepare` | [`PrepareBody`] | [`Prepared`] |
@@ -158,6 +159,7 @@ pub fn router(control: Arc<Control>, identity: Identity) -> Router {
         .route("/v1/explain", get(explain))
         .route("/v1/homes/{home}", get(home))
         .route("/v1/homes/{home}/handover", get(handover))
+        .route("/v1/homes/{home}/attend", post(attend))
         .route("/v1/attach", post(attach))
         .route("/v1/detach", post(detach))
         .route("/v1/prepare", post(prepare))
@@ -337,6 +339,20 @@ async fn handover(State(api): State<Api>, UrlPath(home): UrlPath<Home>) -> Answe
     let engine = api.control.engine();
     let handover = engine.call(move |agent, _| agent.handover(home)).await??;
     Ok(Json(handover))
+}
+
+async fn attend(State(api): State<Api>, UrlPath(home): UrlPath<Home>) -> Answer<()> {
+    let _attendance = Attendance(api.control, home);
+    std::future::pending().await
+}
+
+/// Dropped when the client that sees to a move goes.
+struct Attendance(Arc<Control>, Home);
+
+impl Drop for Attendance {
+    fn drop(&mut self) {
+        self.0.unattended(self.1);
+    }
 }
 
 async fn learn(State(api): State<Api>, body: Body<Binding>) -> Answer<()> {

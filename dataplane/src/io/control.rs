@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as SyncMutex, RwLock};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub struct Control {
     pub gauges: Gauges,
     state_file: PathBuf,
     replica: Option<Replica>,
+    /// This program is about to end.
+    leaving: AtomicBool,
 }
 
 /// What [`Control`] is made of.
@@ -83,6 +86,7 @@ impl Control {
             gauges: parts.gauges,
             state_file: parts.state_file,
             replica: parts.replica,
+            leaving: AtomicBool::new(false),
         })
     }
 
@@ -94,6 +98,24 @@ impl Control {
     /// Uses other zones, servers or keys from now on.
     pub fn set_directory(&self, directory: Directory) {
         *self.directory.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(directory);
+    }
+
+    /// Whoever goes from now on goes because we do.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+    }
+
+    /// Nobody sees to the move of a home any more.
+    pub fn unattended(&self, home: Home) {
+        if !self.leaving.load(Ordering::Relaxed) {
+            let engine = self.engine.clone();
+            tokio::spawn(async move {
+                // If the data thread has ended, so has everything.
+                let _ = engine
+                    .call(move |agent, now| agent.unattended(now, home))
+                    .await;
+            });
+        }
     }
 
     /// Resolves when the running operation on `home` has come to its end. To be

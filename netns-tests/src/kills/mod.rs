@@ -159,6 +159,7 @@ impl Stage {
     fn play(&mut self, victim: Victim, moment: Moment) -> Result<(&'static str, Instant)> {
         let mut stepped = self.bed.step_move(&self.web, "b")?;
         let mut killed = None;
+        let mut dead = None;
         let steps = [
             (Moment::Prepared, "publish"),
             (Moment::Published, "detach"),
@@ -166,20 +167,26 @@ impl Stage {
         ];
         for (at, next) in steps {
             stepped.go_on()?;
+            // The step is under way without it.
+            if let Some(at) = dead.take() {
+                self.restart(victim, at)?;
+            }
             if !stepped.asks_for(next)? {
                 break;
             }
             if at == moment {
                 let matctl = stepped.matctl.clone();
-                killed = Some(self.kill(victim, &matctl)?);
+                dead = Some(self.kill(victim, &matctl)?);
+                killed = dead;
             }
         }
         stepped.go_on()?;
         if let Moment::UnderWay(after) = moment {
             thread::sleep(after);
-            killed = Some(self.kill(victim, &stepped.matctl)?);
+            dead = Some(self.kill(victim, &stepped.matctl)?);
+            killed = dead;
         }
-        if let Some(at) = killed {
+        if let Some(at) = dead {
             self.restart(victim, at)?;
         }
         let moved = stepped.end()?;

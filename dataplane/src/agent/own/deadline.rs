@@ -3,8 +3,8 @@
 //! Two sites each know half of a move. The mapping service decides between them: the
 //! new one serves if it has registered the instance, otherwise the old one does.
 
-use super::{GIVEN_BACK, OpError, Own, Plan, Role};
-use crate::agent::{Agent, Answer, Timer};
+use super::{GIVEN_BACK, OpError, Own, Plan, Role, UNATTENDED};
+use crate::agent::{Agent, Answer, Now, Timer};
 use crate::clock::Time;
 use crate::counters::Cause;
 use mat_proto::{Binding, Home};
@@ -31,12 +31,45 @@ impl Agent {
         }
         if own.arrived && own.ready {
             own.role = Role::Prepared(Plan::TakeOver);
-            self.note(home, None, "here, but not activated in time: activated");
+            self.note(home, None, "here, but activated by nobody: activated");
             return self.lookup(home);
         }
         self.note(home, None, "prepared, but not activated in time: withdrawn");
         self.settle(home, Err(OpError::Deadline(home)));
         self.release(home);
+    }
+
+    /// Whoever moved a home is gone. The instance may still be on its way, so what is
+    /// prepared for it stays, and is used as soon as it comes. Where it has not left it is
+    /// served again soon, unless the new site registers it first.
+    pub fn unattended(&mut self, now: Now, home: Home) {
+        self.now = now;
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
+        let stays = own.ready && !own.gone && !own.taken_over;
+        match &mut own.role {
+            Role::Prepared(plan @ Plan::Wait) if own.updating.is_none() => {
+                *plan = Plan::Alone;
+                self.comes_alone(home);
+            }
+            Role::Departed { until, .. } if stays => {
+                *until = (*until).min(now.time + UNATTENDED);
+                let until = *until;
+                self.note(home, None, "nobody sees to its move any more");
+                self.at(until, Timer::Own(home));
+            }
+            _ => {}
+        }
+    }
+
+    /// Its instance may have come to where nobody will activate it.
+    pub(super) fn comes_alone(&mut self, home: Home) {
+        let own = self.own.get(&home);
+        let come = |own: &Own| own.arrived && own.ready;
+        if own.is_some_and(|own| matches!(own.role, Role::Prepared(Plan::Alone)) && come(own)) {
+            self.not_activated(home);
+        }
     }
 
     /// The binding of a home whose move nobody else finishes.

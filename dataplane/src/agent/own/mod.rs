@@ -57,6 +57,8 @@ pub(in crate::agent) enum Plan {
     Wait,
     /// To be published at its locator here as well, standing by.
     StandBy,
+    /// It is not, and nobody will say: when its instance comes, that is all there is to it.
+    Alone,
     /// To be registered here: its instance has come, but nobody says that its move is
     /// complete.
     TakeOver,
@@ -265,6 +267,8 @@ const PREPARED_FOR: Duration = Duration::from_secs(30);
 /// A home that left and that nobody has taken over by then is taken back: not before
 /// the new site has decided.
 const TAKE_BACK: Duration = Duration::from_secs(35);
+/// One that nobody sees to any more, and whose instance is still here, is taken back by then.
+const UNATTENDED: Duration = Duration::from_secs(2);
 /// Whether the new site gives back an instance that has not left is waited for until then.
 const GIVEN_BACK: Duration = Duration::from_secs(45);
 /// Where peers are who were there when a home left, for so long.

@@ -176,6 +176,7 @@ impl Agent {
         own.ready = ready;
         self.home_changed(home);
         self.flush(home);
+        self.comes_alone(home);
     }
 
     /// Homes at the interface `name`: with its link if an instance is here or

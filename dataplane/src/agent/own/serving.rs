@@ -110,7 +110,7 @@ impl Agent {
         }
         if let Role::Prepared(plan) = own.role {
             return match plan {
-                Plan::Wait => {}
+                Plan::Wait | Plan::Alone => {}
                 Plan::StandBy => self.publish(home, answer),
                 Plan::TakeOver => self.finish_alone(home, answer),
             };
@@ -211,7 +211,7 @@ impl Agent {
         };
         if own.next_poll <= time {
             own.next_poll = time + poll;
-            let waits = matches!(own.role, Role::Prepared(Plan::Wait));
+            let waits = matches!(own.role, Role::Prepared(Plan::Wait | Plan::Alone));
             if !waits || own.updating.is_some() {
                 self.lookup(home);
             }

@@ -66,6 +66,52 @@ fn an_instance_that_has_come_is_served_by_its_new_site() {
     assert_eq!(states(&world), ["-", "serving"]);
 }
 
+/// The sites hear at once that whoever moved it is gone.
+#[test]
+fn an_instance_whose_mover_is_known_to_be_gone_is_served_again_soon() {
+    let mut world = abandoned();
+    for site in [0, 2] {
+        let now = world.clock();
+        world.agents[site].unattended(now, home(10));
+        world.drain(site);
+    }
+    world.run_for(3 * SECOND);
+    assert_eq!(states(&world), ["serving", "prepared"]);
+    talks(&mut world, 0);
+    // It was on its way all the same.
+    world.plugged.remove(&(0, home(10)));
+    let now = world.clock();
+    world.agents[0].link_ready(now, home(10), false);
+    world.plugged.insert((2, home(10)));
+    world.agents[2].link_ready(now, home(10), true);
+    world.drain(2);
+    world.run_for(2 * SECOND);
+    assert_eq!(states(&world), ["not serving", "serving"]);
+    talks(&mut world, 2);
+}
+
+/// One that has left is not taken back before it can have come.
+#[test]
+fn an_instance_on_its_way_without_a_mover_is_served_where_it_comes() {
+    let mut world = abandoned();
+    world.plugged.remove(&(0, home(10)));
+    let now = world.clock();
+    world.agents[0].link_ready(now, home(10), false);
+    for site in [0, 2] {
+        let now = world.clock();
+        world.agents[site].unattended(now, home(10));
+    }
+    world.run_for(5 * SECOND);
+    assert_eq!(states(&world), ["departed", "prepared"]);
+    world.plugged.insert((2, home(10)));
+    let now = world.clock();
+    world.agents[2].link_ready(now, home(10), true);
+    world.drain(2);
+    world.run_for(SECOND);
+    assert_eq!(states(&world), ["departed", "serving"]);
+    talks(&mut world, 2);
+}
+
 #[test]
 fn while_the_mapping_service_is_away_nobody_decides() {
     let mut world = abandoned();

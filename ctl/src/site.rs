@@ -148,6 +148,26 @@ impl Client {
         self.get("/v1/status").await
     }
 
+    /// The same of a forwarder that serves its site.
+    ///
+    /// # Errors
+    /// It is one of two gateways, and the other one is on duty.
+    pub async fn on_duty(&mut self) -> Result<Report, SiteError> {
+        let report = self.status().await?;
+        if report.identity.duty.as_deref() == Some("standby") {
+            return Err(SiteError::Refused {
+                site: self.site.name.clone(),
+                status: StatusCode::MISDIRECTED_REQUEST.as_u16(),
+                text: format!(
+                    "the gateway at {} stands by for another one: give the socket of the one on \
+                     duty",
+                    self.site.socket.display()
+                ),
+            });
+        }
+        Ok(report)
+    }
+
     /// What would become of a packet.
     pub async fn explain(&mut self, src: IpAddr, dst: IpAddr) -> Result<Explanation, SiteError> {
         self.get(&format!("/v1/explain?src={src}&dst={dst}")).await

@@ -219,6 +219,16 @@ async fn forward(
     for output in pending {
         control.again(output);
     }
+    if let Some(pair) = &pair {
+        let (control, replica) = (Arc::clone(&control), pair.replica());
+        tokio::spawn(async move {
+            loop {
+                // For a while both may have thought that they were on duty.
+                replica.met().await;
+                control.announce_all().await;
+            }
+        });
+    }
     let events = netlink::watch().await?;
     tokio::spawn(Arc::clone(&control).follow(events));
     let keeper = tokio::spawn(Arc::clone(&control).keep_state());
@@ -269,7 +279,7 @@ async fn forward(
         // The data thread has died: as after a kill, the next start takes it up.
         return ended;
     };
-    let hands_over = pair.as_ref().is_some_and(Pair::is_followed);
+    let hands_over = pair.as_ref().is_some_and(Pair::can_be_relieved);
     if hands_over || matches!(ended, Ok(End::Relieved)) {
         control.store(&last);
         // Nothing here is to answer for the site.

@@ -73,6 +73,9 @@ pub struct Judge {
     heard: Time,
     /// The other one listens.
     followed: bool,
+    informed: bool,
+    /// When the mapping service last answered.
+    answered: Option<Time>,
     known: Option<Binding>,
     /// A question or claim that has not been answered.
     waiting: Option<Option<Binding>>,
@@ -102,6 +105,8 @@ impl Judge {
             duty: Duty::Undecided,
             heard: now.time,
             followed: false,
+            informed: false,
+            answered: None,
             known: None,
             waiting: None,
             read: None,
@@ -123,6 +128,26 @@ impl Judge {
     /// Something came from the other one, which is on duty.
     pub fn hears(&mut self, now: Now) {
         self.heard = now.time;
+        if self.duty == Duty::Undecided {
+            self.duty = Duty::Standby;
+        }
+    }
+
+    /// There is a state to take over with: without one, taking over would make everybody
+    /// forget what the site serves.
+    pub fn is_informed(&mut self) {
+        self.informed = true;
+    }
+
+    /// Whether it would take over, but has never been told anything.
+    pub fn lacks_state(&self, now: Now) -> bool {
+        !self.informed && self.is_alone(now)
+    }
+
+    /// Whether the mapping service answers, so that somebody else can claim the duty.
+    pub fn can_be_relieved(&self, now: Now) -> bool {
+        self.answered
+            .is_some_and(|at| now.time.since(at) < POLL * 3)
     }
 
     /// Whether the other one listens to what we tell it.
@@ -169,6 +194,9 @@ impl Judge {
     /// What the mapping service says of the pair.
     pub fn answer(&mut self, now: Now, answer: &Answer) {
         self.waiting = None;
+        if !matches!(answer, Answer::Failed(_)) {
+            self.answered = Some(now.time);
+        }
         match answer {
             Answer::Found {
                 proof: Proof::Missing,
@@ -192,7 +220,7 @@ impl Judge {
                     self.duty = Duty::Standby;
                     self.heard = now.time;
                 }
-                if self.is_alone(now) {
+                if self.is_alone(now) && self.informed {
                     self.claims(now, Some(binding.clone()));
                 }
             }
@@ -210,6 +238,7 @@ impl Judge {
         let claimed = self.waiting.take().flatten();
         match (result, claimed) {
             (UpdateResult::Committed, Some(new)) => {
+                self.answered = Some(now.time);
                 self.epoch = new.epoch();
                 self.known = Some(new);
                 self.duty = Duty::Active;
@@ -217,7 +246,7 @@ impl Judge {
             // Read back, whatever it was.
             _ => {
                 self.known = None;
-                self.read = Some(now.time + HURRY - POLL);
+                self.read = Some(now.time);
             }
         }
     }
@@ -264,7 +293,9 @@ mod tests {
     fn judge(site: usize, ms: u64, before: bool) -> Judge {
         let ours = [FIRST, SECOND][site].parse().unwrap();
         let pair = ("192.0.2.250".parse().unwrap(), ours);
-        Judge::new(at(ms), pair, 6283, 30, before)
+        let mut judge = Judge::new(at(ms), pair, 6283, 30, before);
+        judge.is_informed();
+        judge
     }
 
     impl Site {
@@ -429,6 +460,52 @@ mod tests {
         site.connected = true;
         site.run(3000);
         assert_eq!(site.duties(), [Duty::Active, Duty::Standby]);
+    }
+
+    /// The other one is on duty and says so; the mapping service says nothing.
+    #[test]
+    fn one_that_comes_back_does_not_serve_beside_one_that_it_hears() {
+        let mut site = Site::settled();
+        site.alive[0] = false;
+        site.run(3000);
+        site.reaches = [false, false];
+        site.judges[0] = judge(0, site.now, true);
+        site.alive[0] = true;
+        site.run(10_000);
+        assert_eq!(site.duties(), [Duty::Standby, Duty::Active]);
+    }
+
+    #[test]
+    fn one_that_was_never_told_anything_does_not_take_over() {
+        let mut site = Site::settled();
+        site.judges[1].informed = false;
+        site.alive[0] = false;
+        site.run(10_000);
+        assert_eq!(site.judges[1].duty(), Duty::Standby);
+        assert!(site.judges[1].lacks_state(at(site.now)));
+        site.judges[1].is_informed();
+        site.run(500);
+        assert_eq!(site.judges[1].duty(), Duty::Active);
+    }
+
+    /// A claim that is refused is not repeated without a pause.
+    #[test]
+    fn a_refusal_is_no_reason_to_hurry() {
+        let mut judge = judge(0, 0, false);
+        let mut asked = 0;
+        for ms in 0..2000 {
+            while let Some(wish) = judge.poll(at(ms)) {
+                asked += 1;
+                let proof = Proof::Signed;
+                match wish {
+                    Wish::Read => judge.answer(at(ms), &Answer::NotFound { proof }),
+                    Wish::Claim { .. } => {
+                        judge.claimed(at(ms), &UpdateResult::Refused("no".to_owned()));
+                    }
+                }
+            }
+        }
+        assert!(asked <= 22, "{asked}");
     }
 
     #[test]

@@ -100,7 +100,12 @@ impl Mover {
         let (step, wait) = match self.step {
             Step::Prepare => {
                 let key = self.key;
-                let prepared = world.call(to, |agent| agent.prepare(now, home, key, None).ok());
+                let prepared = world.call(to, |agent| {
+                    let prepared = agent.prepare(now, home, key, None).ok();
+                    // Its link is looked for, and is not there.
+                    agent.link_ready(now, home, false);
+                    prepared
+                });
                 match prepared.flatten() {
                     Some(prepared) => {
                         self.relay = Some(RelayTo {

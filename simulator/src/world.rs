@@ -537,11 +537,12 @@ impl World {
             let saved = self.sites[site].saved.clone();
             self.call(site, |agent| agent.restore(now, saved));
         }
-        for host in here {
-            if forgets {
+        for host in 0..self.hosts.len() {
+            let plugged = here.contains(&host);
+            if !forgets {
+                self.call(site, |agent| agent.link_ready(now, home(host), plugged));
+            } else if plugged {
                 self.attach(host, site);
-            } else {
-                self.call(site, |agent| agent.link_ready(now, home(host), true));
             }
         }
     }

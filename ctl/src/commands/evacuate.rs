@@ -61,8 +61,8 @@ pub fn run(args: EvacuateArgs) -> anyhow::Result<ExitCode> {
         bail!("--from and --to are the same site, {}", to.name);
     }
     block_on(async {
-        let status = from.connect().await?.status().await?.status;
-        to.connect().await?;
+        let status = from.connect().await?.on_duty().await?.status;
+        to.connect().await?.on_duty().await?;
         let (there, staying) = residents(&config, &status.homes);
         for (instance, why) in &staying {
             eprintln!("matctl: {} is left: {why}", instance.name);

@@ -109,7 +109,7 @@ fn ask(step: Step) -> Result<(), String> {
 /// The site that serves the instance, and the interface it has there.
 async fn find(config: &Config, instance: &Instance) -> anyhow::Result<(Site, Option<String>)> {
     let asked = config.sites.iter().map(|site| async move {
-        let report = async { site.connect().await?.status().await }.await;
+        let report = async { site.connect().await?.on_duty().await }.await;
         (site, report.map(|report| report.status.homes))
     });
     let mut answers: Vec<(&Site, Vec<OwnStatus>)> = Vec::new();

@@ -234,6 +234,7 @@ impl Agent {
         let local = match state.role {
             Role::Serving { locator } => locator,
             Role::Prepared(_) | Role::Registering => {
+                state.arrived = true;
                 let max = self.config.limits.hold_bytes_per_home;
                 let frame = copy(offload, packet, headers);
                 return Agent::hold_in(&mut state.hold_out, time, frame, max, &mut self.budget);

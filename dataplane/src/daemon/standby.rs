@@ -13,8 +13,8 @@ use crate::io::api::{self, Report};
 use crate::io::engine::Clock;
 use crate::io::pair::Pair;
 use crate::io::server::Server;
+use crate::io::service;
 use crate::io::steering::{Claims, Steering};
-use crate::io::{service, state};
 use crate::pair::Duty;
 use crate::upgrade::{Program, unblock_signals};
 
@@ -52,6 +52,9 @@ pub(super) async fn wait(
             (Duty::Active, Some(_)) => break,
             (Duty::Standby, None) => {
                 silence(config, state).await?;
+                if copy.exists() {
+                    pair.is_informed();
+                }
                 tracing::info!("site {}: standing by for {}", config.site, pair.peer());
                 let router = api::standby_router(report(config));
                 server = Some(Server::start(listener.try_clone()?, router)?);
@@ -109,8 +112,8 @@ async fn silence(config: &Config, file: &Path) -> anyhow::Result<()> {
         let mut steering = Steering::take(config, &config.tun.name).await?;
         steering.down(&Claims::default()).await?;
     }
-    state::remove(file)?;
-    Ok(())
+    // Until the other one tells more, that is the best there is.
+    Ok(lay_aside(file)?)
 }
 
 /// The status of a forwarder that does nothing.

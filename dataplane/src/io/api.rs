@@ -175,7 +175,7 @@ pub fn router(control: Arc<Control>, identity: Identity) -> Router {
 pub fn standby_router(report: Report) -> Router {
     let elsewhere = "this gateway stands by: ask the one on duty";
     let refuse = (
-        StatusCode::SERVICE_UNAVAILABLE,
+        StatusCode::MISDIRECTED_REQUEST,
         Json(json!({ "error": elsewhere })),
     );
     Router::new()
@@ -302,6 +302,9 @@ async fn status(State(api): State<Api>) -> Answer<Report> {
     if !forgone.is_empty() {
         identity.path += &format!(", but not {}: refused by the kernel", forgone.join(", "));
     }
+    if api.control.is_followed() == Some(false) {
+        identity.duty = Some("active, and nobody stands by".to_owned());
+    }
     Ok(Json(Report {
         identity,
         status,
@@ -421,9 +424,16 @@ async fn prepare(State(api): State<Api>, body: Body<PrepareBody>) -> Answer<Prep
     // All of it now, so that nothing but the interface is missing later, and the
     // first relayed packet finds the way.
     let led = api.control.lead_in(prepared.locator).await;
-    led.map_err(|e| Fault::Steering(e.to_string()))?;
-    let plugged_in = api.control.plug_in(home, link.as_ref()).await;
-    plugged_in.map_err(Fault::Steering)?;
+    let mut result = led.map_err(|e| Fault::Steering(e.to_string()));
+    if result.is_ok() {
+        let plugged_in = api.control.plug_in(home, link.as_ref()).await;
+        result = plugged_in.map_err(Fault::Steering);
+    }
+    if let Err(fault) = result {
+        let given_up = engine.call(move |agent, now| agent.detach(now, home, None));
+        let _ = given_up.await?;
+        return Err(fault);
+    }
     api.control.save().await;
     Ok(Json(prepared))
 }

@@ -238,6 +238,19 @@ impl Control {
         }
     }
 
+    /// Tells everybody again that locators and gateways are here.
+    pub async fn announce_all(&self) {
+        report(
+            self.steering.lock().await.announce_all().await,
+            "announcing",
+        );
+    }
+
+    /// Whether the other gateway of the site listens, if there is one.
+    pub fn is_followed(&self) -> Option<bool> {
+        self.replica.as_ref().map(Replica::is_followed)
+    }
+
     /// Has the kernel connect an instance, and tells the agent whether packets can be given
     /// to it.
     pub async fn plug_in(&self, home: Home, link: Option<&Link>) -> Result<(), String> {

@@ -156,9 +156,16 @@ impl Gateway {
     fn waits_to_be(&self, duty: &str, bed: &Testbed) -> Result<()> {
         let what = format!("{} to be {duty}", self.name);
         let reached = wait_until(PATIENCE, what, || {
-            (self.duty(bed).ok()? == duty).then_some(())
+            self.duty(bed).ok()?.starts_with(duty).then_some(())
         });
         reached.with_context(|| self.matd().map(Process::log_tail).unwrap_or_default())
+    }
+
+    /// On duty, and the other one listens.
+    fn waits_for_company(&self, bed: &Testbed) -> Result<()> {
+        wait_until(PATIENCE, "the other one to listen", || {
+            (self.duty(bed).ok()? == "active").then_some(())
+        })
     }
 
     /// Nothing reaches it and it reaches nobody, or again.
@@ -216,6 +223,7 @@ fn the_other_one_takes_over_from_a_machine_that_is_dead() -> Result<()> {
     flow(&transfers)?;
 
     // Stopped, the other one gives the duty back, at once.
+    scene.two.waits_for_company(&scene.bed)?;
     scene.two.matd()?.signal(Signal::SIGTERM)?;
     scene.one.waits_to_be("active", &scene.bed)?;
     ensure!(scene.two.matd()?.wait(PATIENCE)?.success());
@@ -240,6 +248,31 @@ fn a_forwarder_that_dies_alone_is_replaced_or_goes_on() -> Result<()> {
     scene.two.waits_to_be("active", &scene.bed)?;
     flow(&transfers)?;
     finish(transfers, "its forwarder dies")?;
+    scene.bed.lab.end()
+}
+
+/// While the mapping service is away the one on duty is stopped and started, and the one that
+/// stands by stays what it is.
+#[test]
+fn without_the_mapping_service_the_one_on_duty_stays_on_duty() -> Result<()> {
+    let mut scene = Scene::new()?;
+    let transfers = scene.transfers()?;
+    scene.bed.mapd.kill()?;
+    // Its last answer is to be no recommendation any more.
+    let silent = |log: String| log.contains("who is on duty is not known");
+    wait_until(PATIENCE, "the gateways to miss the mapping service", || {
+        let logs = [&scene.one, &scene.two].map(|gateway| gateway.matd().map(Process::log));
+        let [one, two] = logs;
+        (silent(one.ok()?) && silent(two.ok()?)).then_some(())
+    })?;
+    scene.one.matd()?.stop(PATIENCE)?;
+    scene.one.start(&scene.bed)?;
+    scene.one.waits_to_be("active", &scene.bed)?;
+    flow(&transfers)?;
+    ensure!(scene.two.duty(&scene.bed)? == "standby");
+    scene.bed.restart_mapd()?;
+    flow(&transfers)?;
+    finish(transfers, "the mapping service is away")?;
     scene.bed.lab.end()
 }
 

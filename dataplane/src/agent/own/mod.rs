@@ -98,8 +98,11 @@ pub(in crate::agent) struct Own {
     sent: Option<Sent>,
     /// Contexts to take over once we serve.
     pub(in crate::agent) imports: Vec<ContextRecord>,
-    /// Its instance has come since this home was prepared.
-    arrived: bool,
+    /// Its instance has come since this home was prepared: its link has, or it has spoken.
+    pub(in crate::agent) arrived: bool,
+    /// Its link was looked at and is not there: if it appears, it comes. One that was there
+    /// from the start says nothing.
+    missed: bool,
     /// Another site serves it since it left.
     pub(in crate::agent) taken_over: bool,
     /// When it left.
@@ -297,6 +300,7 @@ impl Own {
             sent: None,
             imports: Vec::new(),
             arrived: false,
+            missed: false,
             taken_over: false,
             left: None,
             gone: false,

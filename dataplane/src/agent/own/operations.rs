@@ -172,7 +172,8 @@ impl Agent {
         if ready && own.serving().is_some() {
             own.deadline = None;
         }
-        own.arrived |= ready && !own.ready && own.prepared();
+        own.arrived |= ready && own.missed && own.prepared();
+        own.missed = !ready;
         own.ready = ready;
         self.home_changed(home);
         self.flush(home);

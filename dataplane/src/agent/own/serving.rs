@@ -193,6 +193,10 @@ impl Agent {
             let next = if over { time + poll } else { until };
             return self.at(next.min(time + poll), Timer::Own(home));
         }
+        self.comes_alone(home);
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
         if own.prepared() && own.deadline.is_some_and(|d| d <= time) {
             return self.not_activated(home);
         }

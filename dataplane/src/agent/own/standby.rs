@@ -47,9 +47,13 @@ impl Agent {
         own.role = Role::Prepared(Plan::StandBy);
         own.imports = handover.contexts;
         own.know(handover.binding, now.time);
-        let binding = own.known.clone().ok_or(OpError::Conflict(home))?;
+        let binding = own.known.clone().ok_or(OpError::Conflict(home));
         // If the old site has not heard the latest, the mapping service is asked for it.
-        self.publish_beside(home, binding)
+        let asked = binding.and_then(|binding| self.publish_beside(home, binding));
+        if let (Err(_), Some(own)) = (&asked, self.own.get_mut(&home)) {
+            own.role = Role::Prepared(Plan::Wait);
+        }
+        asked
     }
 
     /// The binding of a home of ours has been changed on behalf of a move: told without

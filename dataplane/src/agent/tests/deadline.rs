@@ -90,6 +90,31 @@ fn an_instance_whose_mover_is_known_to_be_gone_is_served_again_soon() {
     talks(&mut world, 2);
 }
 
+/// The interface was there before the move, and after a restart it still is: that says
+/// nothing. What the instance itself sends does.
+#[test]
+fn a_link_that_was_always_there_is_no_instance_that_has_come() {
+    for speaks in [false, true] {
+        let mut world = World::talking(3);
+        world.plugged.insert((2, home(10)));
+        world.depart(home(10), 0, 2);
+        world.restart(2);
+        let now = world.clock();
+        world.agents[2].unattended(now, home(10));
+        world.run_for(SECOND);
+        if speaks {
+            world.send(2, home(10), home(20).ip(), b"here");
+        }
+        world.run_for(40 * SECOND);
+        let ends = match speaks {
+            true => ["departed", "serving"],
+            false => ["serving", "-"],
+        };
+        assert_eq!(states(&world), ends);
+        talks(&mut world, if speaks { 2 } else { 0 });
+    }
+}
+
 /// One that has left is not taken back before it can have come.
 #[test]
 fn an_instance_on_its_way_without_a_mover_is_served_where_it_comes() {

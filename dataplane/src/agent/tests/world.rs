@@ -200,6 +200,8 @@ impl World {
         let key = MoveKey([7; 32]);
         let now = self.clock();
         let prepared = self.agents[site].prepare(now, home, key, None).unwrap();
+        let there = self.plugged.contains(&(site, home));
+        self.agents[site].link_ready(now, home, there);
         self.drain(site);
         RelayTo {
             locator: prepared.locator,

@@ -8,14 +8,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
 
 use super::directory::Directory;
 use super::engine::Clock;
 use super::state;
-use crate::agent::Snapshot;
+use crate::agent::{Answer, Snapshot, UpdateResult};
 use crate::config;
 use crate::pair::{Duty, Judge, Wish};
 use link::{News, Told};
@@ -42,6 +42,8 @@ struct Shared {
     duty: watch::Sender<Duty>,
     news: watch::Sender<News>,
     followers: AtomicUsize,
+    /// The other one has begun to follow.
+    met: Notify,
     /// Where the other one's state is kept.
     copy: PathBuf,
 }
@@ -63,6 +65,7 @@ impl Pair {
             clock,
             news: watch::Sender::new(News::default()),
             followers: AtomicUsize::new(0),
+            met: Notify::new(),
             copy,
         });
         let judging = tokio::spawn(Arc::clone(&shared).judge(directory));
@@ -88,9 +91,15 @@ impl Pair {
         Replica(Arc::clone(&self.shared))
     }
 
+    /// There is something to take over with, if it must be.
+    pub fn is_informed(&self) {
+        self.shared.lock().is_informed();
+    }
+
     /// Whether the other one could take over at once.
-    pub fn is_followed(&self) -> bool {
-        self.shared.followers.load(Ordering::Relaxed) > 0
+    pub fn can_be_relieved(&self) -> bool {
+        let now = self.shared.clock.now();
+        self.shared.is_followed() && self.shared.lock().can_be_relieved(now)
     }
 
     /// Gives the duty to the other one: it need not wait until it misses us. To be called
@@ -102,7 +111,7 @@ impl Pair {
         }
         self.shared.news.send_modify(|news| news.bye = true);
         let gone = async {
-            while self.is_followed() {
+            while self.shared.is_followed() {
                 sleep(TICK / 10).await;
             }
         };
@@ -128,6 +137,16 @@ impl Drop for Pair {
 pub struct Replica(Arc<Shared>);
 
 impl Replica {
+    /// Whether the other one listens.
+    pub fn is_followed(&self) -> bool {
+        self.0.is_followed()
+    }
+
+    /// Resolves when the other one begins to listen.
+    pub async fn met(&self) {
+        self.0.met.notified().await;
+    }
+
     /// This is so now.
     pub fn publish(&self, snapshot: &Snapshot) {
         match serde_json::to_vec(snapshot) {
@@ -144,18 +163,41 @@ impl Shared {
         self.judge.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_followed(&self) -> bool {
+        self.followers.load(Ordering::Relaxed) > 0
+    }
+
     async fn judge(self: Arc<Self>, directory: Directory) {
         let home = self.config.home;
+        let mut said = Said::default();
         loop {
             let wish = self.lock().poll(self.clock.now());
             match wish {
                 Some(Wish::Read) => {
                     let answer = directory.get(home).await;
+                    if let Answer::Failed(why) = &answer {
+                        said.warn(format!("who is on duty is not known: {why}"));
+                    }
                     self.lock().answer(self.clock.now(), &answer);
+                    if self.lock().lacks_state(self.clock.now()) {
+                        let peer = self.config.peer;
+                        said.warn(format!(
+                            "the other gateway, {peer}, is silent and has never told what it \
+                             serves: not taking over; is pair.secret the same at both?"
+                        ));
+                    }
                 }
                 Some(Wish::Claim { expect, new }) => {
                     let result = directory.swap(home, expect.as_ref(), Some(&new)).await;
-                    tracing::debug!("duty claimed, epoch {}: {result:?}", new.epoch());
+                    match &result {
+                        UpdateResult::Committed => said.forget(),
+                        UpdateResult::Refused(why) => said.warn(format!(
+                            "may not register {} at {}: {why}; the key needs pair.locator among \
+                             its locators",
+                            home, self.config.locator
+                        )),
+                        other => tracing::debug!("duty claimed: {other:?}"),
+                    }
                     self.lock().claimed(self.clock.now(), &result);
                 }
                 None => sleep(TICK).await,
@@ -194,10 +236,13 @@ impl Shared {
 
     async fn follow(&self) {
         let peer = self.config.peer;
+        let mut said = Said::default();
         loop {
             let told = |told| self.told(told);
             if let Err(error) = link::follow(peer, &self.config.secret, told).await {
-                tracing::debug!("the other gateway, {peer}: {error}");
+                said.warn(format!(
+                    "the other gateway, {peer}, cannot be followed: {error}"
+                ));
             }
             sleep(REST).await;
         }
@@ -216,6 +261,9 @@ impl Shared {
                     }
                     Err(error) => Err(error.into()),
                 };
+                if stored.is_ok() {
+                    self.lock().is_informed();
+                }
                 if let Err(error) = stored {
                     tracing::error!(
                         "what the other gateway knows is lost: {error:#}; are both of one version?"
@@ -246,7 +294,7 @@ impl Shared {
                             let secret = shared.config.secret;
                             let followed = || Follower::new(Arc::clone(&shared));
                             if let Err(error) = link::lead(stream, &secret, news, followed).await {
-                                tracing::debug!("the other gateway, from {from}: {error}");
+                                tracing::warn!("the other gateway, from {from}: {error}");
                             }
                         });
                     }
@@ -261,6 +309,23 @@ impl Shared {
     }
 }
 
+/// What was last said, which is not said again and again.
+#[derive(Default)]
+struct Said(String);
+
+impl Said {
+    fn warn(&mut self, text: String) {
+        if self.0 != text {
+            tracing::warn!("{text}");
+            self.0 = text;
+        }
+    }
+
+    fn forget(&mut self) {
+        self.0.clear();
+    }
+}
+
 /// Somebody who listens.
 struct Follower(Arc<Shared>);
 
@@ -269,6 +334,7 @@ impl Follower {
         shared.followers.fetch_add(1, Ordering::Relaxed);
         shared.lock().is_followed(true);
         tracing::info!("the other gateway follows, {}", shared.config.peer);
+        shared.met.notify_one();
         Follower(shared)
     }
 }

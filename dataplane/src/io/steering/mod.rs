@@ -310,6 +310,17 @@ impl Steering {
         })
     }
 
+    /// The same of everything that is led here.
+    pub async fn announce_all(&mut self) -> Result<(), SteeringError> {
+        for locator in self.claims.locators.clone() {
+            self.announce(locator).await?;
+        }
+        for attachment in self.claims.attachments.clone() {
+            self.announce_gateway(&attachment.interface, attachment.home);
+        }
+        Ok(())
+    }
+
     /// Says that `address` is at this interface of ours, now and at [`REPEATS`].
     fn repeat(
         &mut self,

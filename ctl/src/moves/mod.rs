@@ -18,7 +18,7 @@
 //! - If the mapping service cannot be reached during a roll-back either, the old site serves the
 //!   instance again as soon as it answers, not before.
 //! - When `matctl` itself is killed between detach and the end, the forwarders finish the
-//!   move or undo it, but only after half a minute.
+//!   move or undo it, within seconds if they see its connections end, else after half a minute.
 
 pub mod driver;
 mod homes;

@@ -19,7 +19,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use mat_dataplane::agent::{Activated, Explanation, Handover, OwnStatus, Prepared};
-use mat_dataplane::io::api::{AttachBody, DetachBody, HandoverBody, PrepareBody, Report};
+use mat_dataplane::io::api::{AttachBody, DetachBody, HandoverBody, PairDuty, PrepareBody, Report};
 use mat_proto::{Binding, Home};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -154,7 +154,7 @@ impl Client {
     /// It is one of two gateways, and the other one is on duty.
     pub async fn on_duty(&mut self) -> Result<Report, SiteError> {
         let report = self.status().await?;
-        if report.identity.duty.as_deref() == Some("standby") {
+        if report.identity.duty == Some(PairDuty::Standby) {
             return Err(SiteError::Refused {
                 site: self.site.name.clone(),
                 status: StatusCode::MISDIRECTED_REQUEST.as_u16(),

@@ -16,6 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::agent::{Agent, AgentConfig, Attach, Limits, Link, Output, Snapshot};
 use crate::config::{self, Config, OnIsolation, Placement};
+use crate::io::api::PairDuty;
 use crate::io::control::{Control, Parts};
 use crate::io::directory::Directory;
 use crate::io::engine::{self, Clock, Engine, Joins};
@@ -239,8 +240,11 @@ async fn forward(
     }
     attach_static(&control, config).await;
 
-    control.save().await;
-    let identity = identity(config, described, pair.as_ref().map(|_| "active"));
+    if pair.is_some() {
+        // Whoever follows is told.
+        control.save_soon();
+    }
+    let identity = identity(config, described, pair.as_ref().map(|_| PairDuty::Active));
     if let Some(listener) = past.metrics.take() {
         let control = Arc::clone(&control);
         tokio::spawn(async move {
@@ -559,7 +563,7 @@ async fn kept(control: &Control, last: &Snapshot) -> Claims {
 }
 
 /// Who this is; `duty` of one of two gateways.
-fn identity(config: &Config, path: String, duty: Option<&str>) -> api::Identity {
+fn identity(config: &Config, path: String, duty: Option<PairDuty>) -> api::Identity {
     api::Identity {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         site: config.site.clone(),
@@ -570,7 +574,7 @@ fn identity(config: &Config, path: String, duty: Option<&str>) -> api::Identity 
         path,
         trust: config.mapping.trust().to_string(),
         pid: std::process::id(),
-        duty: duty.map(str::to_owned),
+        duty,
     }
 }
 

@@ -135,7 +135,7 @@ impl Judge {
 
     /// There is a state to take over with: without one, taking over would make everybody
     /// forget what the site serves.
-    pub fn is_informed(&mut self) {
+    pub fn inform(&mut self) {
         self.informed = true;
     }
 
@@ -151,7 +151,7 @@ impl Judge {
     }
 
     /// Whether the other one listens to what we tell it.
-    pub fn is_followed(&mut self, followed: bool) {
+    pub fn set_followed(&mut self, followed: bool) {
         self.followed = followed;
     }
 
@@ -294,7 +294,7 @@ mod tests {
         let ours = [FIRST, SECOND][site].parse().unwrap();
         let pair = ("192.0.2.250".parse().unwrap(), ours);
         let mut judge = Judge::new(at(ms), pair, 6283, 30, before);
-        judge.is_informed();
+        judge.inform();
         judge
     }
 
@@ -332,7 +332,7 @@ mod tests {
                         continue;
                     }
                     let hears = self.connected && self.alive[1 - n];
-                    self.judges[n].is_followed(hears);
+                    self.judges[n].set_followed(hears);
                     if hears && self.judges[n].duty() == Duty::Active {
                         self.judges[1 - n].hears(now);
                     }
@@ -483,7 +483,7 @@ mod tests {
         site.run(10_000);
         assert_eq!(site.judges[1].duty(), Duty::Standby);
         assert!(site.judges[1].lacks_state(at(site.now)));
-        site.judges[1].is_informed();
+        site.judges[1].inform();
         site.run(500);
         assert_eq!(site.judges[1].duty(), Duty::Active);
     }

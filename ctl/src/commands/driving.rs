@@ -14,7 +14,8 @@ pub struct DriverArgs {
     #[arg(long, value_enum)]
     driver: Option<DriverKind>,
     /// Command (for sh) that moves the instance; it finds MAT_INSTANCE, MAT_HOMES, MAT_FROM and
-    /// MAT_TO in its environment; MAT_ROLL_BACK=1, and these two changed over, when it is to take it back
+    /// MAT_TO in its environment; MAT_ROLL_BACK=1, and these two changed over, when it is to take
+    /// the instance back
     #[arg(long, value_name = "COMMAND")]
     exec: Option<String>,
 }

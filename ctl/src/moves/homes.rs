@@ -6,7 +6,6 @@ use mat_dataplane::agent::{Activated, Handover, OwnStatus, RelayTo};
 use mat_dataplane::io::api::{DetachBody, PrepareBody};
 use mat_proto::auth::MoveKey;
 use mat_proto::{Binding, Home, Locator};
-
 use tokio::task::JoinSet;
 
 use super::{HomeMove, Trip};

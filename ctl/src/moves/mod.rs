@@ -1,11 +1,11 @@
 //! Moving an instance from one site to another, or leaving it where it is.
 //!
 //! [`move_instance`] goes through the steps of [`crate::plan`]: it reserves locators at the new
-//! site, has them published as standing by, takes the instance's state from the old one, has a [`Driver`] move the instance itself,
-//! and tells the new site to take over, meanwhile if the instance stands still. Connections to
-//! both forwarders are open before the first step, and the home addresses of an instance go
-//! through each step side by side, because what happens between detach and activate is the gap
-//! its peers see.
+//! site, has them published as standing by, takes the instance's state from the old one, has a
+//! [`Driver`] move the instance itself, and tells the new site to take over, meanwhile if the
+//! instance stands still. Connections to both forwarders are open before the first step, and the
+//! home addresses of an instance go through each step side by side, because what happens between
+//! detach and activate is the gap its peers see.
 //!
 //! Invariant: it ends with the instance served at exactly one of the two sites, or says which
 //! part of the roll-back failed and why. It must be polled to its end: a future that is dropped
@@ -84,8 +84,9 @@ impl<'a> Trip<'a> {
 pub type Permit<'a> = &'a mut (dyn FnMut(Step) -> Result<(), String> + Send);
 
 /// Moves an instance, which `driver` takes there; `permit` is asked before each step that changes
-/// something, and what it refuses is undone from there. Returns when the new site serves all its homes and all its peers have
-/// acknowledged that, or two seconds have passed; late peers are no failure.
+/// something, and what it refuses is undone from there. Returns when the new site serves all its
+/// homes and all its peers have acknowledged that, or two seconds have passed; late peers are no
+/// failure.
 ///
 /// # Errors
 /// The step that failed, and what was undone of the steps before it.

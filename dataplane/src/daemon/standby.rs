@@ -9,7 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{agent_config, entropy, identity};
 use crate::agent::Agent;
 use crate::config::Config;
-use crate::io::api::{self, Report};
+use crate::io::api::{self, PairDuty, Report};
 use crate::io::engine::Clock;
 use crate::io::pair::Pair;
 use crate::io::server::Server;
@@ -53,7 +53,7 @@ pub(super) async fn wait(
             (Duty::Standby, None) => {
                 silence(config, state).await?;
                 if copy.exists() {
-                    pair.is_informed();
+                    pair.inform();
                 }
                 tracing::info!("site {}: standing by for {}", config.site, pair.peer());
                 let router = api::standby_router(report(config));
@@ -122,7 +122,7 @@ fn report(config: &Config) -> Report {
     let idle = Agent::new(agent_config(config), clock.now(), entropy);
     let path = "none: standing by".to_owned();
     Report {
-        identity: identity(config, path, Some("standby")),
+        identity: identity(config, path, Some(PairDuty::Standby)),
         status: idle.status(clock.now()),
         threads: Vec::new(),
     }

@@ -38,15 +38,17 @@ use mat_proto::auth::MoveKey;
 use mat_proto::{Binding, Home};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio::sync::oneshot;
 
 use super::control::Control;
 use super::engine::Ended;
 use super::meter::MeterReading;
 use super::metrics;
 use crate::agent::{
-    Activated, Attach, ContextRecord, Explanation, Handover, Link, OpError, OwnStatus, Prepared,
-    RelayTo, Status,
+    Activated, Agent, Attach, ContextRecord, Explanation, Handover, Link, OpError, OwnStatus,
+    Prepared, RelayTo, Status,
 };
+use crate::clock::Now;
 
 /// An operation that has not ended by then is reported as still running.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -70,9 +72,21 @@ pub struct Identity {
     pub trust: String,
     /// Process id.
     pub pid: u32,
-    /// One of two gateways: `active` or `standby`.
+    /// If it is one of two gateways.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub duty: Option<String>,
+    pub duty: Option<PairDuty>,
+}
+
+/// What one of two gateways does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PairDuty {
+    /// On duty, and the other one stands by.
+    Active,
+    /// On duty, and the other one could not take over.
+    Alone,
+    /// Not on duty.
+    Standby,
 }
 
 /// `GET /v1/status`.
@@ -303,7 +317,7 @@ async fn status(State(api): State<Api>) -> Answer<Report> {
         identity.path += &format!(", but not {}: refused by the kernel", forgone.join(", "));
     }
     if api.control.is_followed() == Some(false) {
-        identity.duty = Some("active, and nobody stands by".to_owned());
+        identity.duty = Some(PairDuty::Alone);
     }
     Ok(Json(Report {
         identity,
@@ -323,7 +337,7 @@ struct Pair {
 }
 
 async fn explain(State(api): State<Api>, Query(pair): Query<Pair>) -> Answer<Explanation> {
-    let ask = move |agent: &mut crate::agent::Agent, now| agent.explain(now, pair.src, pair.dst);
+    let ask = move |agent: &mut Agent, now| agent.explain(now, pair.src, pair.dst);
     Ok(Json(api.control.engine().call(ask).await?))
 }
 
@@ -370,7 +384,6 @@ async fn attach(State(api): State<Api>, body: Body<AttachBody>) -> Answer<Activa
     let Json(body) = body?;
     let home = body.home;
     let link = link(body.interface, body.mac);
-    let settled = api.control.settled(home);
     let request = Attach {
         home,
         claim: body.claim,
@@ -380,9 +393,8 @@ async fn attach(State(api): State<Api>, body: Body<AttachBody>) -> Answer<Activa
         binding: body.binding,
     };
     let engine = api.control.engine();
-    engine
-        .call(move |agent, now| agent.attach(now, request))
-        .await??;
+    let begun = |agent: &mut Agent, now| agent.attach(now, request);
+    let settled = begin(&api.control, home, begun).await?;
     if let Err(error) = api.control.plug_in(home, link.as_ref()).await {
         let _ = engine
             .call(move |agent, now| agent.detach(now, home, None))
@@ -424,15 +436,15 @@ async fn prepare(State(api): State<Api>, body: Body<PrepareBody>) -> Answer<Prep
     // All of it now, so that nothing but the interface is missing later, and the
     // first relayed packet finds the way.
     let led = api.control.lead_in(prepared.locator).await;
-    let mut result = led.map_err(|e| Fault::Steering(e.to_string()));
-    if result.is_ok() {
-        let plugged_in = api.control.plug_in(home, link.as_ref()).await;
-        result = plugged_in.map_err(Fault::Steering);
-    }
-    if let Err(fault) = result {
-        let given_up = engine.call(move |agent, now| agent.detach(now, home, None));
-        let _ = given_up.await?;
-        return Err(fault);
+    let made_ready = match led {
+        Ok(()) => api.control.plug_in(home, link.as_ref()).await,
+        Err(error) => Err(error.to_string()),
+    };
+    if let Err(error) = made_ready {
+        let _ = engine
+            .call(move |agent, now| agent.detach(now, home, None))
+            .await?;
+        return Err(Fault::Steering(error));
     }
     api.control.save().await;
     Ok(Json(prepared))
@@ -441,14 +453,12 @@ async fn prepare(State(api): State<Api>, body: Body<PrepareBody>) -> Answer<Prep
 async fn standby(State(api): State<Api>, body: Body<HandoverBody>) -> Answer<Binding> {
     let Json(body) = body?;
     let home = body.handover.home;
-    let engine = api.control.engine();
-    let settled = api.control.settled(home);
-    engine
-        .call(move |agent, now| agent.stand_by(now, body.handover))
-        .await??;
+    let begun = |agent: &mut Agent, now| agent.stand_by(now, body.handover);
+    let settled = begin(&api.control, home, begun).await?;
     let Json(_standing) = wait(home, settled).await?;
     // If a kill comes first, the old site withdraws it in the end.
     api.control.save_soon();
+    let engine = api.control.engine();
     let handover = engine.call(move |agent, _| agent.handover(home)).await??;
     let binding = handover.binding.ok_or(OpError::Conflict(home))?;
     Ok(Json(binding))
@@ -458,11 +468,9 @@ async fn activate(State(api): State<Api>, body: Body<HandoverBody>) -> Answer<Ac
     let Json(body) = body?;
     let home = body.handover.home;
     let engine = api.control.engine();
-    let settled = api.control.settled(home);
     // The binding first: the kernel may take its time while a link is on its way here.
-    engine
-        .call(move |agent, now| agent.activate(now, body.handover))
-        .await??;
+    let begun = |agent: &mut Agent, now| agent.activate(now, body.handover);
+    let settled = begin(&api.control, home, begun).await?;
     // Nobody waits for the disk before packets flow; but what is answered is written.
     api.control.save_soon();
     let status = engine.call(move |agent, _| agent.own_status(home)).await?;
@@ -474,10 +482,20 @@ async fn activate(State(api): State<Api>, body: Body<HandoverBody>) -> Answer<Ac
     activated
 }
 
-async fn wait(
+type Settled = oneshot::Receiver<Result<Activated, OpError>>;
+
+/// Has the agent begin something whose end comes later: [`wait`] for it.
+async fn begin(
+    control: &Control,
     home: Home,
-    settled: tokio::sync::oneshot::Receiver<Result<Activated, OpError>>,
-) -> Answer<Activated> {
+    operation: impl FnOnce(&mut Agent, Now) -> Result<(), OpError> + Send + 'static,
+) -> Result<Settled, Fault> {
+    let settled = control.settled(home);
+    control.engine().call(operation).await??;
+    Ok(settled)
+}
+
+async fn wait(home: Home, settled: Settled) -> Answer<Activated> {
     match tokio::time::timeout(PATIENCE, settled).await {
         Ok(Ok(result)) => Ok(Json(result?)),
         Ok(Err(_)) => Err(Fault::Ended),

@@ -11,6 +11,8 @@ use serde_json::Value;
 /// The longest that a site may be without a gateway.
 const TAKEN_OVER: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(15);
+/// With or without somebody who stands by.
+const ON_DUTY: [&str; 2] = ["active", "alone"];
 /// Of the pair; no instance has it.
 const HOME: &str = "192.0.2.250";
 const SECRET: &str = "cGFpcnBhaXJwYWlycGFpcnBhaXJwYWlycGFpcnBhaXI=";
@@ -110,9 +112,9 @@ impl Scene {
             bed,
         };
         scene.one.start(&scene.bed)?;
-        scene.one.waits_to_be("active", &scene.bed)?;
+        scene.one.waits_to_be(&ON_DUTY, &scene.bed)?;
         scene.two.start(&scene.bed)?;
-        scene.two.waits_to_be("standby", &scene.bed)?;
+        scene.two.waits_to_be(&["standby"], &scene.bed)?;
         for home in [&scene.web.home, &scene.web.home6] {
             let words = ["attach", home, "--interface", "lan0"];
             scene.one.matctl(&scene.bed, &words)?;
@@ -153,19 +155,13 @@ impl Gateway {
         Ok(duty.as_str().context("no duty")?.to_owned())
     }
 
-    fn waits_to_be(&self, duty: &str, bed: &Testbed) -> Result<()> {
-        let what = format!("{} to be {duty}", self.name);
+    /// One of `duties`, as its status has them.
+    fn waits_to_be(&self, duties: &[&str], bed: &Testbed) -> Result<()> {
+        let what = format!("{} to be {}", self.name, duties.join(" or "));
         let reached = wait_until(PATIENCE, what, || {
-            self.duty(bed).ok()?.starts_with(duty).then_some(())
+            duties.contains(&&*self.duty(bed).ok()?).then_some(())
         });
         reached.with_context(|| self.matd().map(Process::log_tail).unwrap_or_default())
-    }
-
-    /// On duty, and the other one listens.
-    fn waits_for_company(&self, bed: &Testbed) -> Result<()> {
-        wait_until(PATIENCE, "the other one to listen", || {
-            (self.duty(bed).ok()? == "active").then_some(())
-        })
     }
 
     /// Nothing reaches it and it reaches nobody, or again.
@@ -203,7 +199,7 @@ fn the_other_one_takes_over_from_a_machine_that_is_dead() -> Result<()> {
     scene.one.plugged(false)?;
     scene.one.matd()?.kill()?;
     let died = Instant::now();
-    scene.two.waits_to_be("active", &scene.bed)?;
+    scene.two.waits_to_be(&ON_DUTY, &scene.bed)?;
     flow(&transfers)?;
     let took = died.elapsed();
     println!("data flows again after {took:.1?}");
@@ -215,7 +211,7 @@ fn the_other_one_takes_over_from_a_machine_that_is_dead() -> Result<()> {
     // It comes back as what it is now, and nothing of its earlier life is in the way.
     scene.one.plugged(true)?;
     scene.one.start(&scene.bed)?;
-    scene.one.waits_to_be("standby", &scene.bed)?;
+    scene.one.waits_to_be(&["standby"], &scene.bed)?;
     ensure!(
         !scene.one.has_device()?,
         "the TUN of its earlier life is there"
@@ -223,9 +219,9 @@ fn the_other_one_takes_over_from_a_machine_that_is_dead() -> Result<()> {
     flow(&transfers)?;
 
     // Stopped, the other one gives the duty back, at once.
-    scene.two.waits_for_company(&scene.bed)?;
+    scene.two.waits_to_be(&["active"], &scene.bed)?;
     scene.two.matd()?.signal(Signal::SIGTERM)?;
-    scene.one.waits_to_be("active", &scene.bed)?;
+    scene.one.waits_to_be(&ON_DUTY, &scene.bed)?;
     ensure!(scene.two.matd()?.wait(PATIENCE)?.success());
     ensure!(!scene.two.has_device()?, "its TUN is still there");
     flow(&transfers)?;
@@ -240,12 +236,12 @@ fn a_forwarder_that_dies_alone_is_replaced_or_goes_on() -> Result<()> {
     // Restarted at once it goes on.
     scene.one.matd()?.kill()?;
     scene.one.start(&scene.bed)?;
-    scene.one.waits_to_be("active", &scene.bed)?;
+    scene.one.waits_to_be(&ON_DUTY, &scene.bed)?;
     flow(&transfers)?;
     ensure!(scene.two.duty(&scene.bed)? == "standby");
     // And if nobody starts it, its kernel alone keeps nothing.
     scene.one.matd()?.kill()?;
-    scene.two.waits_to_be("active", &scene.bed)?;
+    scene.two.waits_to_be(&ON_DUTY, &scene.bed)?;
     flow(&transfers)?;
     finish(transfers, "its forwarder dies")?;
     scene.bed.lab.end()
@@ -267,7 +263,7 @@ fn without_the_mapping_service_the_one_on_duty_stays_on_duty() -> Result<()> {
     })?;
     scene.one.matd()?.stop(PATIENCE)?;
     scene.one.start(&scene.bed)?;
-    scene.one.waits_to_be("active", &scene.bed)?;
+    scene.one.waits_to_be(&ON_DUTY, &scene.bed)?;
     flow(&transfers)?;
     ensure!(scene.two.duty(&scene.bed)? == "standby");
     scene.bed.restart_mapd()?;
@@ -290,14 +286,14 @@ fn the_record_says_who_is_on_duty() -> Result<()> {
     };
     ensure!(matctl(&["map", "get", HOME])?.contains("198.18.0.2"));
     matctl(&["map", "set", HOME, "198.18.0.3"])?;
-    scene.two.waits_to_be("active", &scene.bed)?;
-    scene.one.waits_to_be("standby", &scene.bed)?;
+    scene.two.waits_to_be(&ON_DUTY, &scene.bed)?;
+    scene.one.waits_to_be(&["standby"], &scene.bed)?;
     flow(&transfers)?;
     // What the one on duty learns, the other one knows when it is on duty again.
     let status = scene.two.matctl(&scene.bed, &["status"])?;
     ensure!(status.contains("192.0.2.10"), "{status}");
     matctl(&["map", "set", HOME, "198.18.0.2"])?;
-    scene.one.waits_to_be("active", &scene.bed)?;
+    scene.one.waits_to_be(&ON_DUTY, &scene.bed)?;
     flow(&transfers)?;
     finish(transfers, "the duty is handed to and fro")?;
     scene.bed.lab.end()

@@ -3,10 +3,18 @@
 use std::fmt::Write as _;
 
 use mat_dataplane::agent::{ContextStatus, OwnStatus};
-use mat_dataplane::io::api::Report;
+use mat_dataplane::io::api::{PairDuty, Report};
 
 use super::records::NotAttached;
 use crate::commands::local_time::local;
+
+fn said(duty: PairDuty) -> &'static str {
+    match duty {
+        PairDuty::Active => "on duty",
+        PairDuty::Alone => "on duty, AND NOBODY STANDS BY",
+        PairDuty::Standby => "standing by",
+    }
+}
 
 /// All about one site.
 pub(super) fn site(name: &str, report: &Report) -> String {
@@ -15,8 +23,8 @@ pub(super) fn site(name: &str, report: &Report) -> String {
         "site {name}: {} ({}), matd {}, pid {}",
         identity.placement, identity.path, identity.version, identity.pid
     )];
-    if let Some(duty) = &identity.duty {
-        lines.push(format!("  one of two gateways: {duty}"));
+    if let Some(duty) = identity.duty {
+        lines.push(format!("  one of two gateways: {}", said(duty)));
     }
     if identity.site != name {
         lines.push(format!("  calls itself site {}", identity.site));

@@ -13,7 +13,7 @@ mod standby;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use mat_proto::auth::MoveKey;
+use mat_proto::auth::{Key, MoveKey};
 use mat_proto::{Binding, Entry, Epoch, Home, Locator};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +21,7 @@ use super::hold::{Budget, Hold};
 use super::relay::{Arrivals, Sent};
 use super::snapshot::ContextRecord;
 use crate::clock::Time;
+use crate::table::Keys;
 
 /// What a home attached here is doing.
 #[derive(Clone, Debug)]
@@ -347,12 +348,21 @@ impl Own {
         active.is_some_and(|entry| self.reserved.contains(&entry.locator))
     }
 
-    /// What it is known by without the locators of one side: ours (`true`), or all others.
-    fn known_without(&self, ours: bool) -> Option<Vec<Entry>> {
+    /// Where else its binding says that it is, or may come, if it names us too.
+    fn known_beside_us(&self) -> Option<Vec<Entry>> {
         let entries = self.known.as_ref()?.entries();
-        let stays = |entry: &&Entry| self.reserved.contains(&entry.locator) != ours;
-        let rest: Vec<Entry> = entries.iter().filter(stays).copied().collect();
-        (!rest.is_empty() && rest.len() < entries.len()).then_some(rest)
+        let others = entries.iter().copied();
+        let others = others.filter(|entry| !self.reserved.contains(&entry.locator));
+        let others: Vec<Entry> = others.collect();
+        (!others.is_empty() && others.len() < entries.len()).then_some(others)
+    }
+
+    /// The key of a context with this peer that is not in our table: of one that has left, or
+    /// is to come.
+    fn key_with(&self, peer: Home) -> Option<Key> {
+        let mut records = self.imports.iter();
+        let record = records.find(|record| record.peer == peer)?;
+        Some(Keys::new(record.mine, record.theirs).key)
     }
 
     /// The key of the move that brings it here, when that is given up, and what is being

@@ -8,13 +8,12 @@ use mat_proto::Home;
 use mat_proto::auth::Key;
 use mat_proto::message::{Flushed, Message, Received, Relay};
 
-use super::{Own, Reported, Role};
+use super::{Reported, Role};
 use crate::agent::packet::Arrival;
 use crate::agent::{Agent, Timer, relay};
 use crate::counters::Cause;
 use crate::frame::Frame;
 use crate::rewrite::{Packet, Translation, rewrite};
-use crate::table::Keys;
 
 /// The old site hears how far we are no more often than this.
 const REPORT: Duration = Duration::from_millis(5);
@@ -58,12 +57,10 @@ impl Agent {
         let Some(own) = self.own.get_mut(&home).filter(|_| pair.to == home) else {
             return;
         };
-        let Own { imports, sent, .. } = own;
-        let Some(record) = imports.iter().find(|record| record.peer == pair.from) else {
-            return;
-        };
-        let key = Keys::new(record.mine, record.theirs).key;
-        if let (Some(sent), true) = (sent, received.verify(&key)) {
+        let authentic = own
+            .key_with(pair.from)
+            .is_some_and(|key| received.verify(&key));
+        if let (Some(sent), true) = (&mut own.sent, authentic) {
             for entry in binding.entries() {
                 sent.add_peer(entry.locator.ip());
             }

@@ -76,15 +76,12 @@ impl Agent {
                 own.next_poll = now.time + READ_BACK;
                 let next = own.next_poll;
                 let stands_by = matches!(own.role, Role::Prepared(Plan::StandBy));
-                if stands_by {
-                    own.role = Role::Prepared(Plan::Wait);
-                }
                 self.at(next, Timer::Own(home));
                 self.zone_failed(home, &why);
                 if stands_by {
                     // Nothing is lost yet: whoever wants to move it need not wait until it is
                     // known, and the old site withdraws what nobody else does.
-                    self.settle(home, Err(OpError::Mapping(home, why)));
+                    self.not_published(home, OpError::Mapping(home, why));
                 }
             }
         }

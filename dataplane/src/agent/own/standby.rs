@@ -5,14 +5,13 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mat_proto::message::{Message, Pair, Received};
-use mat_proto::{Binding, Epoch, Home, Locator, Priority};
+use mat_proto::{Binding, Epoch, Home, Priority};
 
 use super::{Activated, Handover, OpError, Own, Plan, Role, TAKE_BACK};
 use crate::agent::exchange::outgoing;
 use crate::agent::snapshot::ContextRecord;
 use crate::agent::{Agent, Answer, Now, Output};
 use crate::counters::Cause;
-use crate::table::Keys;
 
 impl Agent {
     /// What another site needs to serve a home of ours, as it is now; nothing changes here.
@@ -93,8 +92,16 @@ impl Agent {
             _ => Err(OpError::Conflict(home)),
         };
         if let Err(error) = result {
-            self.settle(home, Err(error));
+            self.not_published(home, error);
         }
+    }
+
+    /// Nobody waits any more for a home to stand by here.
+    pub(super) fn not_published(&mut self, home: Home, error: OpError) {
+        if let Some(own) = self.own.get_mut(&home) {
+            own.role = Role::Prepared(Plan::Wait);
+        }
+        self.settle(home, Err(error));
     }
 
     fn publish_beside(&mut self, home: Home, there: Binding) -> Result<(), OpError> {
@@ -132,7 +139,7 @@ impl Agent {
     /// A prepared home is given up: nobody is to believe that it may come here. `true` if
     /// that had been said.
     pub(super) fn withdraw(&mut self, home: Home, own: &Own) -> bool {
-        let Some(rest) = own.known_without(true).filter(|_| own.prepared()) else {
+        let Some(rest) = own.known_beside_us().filter(|_| own.prepared()) else {
             return false;
         };
         let (lease, next) = (
@@ -156,7 +163,7 @@ impl Agent {
             return;
         };
         let over = self.now.time.since(own.known_since) >= TAKE_BACK;
-        if !over || !own.claim || own.updating.is_some() || own.known_without(false).is_none() {
+        if !over || !own.claim || own.updating.is_some() || own.known_beside_us().is_none() {
             return;
         }
         let (expect, epoch) = (own.known.clone(), own.epoch());
@@ -174,10 +181,7 @@ impl Agent {
     ) -> Result<(), Cause> {
         let own = self.own.get(&pair.to).filter(|own| own.prepared());
         let own = own.ok_or(Cause::ControlUnexpected)?;
-        let mut records = own.imports.iter();
-        let record = records.find(|record| record.peer == pair.from);
-        let record = record.ok_or(Cause::ControlUnexpected)?;
-        let key = Keys::new(record.mine, record.theirs).key;
+        let key = own.key_with(pair.from).ok_or(Cause::ControlUnexpected)?;
         if !received.verify(&key) {
             return Err(Cause::ControlMac);
         }
@@ -187,8 +191,7 @@ impl Agent {
             from_epoch: own.epoch(),
             counters: Vec::new(),
         };
-        let local: Option<Locator> = own.reserved.first().copied();
-        if let Some(local) = local {
+        if let Some(local) = own.reserved.first().copied() {
             self.transmit(local, from, &reply.encode_signed(&key));
         }
         Ok(())

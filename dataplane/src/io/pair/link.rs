@@ -52,6 +52,8 @@ enum Kind {
     Bye = 3,
 }
 
+const KINDS: [Kind; 4] = [Kind::Beat, Kind::Part, Kind::Last, Kind::Bye];
+
 /// What a follower is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
@@ -236,13 +238,12 @@ impl Reader {
         let read = self.noise.read_message(self.nonce, cipher, &mut self.clear);
         let length = read.map_err(|_| nonsense("a message that is not the other gateway's"))?;
         self.nonce += 1;
-        match self.clear[..length].split_first() {
-            Some((0, rest)) => Ok((Kind::Beat, rest)),
-            Some((1, rest)) => Ok((Kind::Part, rest)),
-            Some((2, rest)) => Ok((Kind::Last, rest)),
-            Some((3, rest)) => Ok((Kind::Bye, rest)),
-            _ => Err(nonsense("a message of another version")),
-        }
+        let known = |(first, rest): (&u8, _)| {
+            let kind = KINDS.into_iter().find(|kind| *kind as u8 == *first)?;
+            Some((kind, rest))
+        };
+        let message = self.clear[..length].split_first().and_then(known);
+        message.ok_or_else(|| nonsense("a message of another version"))
     }
 }
 

@@ -92,8 +92,8 @@ impl Pair {
     }
 
     /// There is something to take over with, if it must be.
-    pub fn is_informed(&self) {
-        self.shared.lock().is_informed();
+    pub fn inform(&self) {
+        self.shared.lock().inform();
     }
 
     /// Whether the other one could take over at once.
@@ -262,7 +262,7 @@ impl Shared {
                     Err(error) => Err(error.into()),
                 };
                 if stored.is_ok() {
-                    self.lock().is_informed();
+                    self.lock().inform();
                 }
                 if let Err(error) = stored {
                     tracing::error!(
@@ -332,7 +332,7 @@ struct Follower(Arc<Shared>);
 impl Follower {
     fn new(shared: Arc<Shared>) -> Self {
         shared.followers.fetch_add(1, Ordering::Relaxed);
-        shared.lock().is_followed(true);
+        shared.lock().set_followed(true);
         tracing::info!("the other gateway follows, {}", shared.config.peer);
         shared.met.notify_one();
         Follower(shared)
@@ -342,7 +342,7 @@ impl Follower {
 impl Drop for Follower {
     fn drop(&mut self) {
         let left = self.0.followers.fetch_sub(1, Ordering::Relaxed) - 1;
-        self.0.lock().is_followed(left > 0);
+        self.0.lock().set_followed(left > 0);
         if left == 0 {
             tracing::warn!(
                 "the other gateway no longer follows, {}",

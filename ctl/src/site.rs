@@ -10,7 +10,7 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full, Limited};
@@ -28,6 +28,9 @@ use tokio::net::UnixStream;
 /// Longer than a forwarder lets anybody wait (10 s), so that its own words are heard.
 const PATIENCE: Duration = Duration::from_secs(12);
 
+/// One of two gateways that does not say by then whether it is on duty is passed over.
+const CHOOSING: Duration = Duration::from_secs(1);
+
 /// A status of some 500 000 contexts; more than that is no status.
 const ANSWER_MAX: usize = 256 << 20;
 
@@ -38,20 +41,54 @@ pub struct Site {
     pub name: String,
     /// The control socket of its forwarder.
     pub socket: PathBuf,
+    /// The control socket of the other one, if it has two gateways.
+    pub other_socket: Option<PathBuf>,
     /// The network namespace its forwarder runs in, for the `netns` driver.
     pub netns: Option<String>,
 }
 
 impl Site {
-    /// Opens a connection to the forwarder.
+    /// Opens a connection to the forwarder; of two gateways, to the one on duty. If neither
+    /// is, to one that stands by, which says so to whoever asks for more than its status.
     ///
     /// # Errors
     /// [`SiteError::Unreachable`].
     pub async fn connect(&self) -> Result<Client, SiteError> {
-        let sender = open(self).await?;
+        let Some(other) = &self.other_socket else {
+            return self.connect_to(&self.socket).await;
+        };
+        let mut spare = Err(None);
+        for socket in [&self.socket, other] {
+            match self.duty_of(socket).await {
+                Ok((client, PairDuty::Standby)) => spare = Ok(client),
+                Ok((client, _)) => return Ok(client),
+                Err(error) => spare = spare.map_err(|first| first.or(Some(error))),
+            }
+        }
+        spare.map_err(|first| first.expect("two were asked, and neither answered"))
+    }
+
+    async fn connect_to(&self, socket: &Path) -> Result<Client, SiteError> {
         Ok(Client {
             site: self.clone(),
-            sender,
+            socket: socket.to_owned(),
+            sender: open(&self.name, socket).await?,
+        })
+    }
+
+    async fn duty_of(&self, socket: &Path) -> Result<(Client, PairDuty), SiteError> {
+        let asking = async {
+            let mut client = self.connect_to(socket).await?;
+            let duty = client.status().await?.identity.duty;
+            // One that is no longer one of two serves the site by itself.
+            Ok((client, duty.unwrap_or(PairDuty::Alone)))
+        };
+        let asked = tokio::time::timeout(CHOOSING, asking).await;
+        asked.unwrap_or_else(|_| {
+            Err(SiteError::Slow {
+                site: self.name.clone(),
+                waited: CHOOSING,
+            })
         })
     }
 }
@@ -131,6 +168,8 @@ fn hint(error: &io::Error) -> &'static str {
 #[derive(Debug)]
 pub struct Client {
     site: Site,
+    /// The one of its sockets that this leads to.
+    socket: PathBuf,
     sender: SendRequest<Full<Bytes>>,
 }
 
@@ -161,7 +200,7 @@ impl Client {
                 text: format!(
                     "the gateway at {} stands by for another one: give the socket of the one on \
                      duty",
-                    self.site.socket.display()
+                    self.socket.display()
                 ),
             });
         }
@@ -280,7 +319,7 @@ impl Client {
     ) -> Result<(StatusCode, Bytes), SiteError> {
         // A forwarder that was restarted meanwhile has closed the connection.
         if self.sender.ready().await.is_err() {
-            self.sender = open(&self.site).await?;
+            self.sender = open(&self.site.name, &self.socket).await?;
         }
         let request = Request::builder()
             .method(method)
@@ -311,15 +350,13 @@ struct Fault {
     error: String,
 }
 
-async fn open(site: &Site) -> Result<SendRequest<Full<Bytes>>, SiteError> {
+async fn open(site: &str, socket: &Path) -> Result<SendRequest<Full<Bytes>>, SiteError> {
     let unreachable = |error| SiteError::Unreachable {
-        site: site.name.clone(),
-        socket: site.socket.clone(),
+        site: site.to_owned(),
+        socket: socket.to_owned(),
         error,
     };
-    let stream = UnixStream::connect(&site.socket)
-        .await
-        .map_err(unreachable)?;
+    let stream = UnixStream::connect(socket).await.map_err(unreachable)?;
     let (sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| unreachable(io::Error::other(error)))?;

@@ -575,6 +575,7 @@ fn identity(config: &Config, path: String, duty: Option<PairDuty>) -> api::Ident
         trust: config.mapping.trust().to_string(),
         pid: std::process::id(),
         duty,
+        pair: config.pair.as_ref().map(|pair| pair.home),
     }
 }
 

@@ -625,6 +625,24 @@ fn two_gateways_know_each_other() {
             "is `pair.listen`",
         ),
         (
+            "203.0.113.2:6284",
+            "203.0.113.2:0",
+            "pair.listen",
+            "has no port",
+        ),
+        (
+            "203.0.113.3:6284",
+            "192.0.2.7:6284",
+            "pair.peer",
+            "is inside `homes.prefixes`",
+        ),
+        (
+            "203.0.113.3:6284",
+            "[2001:db8:f::3]:6284",
+            "pair.peer",
+            "is of another family than `pair.listen`",
+        ),
+        (
             secret,
             "secret = \"cGFpcg==\"",
             "pair.secret",

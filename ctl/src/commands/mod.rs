@@ -61,6 +61,7 @@ impl SitesArg {
             let site = Site {
                 name: socket.display().to_string(),
                 socket: socket.clone(),
+                other_socket: None,
                 netns: None,
             };
             return Ok((vec![site], None));

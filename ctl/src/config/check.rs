@@ -55,6 +55,7 @@ struct RawKey {
 struct RawSite {
     name: Text,
     socket: Text,
+    other_socket: Option<Text>,
     netns: Option<Text>,
 }
 
@@ -197,7 +198,14 @@ impl<'a> Checker<'a> {
             }
             sites.push(Site {
                 name,
-                socket: self.socket(&entry.socket),
+                socket: self.socket("site.socket", &entry.socket),
+                other_socket: entry.other_socket.as_ref().map(|text| {
+                    if text.get_ref() == entry.socket.get_ref() {
+                        let mend = "write that of the other gateway, or remove this key";
+                        self.fault("site.other_socket", text.span(), "is `socket`", mend);
+                    }
+                    self.socket("site.other_socket", text)
+                }),
                 netns: entry
                     .netns
                     .as_ref()
@@ -260,16 +268,16 @@ impl<'a> Checker<'a> {
         instances
     }
 
-    fn socket(&mut self, text: &Text) -> PathBuf {
+    fn socket(&mut self, key: &str, text: &Text) -> PathBuf {
         let path = PathBuf::from(text.get_ref());
         let length = text.get_ref().len();
         if !path.is_absolute() {
             let mend = "begin it with '/', as `control_socket` in that site's matd.toml";
-            self.fault("site.socket", text.span(), "is not an absolute path", mend);
+            self.fault(key, text.span(), "is not an absolute path", mend);
         } else if length > SOCKET_PATH_MAX {
             let problem = format!("{length} bytes are too long for a Unix socket");
             let mend = format!("choose a path of at most {SOCKET_PATH_MAX} bytes");
-            self.fault("site.socket", text.span(), &problem, &mend);
+            self.fault(key, text.span(), &problem, &mend);
         }
         path
     }

@@ -213,6 +213,7 @@ fn site(testbed: &Testbed, name: &str) -> Site {
     Site {
         name: name.to_owned(),
         socket: site.socket.clone(),
+        other_socket: None,
         netns: Some(site.host.namespace_name().to_owned()),
     }
 }

@@ -190,6 +190,7 @@ mod tests {
 
     fn site(name: &str, netns: Option<&str>) -> Site {
         Site {
+            other_socket: None,
             name: name.to_owned(),
             socket: "/nonexistent".into(),
             netns: netns.map(str::to_owned),

@@ -127,6 +127,57 @@ fn a_site_that_is_away_does_not_hide_the_others() {
 }
 
 #[test]
+fn of_two_gateways_the_one_on_duty_is_asked() {
+    let sites = Sites::new(&["192.0.2.10"]);
+    let config = sites.dir().join("pair.toml");
+    let (one, two) = (&sites.a.socket, &sites.b.socket);
+    let text = format!("[[site]]\nname = \"p\"\nsocket = {one:?}\nother_socket = {two:?}\n");
+    std::fs::write(&config, &text).unwrap();
+    let asked = |duties: [&'static str; 2]| {
+        sites.world().duties = ["a", "b"]
+            .map(str::to_owned)
+            .into_iter()
+            .zip(duties)
+            .collect();
+        with(&config, &["status"])
+    };
+    has(
+        &out(&asked(["active", "standby"])),
+        &["calls itself site a", "on duty"],
+    );
+    has(
+        &out(&asked(["standby", "alone"])),
+        &["calls itself site b", "NOBODY STANDS BY"],
+    );
+
+    // Neither: the status can be seen, and nothing can be done.
+    let neither = asked(["standby", "standby"]);
+    has(&out(&neither), &["one of two gateways: standing by"]);
+    assert!(
+        !out(&neither).contains("mapping service"),
+        "{}",
+        out(&neither)
+    );
+    let detach = with(&config, &["evacuate", "--from", "p", "--to", "p"]);
+    assert_eq!(code(&detach), 1);
+
+    // One has gone.
+    std::fs::remove_file(one).unwrap();
+    has(&out(&asked(["active", "active"])), &["calls itself site b"]);
+    std::fs::remove_file(two).unwrap();
+    let gone = with(&config, &["status"]);
+    assert_eq!(code(&gone), 1);
+    has(&err(&gone), &["site p: no forwarder answers at", "a.sock"]);
+
+    std::fs::write(&config, text.replace("b.sock", "a.sock")).unwrap();
+    let twice = with(&config, &["status"]);
+    has(
+        &err(&twice),
+        &["pair.toml:4: site.other_socket", "is `socket`"],
+    );
+}
+
+#[test]
 fn one_forwarder_can_be_asked_without_a_configuration() {
     let sites = Sites::new(&["192.0.2.10"]);
     let socket = sites.a.socket.to_str().unwrap();

@@ -40,6 +40,8 @@ pub struct World {
     pub faults: BTreeMap<(String, String, String), Fault>,
     /// Whether peers acknowledge a move.
     pub deaf_peers: bool,
+    /// Of two gateways: by site, what each says of its duty.
+    pub duties: BTreeMap<String, &'static str>,
 }
 
 impl World {
@@ -90,6 +92,7 @@ impl Sites {
         let site = |name: &str| Site {
             name: name.to_owned(),
             socket: dir.path().join(format!("{name}.sock")),
+            other_socket: None,
             netns: None,
         };
         let (a, b) = (site("a"), site("b"));
@@ -380,7 +383,7 @@ async fn status(State(fake): State<Fake>) -> Answer {
         mapping["fault"] = json!("no answer from the mapping service");
         mapping["fault_since_unix_us"] = json!(1_785_500_000_123_456_u64);
     }
-    Ok(Json(json!({
+    let mut report = json!({
         "version": "0.1.0", "site": fake.site, "placement": "gateway", "path": "tun",
         "trust": if trouble { "network" } else { "tsig" }, "pid": 4711, "homes": homes,
         "contexts": [{
@@ -392,7 +395,12 @@ async fn status(State(fake): State<Fake>) -> Answer {
         "not_attached": { "192.0.2.99": "198.51.100.9" },
         "mapping": mapping, "held_bytes": 0,
         "counters": { "hold_full": 3, "not_ours": 0 },
-    })))
+    });
+    if let Some(duty) = world.duties.get(&fake.site) {
+        report["duty"] = json!(duty);
+        report["pair"] = json!("192.0.2.250");
+    }
+    Ok(Json(report))
 }
 
 async fn explain(State(fake): State<Fake>) -> Answer {

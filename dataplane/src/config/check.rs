@@ -396,6 +396,35 @@ impl<'a> Checker<'a> {
         };
         let listen = address("pair.listen", &pair.listen);
         let peer = address("pair.peer", &pair.peer);
+        let all = [
+            ("pair.listen", &pair.listen, listen),
+            ("pair.peer", &pair.peer, peer),
+        ];
+        for (key, text, address) in all {
+            let Some(address) = address else {
+                continue;
+            };
+            if address.port() == 0 {
+                let mend = "write one of 1 to 65535";
+                self.fault(key, text.span(), "has no port", mend);
+            }
+            if homes.prefixes.iter().any(|p| p.contains(&address.ip())) {
+                let problem = "is inside `homes.prefixes`, where instances are";
+                let mend = "write an address that the gateway's machine has for itself";
+                self.fault(key, text.span(), problem, mend);
+            }
+        }
+        if listen
+            .zip(peer)
+            .is_some_and(|(l, p)| l.is_ipv4() != p.is_ipv4())
+        {
+            self.fault(
+                "pair.peer",
+                pair.peer.span(),
+                "is of another family than `pair.listen`",
+                "write two of one family",
+            );
+        }
         if listen.is_some() && listen == peer {
             self.fault(
                 "pair.peer",

@@ -53,8 +53,10 @@ use crate::clock::Now;
 /// An operation that has not ended by then is reported as still running.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A hand-over holds up to 65,536 contexts of some 400 octets each; many times that.
-const LARGEST_BODY: usize = 256 << 20;
+/// A hand-over holds up to 65,536 contexts of some 400 octets each; twice that.
+const LARGEST_HANDOVER: usize = 64 << 20;
+/// Anything else.
+const LARGEST_BODY: usize = 64 << 10;
 
 /// Who this forwarder is: the part of the status that never changes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -75,6 +77,9 @@ pub struct Identity {
     /// If it is one of two gateways.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub duty: Option<PairDuty>,
+    /// The home address of the pair: its binding says who is on duty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pair: Option<Home>,
 }
 
 /// What one of two gateways does.
@@ -167,6 +172,11 @@ fn yes() -> bool {
 
 /// What answers the requests.
 pub fn router(control: Arc<Control>, identity: Identity) -> Router {
+    let with_contexts = Router::new()
+        .route("/v1/attach", post(attach))
+        .route("/v1/standby", post(standby))
+        .route("/v1/activate", post(activate))
+        .layer(DefaultBodyLimit::max(LARGEST_HANDOVER));
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/metrics", get(prometheus))
@@ -174,13 +184,11 @@ pub fn router(control: Arc<Control>, identity: Identity) -> Router {
         .route("/v1/homes/{home}", get(home))
         .route("/v1/homes/{home}/handover", get(handover))
         .route("/v1/homes/{home}/attend", post(attend))
-        .route("/v1/attach", post(attach))
         .route("/v1/detach", post(detach))
         .route("/v1/prepare", post(prepare))
-        .route("/v1/standby", post(standby))
         .route("/v1/learn", post(learn))
-        .route("/v1/activate", post(activate))
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .merge(with_contexts)
         .with_state(Api { control, identity })
 }
 
@@ -242,6 +250,28 @@ pub fn listen(socket: &Path, inherited: Option<OwnedFd>) -> Result<UnixListener,
 struct Api {
     control: Arc<Control>,
     identity: Identity,
+}
+
+impl Api {
+    /// Where an instance is that can be served here.
+    fn link_of(
+        &self,
+        home: Home,
+        interface: Option<String>,
+        mac: Option<String>,
+    ) -> Result<Option<Link>, Fault> {
+        if self.identity.pair == Some(home) {
+            let text = format!(
+                "{home} is the home address of the pair (`pair.home`), so no instance has it"
+            );
+            return Err(Fault::Request(text));
+        }
+        let link = interface.map(|interface| Link { interface, mac });
+        self.control
+            .fits(home, link.as_ref())
+            .map_err(Fault::Request)?;
+        Ok(link)
+    }
 }
 
 /// What a request can end with instead of an answer.
@@ -383,7 +413,7 @@ async fn learn(State(api): State<Api>, body: Body<Binding>) -> Answer<()> {
 async fn attach(State(api): State<Api>, body: Body<AttachBody>) -> Answer<Activated> {
     let Json(body) = body?;
     let home = body.home;
-    let link = link(body.interface, body.mac);
+    let link = api.link_of(home, body.interface, body.mac)?;
     let request = Attach {
         home,
         claim: body.claim,
@@ -427,7 +457,7 @@ async fn detach(State(api): State<Api>, body: Body<DetachBody>) -> Answer<Handov
 async fn prepare(State(api): State<Api>, body: Body<PrepareBody>) -> Answer<Prepared> {
     let Json(body) = body?;
     let (home, key) = (body.home, body.key);
-    let link = link(body.interface, body.mac);
+    let link = api.link_of(home, body.interface, body.mac)?;
     let engine = api.control.engine();
     let plugged = link.clone();
     let prepared = engine
@@ -501,8 +531,4 @@ async fn wait(home: Home, settled: Settled) -> Answer<Activated> {
         Ok(Err(_)) => Err(Fault::Ended),
         Err(_) => Err(Fault::Slow(home)),
     }
-}
-
-fn link(interface: Option<String>, mac: Option<String>) -> Option<Link> {
-    interface.map(|interface| Link { interface, mac })
 }

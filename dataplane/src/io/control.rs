@@ -262,18 +262,27 @@ impl Control {
     }
 
     async fn connect(&self, home: Home, link: Option<&Link>) -> Result<bool, String> {
+        self.fits(home, link)?;
         let mut steering = self.steering.lock().await;
-        match (self.placement, link) {
-            (Placement::Guest, None) => {
+        match link {
+            None => {
                 let added = steering.add_guest_home(home).await;
                 added.map(|()| true).map_err(|e| e.to_string())
             }
-            (Placement::Gateway, Some(link)) => {
+            Some(link) => {
                 let attachment = attachment(home, link)?;
                 let attached = steering.attach(&attachment).await;
                 let attached = attached.map_err(|e| e.to_string())?;
                 Ok(attached == Attached::Ready)
             }
+        }
+    }
+
+    /// Whether an instance can be there.
+    pub fn fits(&self, home: Home, link: Option<&Link>) -> Result<(), String> {
+        match (self.placement, link) {
+            (Placement::Guest, None) => Ok(()),
+            (Placement::Gateway, Some(link)) => attachment(home, link).map(|_| ()),
             (Placement::Guest, Some(_)) => Err("a guest has its home address itself: \
                  leave out \"interface\" and \"mac\""
                 .to_owned()),

@@ -24,7 +24,11 @@ pub(super) struct Elsewhere {
 /// The bindings whose locator in use is in no home attached at these sites.
 pub(super) fn not_attached(bindings: &[Binding], reports: &[(&str, &Report)]) -> Vec<NotAttached> {
     let mut found = Vec::new();
-    for binding in bindings {
+    let of_a_pair = |home| {
+        let mut identities = reports.iter().map(|(_, report)| &report.identity);
+        identities.any(|identity| identity.pair == Some(home))
+    };
+    for binding in bindings.iter().filter(|b| !of_a_pair(b.home())) {
         let locator = binding.active().map(|entry| entry.locator);
         let mut attached = Vec::new();
         let mut stands = false;

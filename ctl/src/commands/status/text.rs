@@ -29,6 +29,9 @@ pub(super) fn site(name: &str, report: &Report) -> String {
     if identity.site != name {
         lines.push(format!("  calls itself site {}", identity.site));
     }
+    if identity.duty == Some(PairDuty::Standby) {
+        return lines.join("\n");
+    }
     lines.push(format!("  mapping service: {}", mapping(report)));
     if status.homes.is_empty() {
         lines.push("  no home is attached".to_owned());

@@ -22,6 +22,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until, timeout};
 
 use crate::pair::{BEAT, SILENCE};
+use mat_proto::Locator;
 
 /// What encrypts it.
 pub type Secret = [u8; 32];
@@ -74,20 +75,26 @@ pub struct News {
     pub bye: bool,
 }
 
+/// What a gateway is known by to the other one.
+#[derive(Clone, Copy, Debug)]
+pub struct Me<'a> {
+    /// What both have.
+    pub secret: &'a Secret,
+    /// What stands for this one alone.
+    pub locator: Locator,
+}
+
 /// Follows the gateway on duty at `peer` until the connection ends.
 ///
 /// # Errors
 /// It cannot be reached, is somebody else, or has fallen silent.
-pub async fn follow(
-    peer: SocketAddr,
-    secret: &Secret,
-    mut told: impl FnMut(Told),
-) -> io::Result<()> {
+pub async fn follow(peer: SocketAddr, me: Me<'_>, mut told: impl FnMut(Told)) -> io::Result<()> {
     let stream = timeout(SILENCE, TcpStream::connect(peer)).await??;
-    let hands = builder(secret)
+    let hands = builder(me.secret)
         .build_initiator()
         .map_err(io::Error::other)?;
-    let (mut reader, mut writer) = timeout(SILENCE, shake(stream, hands, true)).await??;
+    let shaking = shake(stream, hands, true, me.locator);
+    let (mut reader, mut writer) = timeout(SILENCE, shaking).await??;
     let mut state = Vec::new();
     let listening = async {
         loop {
@@ -115,6 +122,18 @@ pub async fn follow(
     }
 }
 
+/// Shakes hands with the other one, if it is on duty too.
+///
+/// # Errors
+/// It is not, as it should be; or, [`io::ErrorKind::InvalidData`], it is somebody else.
+pub async fn greet(peer: SocketAddr, me: Me<'_>) -> io::Result<()> {
+    let stream = timeout(SILENCE, TcpStream::connect(peer)).await??;
+    let hands = builder(me.secret).build_initiator();
+    let hands = hands.map_err(io::Error::other)?;
+    timeout(SILENCE, shake(stream, hands, true, me.locator)).await??;
+    Ok(())
+}
+
 /// Tells a follower that has connected; what `followed` gives is kept as long as it is
 /// certain that it is there: an old hand-shake said once more is not enough.
 ///
@@ -122,14 +141,15 @@ pub async fn follow(
 /// It is somebody else, or has gone.
 pub async fn lead<G>(
     stream: TcpStream,
-    secret: &Secret,
+    me: Me<'_>,
     mut news: watch::Receiver<News>,
     followed: impl FnOnce() -> G,
 ) -> io::Result<()> {
-    let hands = builder(secret)
+    let hands = builder(me.secret)
         .build_responder()
         .map_err(io::Error::other)?;
-    let (mut reader, mut writer) = timeout(SILENCE, shake(stream, hands, false)).await??;
+    let shaking = shake(stream, hands, false, me.locator);
+    let (mut reader, mut writer) = timeout(SILENCE, shaking).await??;
     timeout(SILENCE, reader.receive()).await??;
     let _followed = followed();
     let listening = async {
@@ -176,12 +196,17 @@ fn builder(secret: &Secret) -> Builder<'_> {
         .expect("a key of the right length at a place of the pattern's")
 }
 
-/// One message each way; then both know that the other one has the secret.
+/// One message each way, with what stands for its sender; then both know that the other one
+/// has the secret.
 async fn shake(
     stream: TcpStream,
     mut hands: HandshakeState,
     first: bool,
+    locator: Locator,
 ) -> io::Result<(Reader, Writer)> {
+    let own = locator.to_string();
+    let mut other = [0; HELLO];
+    let mut double = false;
     // What is told is small, and waited for.
     stream.set_nodelay(true)?;
     let (mut from, mut to) = stream.into_split();
@@ -189,7 +214,7 @@ async fn shake(
     for ours in [first, !first] {
         if ours {
             let length = hands
-                .write_message(&[], &mut buffer)
+                .write_message(own.as_bytes(), &mut buffer)
                 .map_err(io::Error::other)?;
             to.write_u16(length as u16).await?;
             to.write_all(&buffer[..length]).await?;
@@ -199,9 +224,14 @@ async fn shake(
                 .get_mut(..length)
                 .ok_or_else(|| nonsense("no hand-shake"))?;
             from.read_exact(hello).await?;
-            let read = hands.read_message(hello, &mut []);
-            read.map_err(|_| nonsense("its `pair.secret` is another one"))?;
+            let read = hands.read_message(hello, &mut other);
+            let read = read.map_err(|_| nonsense("its `pair.secret` is another one"))?;
+            double = other[..read] == *own.as_bytes();
         }
+    }
+    if double {
+        let what = "its `pair.locator` is ours: give each gateway its own";
+        return Err(nonsense(what));
     }
     let noise = hands.into_stateless_transport_mode();
     let noise = Arc::new(noise.map_err(io::Error::other)?);
@@ -302,18 +332,26 @@ mod tests {
 
     const SECRET: Secret = [7; 32];
 
+    fn me(secret: &Secret, last: u8) -> Me<'_> {
+        let locator = Locator::new([198, 51, 100, last].into()).unwrap();
+        Me { secret, locator }
+    }
+
     async fn pair(
         secrets: [Secret; 2],
+        second: u8,
         news: watch::Receiver<News>,
     ) -> (io::Result<()>, io::Result<()>, Vec<Told>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let peer = listener.local_addr().unwrap();
         let leading = async {
             let (stream, _) = listener.accept().await?;
-            lead(stream, &secrets[0], news, || {}).await
+            lead(stream, me(&secrets[0], 1), news, || {}).await
         };
         let (sender, mut receiver) = mpsc::unbounded_channel();
-        let following = follow(peer, &secrets[1], |told| sender.send(told).unwrap());
+        let following = follow(peer, me(&secrets[1], second), |told| {
+            sender.send(told).unwrap()
+        });
         let (led, followed) = tokio::join!(leading, following);
         let mut told = Vec::new();
         while let Ok(one) = receiver.try_recv() {
@@ -331,7 +369,7 @@ mod tests {
                 state: state.clone(),
                 bye: true,
             });
-            let (led, followed, mut told) = pair([SECRET, SECRET], receiver).await;
+            let (led, followed, mut told) = pair([SECRET, SECRET], 2, receiver).await;
             assert!(led.is_ok() && followed.is_ok(), "{led:?} {followed:?}");
             told.retain(|one| *one != Told::Beat);
             let state = state.map(|state| Told::State(state.to_vec()));
@@ -347,10 +385,24 @@ mod tests {
                 state: Some(Arc::new(vec![1; 100])),
                 bye: true,
             });
-            let (led, followed, told) = pair(secrets, receiver).await;
+            let (led, followed, told) = pair(secrets, 2, receiver).await;
             assert!(led.is_err() && followed.is_err(), "{led:?} {followed:?}");
             assert_eq!(told, []);
         }
+    }
+
+    #[tokio::test]
+    async fn two_that_stand_for_the_same_are_told_so() {
+        let (_news, receiver) = watch::channel(News {
+            state: Some(Arc::new(vec![1; 100])),
+            bye: true,
+        });
+        let (led, followed, told) = pair([SECRET, SECRET], 1, receiver).await;
+        for ended in [led, followed] {
+            let text = ended.unwrap_err().to_string();
+            assert!(text.contains("`pair.locator` is ours"), "{text}");
+        }
+        assert_eq!(told, []);
     }
 
     /// Noise of any kind is refused and neither waited for nor kept.
@@ -367,7 +419,7 @@ mod tests {
             let (_news, receiver) = watch::channel(News::default());
             let leading = async {
                 let (stream, _) = listener.accept().await?;
-                lead::<()>(stream, &SECRET, receiver, || panic!("a stranger")).await
+                lead::<()>(stream, me(&SECRET, 1), receiver, || panic!("a stranger")).await
             };
             let talking = async {
                 let mut stream = TcpStream::connect(peer).await?;

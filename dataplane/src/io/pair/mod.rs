@@ -18,12 +18,14 @@ use super::state;
 use crate::agent::{Answer, Snapshot, UpdateResult};
 use crate::config;
 use crate::pair::{Duty, Judge, Wish};
-use link::{News, Told};
+use link::{Me, News, Told};
 
 /// How finely time passes for the judge: a fraction of what it waits for.
 const TICK: Duration = Duration::from_millis(50);
 /// Between two attempts to reach the other gateway, or to listen for it.
 const REST: Duration = Duration::from_millis(200);
+/// Between two looks whether the other gateway is on duty as well.
+const LOOKING: Duration = Duration::from_secs(5);
 /// Connections of strangers that are listened to at once, for a hand-shake's time.
 const STRANGERS: usize = 8;
 /// How long a good-bye may take.
@@ -226,10 +228,38 @@ impl Shared {
             }
             tokio::select! {
                 () = self.lead(), if active => {}
+                () = self.look_around(), if active => {}
                 () = self.follow(), if !active => {}
                 changed = duty.changed() => if changed.is_err() {
                     return;
                 }
+            }
+        }
+    }
+
+    fn me(&self) -> Me<'_> {
+        Me {
+            secret: &self.config.secret,
+            locator: self.config.locator,
+        }
+    }
+
+    /// Only the one on duty listens: says so if both do, which is a mistake in their
+    /// configurations if it lasts.
+    async fn look_around(&self) {
+        let peer = self.config.peer;
+        let mut said = Said::default();
+        loop {
+            sleep(LOOKING).await;
+            match link::greet(peer, self.me()).await {
+                Ok(()) => said.warn(format!("the other gateway, {peer}, is on duty as well")),
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+                    said.warn(format!(
+                        "the other gateway, {peer}, is on duty as well: {error}"
+                    ));
+                }
+                // It stands by, or is not there.
+                Err(_) => {}
             }
         }
     }
@@ -239,7 +269,7 @@ impl Shared {
         let mut said = Said::default();
         loop {
             let told = |told| self.told(told);
-            if let Err(error) = link::follow(peer, &self.config.secret, told).await {
+            if let Err(error) = link::follow(peer, self.me(), told).await {
                 said.warn(format!(
                     "the other gateway, {peer}, cannot be followed: {error}"
                 ));
@@ -291,9 +321,8 @@ impl Shared {
                         let shared = Arc::clone(self);
                         followers.spawn(async move {
                             let news = shared.news.subscribe();
-                            let secret = shared.config.secret;
                             let followed = || Follower::new(Arc::clone(&shared));
-                            if let Err(error) = link::lead(stream, &secret, news, followed).await {
+                            if let Err(error) = link::lead(stream, shared.me(), news, followed).await {
                                 tracing::warn!("the other gateway, from {from}: {error}");
                             }
                         });

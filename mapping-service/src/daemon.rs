@@ -36,8 +36,8 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
     for address in &config.listen {
         sockets.push(bind(*address).await?);
     }
-    let (shared, journal) = recover(&config)?;
-    let shared = Arc::new(shared);
+    let (zone, replay, journal) = recover(&config)?;
+    let shared = Arc::new(Shared::new(zone, replay));
 
     let (queue, jobs) = mpsc::channel(QUEUE);
     let (ended, mut writer_ended) = oneshot::channel::<()>();
@@ -110,8 +110,9 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The zone as the journal has it, under the apex of the configuration.
-fn recover(config: &Config) -> anyhow::Result<(Shared, Journal)> {
+/// The zone as the journal has it, under the apex of the configuration, and what is remembered
+/// of signed updates.
+pub(crate) fn recover(config: &Config) -> anyhow::Result<(Zone, Memory, Journal)> {
     let (mut journal, recovered) = Journal::open(&config.data_dir, &config.apex.origin)?;
     let mut zone = Zone::new(&config.apex);
     let mut replay = Memory::default();
@@ -136,7 +137,7 @@ fn recover(config: &Config) -> anyhow::Result<(Shared, Journal)> {
         journal.append(&[Entry::from(change.clone())])?;
         zone.apply(change);
     }
-    Ok((Shared::new(zone, replay), journal))
+    Ok((zone, replay, journal))
 }
 
 /// The same port for UDP and TCP, also if it is 0 (any).

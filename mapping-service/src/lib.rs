@@ -40,6 +40,7 @@
 //! writer    thread check -> apply -> commit -> publish -> answer, in batches
 //! server    wire   UDP and TCP, TSIG, transfer
 //! config, daemon   mat-mapd
+//! zonefile, offline  a zone as text, into the journal and out of it
 //! client           for forwarders and matctl; also works against BIND and Knot
 //! ```
 //! `examples/conformance.rs` puts any other server in mat-mapd's seat.
@@ -54,9 +55,11 @@ mod clock;
 pub mod config;
 pub mod daemon;
 pub mod journal;
+pub mod offline;
 pub mod policy;
 pub mod replay;
 pub mod server;
 pub mod tsig;
 pub mod writer;
 pub mod zone;
+pub mod zonefile;

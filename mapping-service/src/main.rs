@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use mat_mapping::{config::Config, daemon};
+use mat_mapping::{config::Config, daemon, offline};
 use tracing_subscriber::EnvFilter;
 
 /// The mapping service: an authoritative DNS server that knows where each home
@@ -24,6 +24,17 @@ struct Args {
 enum Command {
     /// Say whether the configuration is right, and end.
     CheckConfig,
+    /// Take a zone file into the zone, all of it or nothing; mat-mapd must not run.
+    ///
+    /// Each set of the file replaces the one of its name and type. The SOA and NS records of the
+    /// zone itself are those of the configuration. Epochs never fall: a file with older bindings
+    /// than the zone has is refused.
+    Import {
+        /// The zone file
+        file: PathBuf,
+    },
+    /// Print the zone as a zone file; mat-mapd must not run.
+    Export,
 }
 
 fn main() -> ExitCode {
@@ -36,6 +47,8 @@ fn main() -> ExitCode {
         .init();
     let result = match args.command {
         Some(Command::CheckConfig) => check(&args.config),
+        Some(Command::Import { file }) => import(&args.config, &file),
+        Some(Command::Export) => export(&args.config),
         None => serve(&args.config),
     };
     match result {
@@ -56,6 +69,17 @@ fn check(path: &std::path::Path) -> anyhow::Result<()> {
         config.keys.len()
     );
     Ok(())
+}
+
+fn import(config: &std::path::Path, file: &std::path::Path) -> anyhow::Result<()> {
+    println!("{}", offline::import(config, file)?);
+    Ok(())
+}
+
+fn export(config: &std::path::Path) -> anyhow::Result<()> {
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    offline::export(config, &mut out)?;
+    Ok(std::io::Write::flush(&mut out)?)
 }
 
 fn serve(path: &std::path::Path) -> anyhow::Result<()> {

@@ -187,20 +187,23 @@ fn work(shared: &Shared, journal: &mut Journal, batch: Vec<Job>) {
     }
 }
 
+/// What a journal has to hold for a restart to know all of that.
+pub(crate) fn snapshot(
+    zone: &Zone,
+    replay: &Memory,
+    now: u64,
+) -> impl Iterator<Item = Entry> + use<> {
+    let receipts = replay.committed(now).into_iter().map(|receipt| Entry {
+        change: Change::default(),
+        receipt: Some(receipt),
+    });
+    chunks(zone.snapshot()).chain(receipts)
+}
+
 fn compact(shared: &Shared, journal: &mut Journal, now: u64) {
-    let mut entries = chunks(shared.read(Zone::snapshot));
-    entries.extend(
-        shared
-            .replay()
-            .committed(now)
-            .into_iter()
-            .map(|receipt| Entry {
-                change: Change::default(),
-                receipt: Some(receipt),
-            }),
-    );
+    let entries = shared.read(|zone| snapshot(zone, &shared.replay(), now));
     let before = journal.size();
-    match journal.compact(&entries) {
+    match journal.compact(entries) {
         Ok(()) => tracing::info!(before, after = journal.size(), "journal compacted"),
         Err(error) => tracing::error!(%error, "journal not compacted; it goes on growing"),
     }

@@ -23,11 +23,12 @@
 mod entry;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use hickory_proto::rr::Name;
 
+use crate::zone::Change;
 pub use entry::{Entry, EntryError};
 
 /// RRsets per entry of a snapshot.
@@ -144,7 +145,7 @@ impl Journal {
         let mut end = 0;
         let mut batch = 0;
         if bytes.is_empty() {
-            begin(dir, origin, &[]).map_err(fail(&path))?;
+            begin(dir, origin, std::iter::empty())?;
         } else {
             (end, batch) = read(&path, &bytes, origin, &mut recovered)?;
             recovered.torn = (bytes.len() - end) as u64;
@@ -216,23 +217,8 @@ impl Journal {
     }
 
     /// Replaces the file by one that holds just `entries`.
-    pub fn compact(&mut self, entries: &[Entry]) -> Result<(), JournalError> {
-        let path = self.dir.join("journal");
-        let fail = |error| JournalError::Io {
-            path: path.clone(),
-            error,
-        };
-        let mut payloads = Vec::new();
-        for entry in entries {
-            let payload = entry.encode().map_err(|error| JournalError::Entry {
-                path: path.clone(),
-                offset: 0,
-                error,
-            })?;
-            payloads.push(payload);
-        }
-        self.file = begin(&self.dir, &self.origin, &payloads).map_err(fail)?;
-        self.len = self.file.seek(SeekFrom::End(0)).map_err(fail)?;
+    pub fn compact(&mut self, entries: impl Iterator<Item = Entry>) -> Result<(), JournalError> {
+        (self.file, self.len) = begin(&self.dir, &self.origin, entries)?;
         self.base = self.len;
         self.batch = 1;
         Ok(())
@@ -263,27 +249,50 @@ fn lock(dir: &Path) -> Result<File, JournalError> {
     }
 }
 
-/// Writes a new file beside the old, makes it durable, and renames it.
-fn begin(dir: &Path, origin: &Name, payloads: &[Vec<u8>]) -> io::Result<File> {
-    let new = dir.join("journal.new");
-    let mut bytes = Vec::new();
-    let mut head = MAGIC.to_vec();
-    head.extend_from_slice(origin.to_ascii().as_bytes());
-    frame(&mut bytes, 0, &head);
-    for payload in payloads {
-        frame(&mut bytes, 1, payload);
-    }
-    let mut file = OpenOptions::new()
+/// Writes a new file beside the old, makes it durable, and renames it. Gives the file, at its
+/// end, and its length.
+fn begin(
+    dir: &Path,
+    origin: &Name,
+    entries: impl Iterator<Item = Entry>,
+) -> Result<(File, u64), JournalError> {
+    let path = dir.join("journal.new");
+    let fail = |error| JournalError::Io {
+        path: path.clone(),
+        error,
+    };
+    let file = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
         .truncate(true)
-        .open(&new)?;
-    file.write_all(&bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&new, dir.join("journal"))?;
-    File::open(dir)?.sync_all()?;
-    Ok(file)
+        .open(&path)
+        .map_err(fail)?;
+    let mut bytes = Vec::new();
+    let mut head = MAGIC.to_vec();
+    head.extend_from_slice(origin.to_ascii().as_bytes());
+    frame(&mut bytes, 0, &head);
+    let mut len = 0;
+    let mut out = BufWriter::new(file);
+    for entry in entries {
+        let payload = entry.encode().map_err(|error| JournalError::Entry {
+            path: path.clone(),
+            offset: len,
+            error,
+        })?;
+        frame(&mut bytes, 1, &payload);
+        out.write_all(&bytes).map_err(fail)?;
+        len += bytes.len() as u64;
+        bytes.clear();
+    }
+    out.write_all(&bytes).map_err(fail)?;
+    len += bytes.len() as u64;
+    let file = out.into_inner().map_err(|e| fail(e.into_error()))?;
+    file.sync_all().map_err(fail)?;
+    std::fs::rename(&path, dir.join("journal")).map_err(fail)?;
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(fail)?;
+    Ok((file, len))
 }
 
 /// Reads all sound frames; the offset behind the last one and its batch.
@@ -392,23 +401,17 @@ fn crc32(bytes: &[u8]) -> u32 {
 }
 
 /// A snapshot cut into entries of bounded size.
-pub fn chunks(change: crate::zone::Change) -> Vec<Entry> {
-    let mut entries = Vec::new();
-    let mut part = crate::zone::Change::default();
-    for (key, set) in change.sets {
-        part.sets.insert(key, set);
-        if part.sets.len() == SNAPSHOT_CHUNK {
-            entries.push(Entry::from(std::mem::take(&mut part)));
-        }
-    }
-    for (name, epoch) in change.buried {
-        part.buried.insert(name, epoch);
-        if part.buried.len() == SNAPSHOT_CHUNK {
-            entries.push(Entry::from(std::mem::take(&mut part)));
-        }
-    }
-    entries.push(Entry::from(part));
-    entries
+pub fn chunks(change: Change) -> impl Iterator<Item = Entry> {
+    let (mut sets, mut buried) = (change.sets.into_iter(), change.buried.into_iter());
+    std::iter::from_fn(move || {
+        let part = Change {
+            sets: sets.by_ref().take(SNAPSHOT_CHUNK).collect(),
+            buried: buried.by_ref().take(SNAPSHOT_CHUNK).collect(),
+            ..Change::default()
+        };
+        let over = part.sets.is_empty() && part.buried.is_empty();
+        (!over).then(|| Entry::from(part))
+    })
 }
 
 #[cfg(test)]
@@ -417,8 +420,8 @@ mod tests {
 
     use super::*;
     use crate::replay::Receipt;
+    use crate::zone::Zone;
     use crate::zone::tests::{apex, name};
-    use crate::zone::{Change, Zone};
 
     fn entry(i: u64) -> Entry {
         let mut change = Zone::new(&apex()).snapshot();
@@ -558,7 +561,7 @@ mod tests {
             journal.append(&[entry(1)]).unwrap();
         }
         let before = journal.size();
-        journal.compact(&chunks(zone.snapshot())).unwrap();
+        journal.compact(chunks(zone.snapshot())).unwrap();
         assert!(journal.size() < before);
         journal.append(&[Entry::from(zone.snapshot())]).unwrap();
         drop(journal);

@@ -17,10 +17,10 @@
 
 pub mod epochs;
 pub mod rules;
+mod tree;
 pub mod update;
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::{NS, SOA};
@@ -28,6 +28,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use mat_proto::{Binding, Epoch, Home, Locator, record};
 
 use epochs::Epochs;
+use tree::Tree;
 
 /// The CNAMEs followed within the zone for one question.
 const CNAME_CHAIN: usize = 8;
@@ -114,13 +115,11 @@ pub trait View {
     fn holder(&self, locator: Locator) -> Option<&Name>;
 }
 
-type Node = BTreeMap<RecordType, RrSet>;
-
 /// The authoritative data of one zone.
 #[derive(Clone, Debug)]
 pub struct Zone {
     origin: Name,
-    nodes: BTreeMap<Name, Node>,
+    nodes: Tree,
     buried: Epochs,
     holders: BTreeMap<Locator, Name>,
 }
@@ -141,7 +140,7 @@ impl Zone {
     pub fn new(apex: &Apex) -> Self {
         let mut zone = Zone {
             origin: lower(&apex.origin),
-            nodes: BTreeMap::new(),
+            nodes: Tree::default(),
             buried: Epochs::default(),
             holders: BTreeMap::new(),
         };
@@ -201,17 +200,9 @@ impl Zone {
                     if kind == RecordType::SVCB {
                         self.buried.forget(&name);
                     }
-                    self.nodes.entry(name).or_default().insert(kind, set);
+                    self.nodes.insert(name, kind, set);
                 }
-                None => {
-                    let Some(node) = self.nodes.get_mut(&name) else {
-                        continue;
-                    };
-                    node.remove(&kind);
-                    if node.is_empty() {
-                        self.nodes.remove(&name);
-                    }
-                }
+                None => self.nodes.remove(&name, kind),
             }
         }
         for (name, epoch) in change.buried {
@@ -246,21 +237,21 @@ impl Zone {
         }
         for _ in 0..CNAME_CHAIN {
             let Some(node) = self.nodes.get(&name) else {
-                if !self.has_names_below(&name) {
+                if !self.nodes.has_names_below(&name) {
                     answer.code = ResponseCode::NXDomain;
                 }
                 break;
             };
             let before = answer.answers.len();
-            for (of, set) in node {
-                if kind == RecordType::ANY || *of == kind {
+            for (of, set) in node.iter() {
+                if kind == RecordType::ANY || of == kind {
                     answer.answers.extend(set.records(&name));
                 }
             }
             if answer.answers.len() > before {
                 return answer;
             }
-            let Some(set) = node.get(&RecordType::CNAME) else {
+            let Some(set) = node.get(RecordType::CNAME) else {
                 break;
             };
             answer.answers.extend(set.records(&name));
@@ -287,14 +278,14 @@ impl Zone {
     pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
         self.nodes
             .iter()
-            .flat_map(|(name, node)| node.values().flat_map(|set| set.records(name)))
+            .flat_map(|node| node.iter().flat_map(|(_, set)| set.records(&node.name)))
     }
 
     /// Everything as one change: a snapshot.
     pub fn snapshot(&self) -> Change {
-        let sets = self.nodes.iter().flat_map(|(name, node)| {
+        let sets = self.nodes.iter().flat_map(|node| {
             node.iter()
-                .map(|(kind, set)| ((name.clone(), *kind), Some(set.clone())))
+                .map(|(kind, set)| ((node.name.clone(), kind), Some(set.clone())))
         });
         Change {
             sets: sets.collect(),
@@ -308,32 +299,25 @@ impl Zone {
         let bound = self
             .nodes
             .iter()
-            .filter(|(name, node)| {
-                node.contains_key(&RecordType::SVCB) && record::home(name, &self.origin).is_some()
+            .filter(|node| {
+                node.get(RecordType::SVCB).is_some()
+                    && record::home(&node.name, &self.origin).is_some()
             })
             .count();
         (bound, self.nodes.len() - bound)
-    }
-
-    /// An empty non-terminal exists although it owns nothing (RFC 4592 section
-    /// 2.2.2). In canonical order what is below a name follows it at once.
-    fn has_names_below(&self, name: &Name) -> bool {
-        let after = (Bound::Excluded(name), Bound::Unbounded);
-        self.nodes
-            .range::<Name, _>(after)
-            .next()
-            .is_some_and(|(next, _)| name.zone_of(next))
     }
 }
 
 impl View for Zone {
     fn set(&self, name: &Name, kind: RecordType) -> Option<&RrSet> {
-        self.nodes.get(name)?.get(&kind)
+        self.nodes.get(name)?.get(kind)
     }
 
     fn kinds(&self, name: &Name) -> Vec<RecordType> {
         let node = self.nodes.get(name);
-        node.map_or(Vec::new(), |node| node.keys().copied().collect())
+        node.map_or(Vec::new(), |node| {
+            node.iter().map(|(kind, _)| kind).collect()
+        })
     }
 
     fn last_epoch(&self, name: &Name) -> Epoch {

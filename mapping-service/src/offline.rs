@@ -1,0 +1,104 @@
+//! What is done to the journal while no mat-mapd serves from it: zone files in and out.
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context as _, bail};
+use hickory_proto::op::Query;
+use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
+
+use crate::clock::unix_now;
+use crate::config::Config;
+use crate::daemon::recover;
+use crate::writer;
+use crate::zone::lower;
+use crate::zone::update::{Draft, Refusal, Update};
+use crate::zonefile;
+
+/// Records whose sets are checked at a time: only memory sets a bound.
+const PORTION: usize = 1024;
+
+/// Takes what stands in the zone file `path` into the zone, each set in place of what it holds
+/// there: all of it, or nothing. The apex stays that of the configuration.
+///
+/// # Errors
+/// A mistake in either file, a set that the rules for home addresses forbid (an epoch that
+/// falls, say), or the journal cannot be used. Nothing has been changed.
+pub fn import(config: &Path, path: &Path) -> anyhow::Result<String> {
+    let config = Config::load(config)?;
+    let origin = config.apex.origin.clone();
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("{}: cannot be read", path.display()))?;
+    let records = zonefile::parse(&text, &origin)
+        .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+    let (mut zone, replay, mut journal) = recover(&config)?;
+    let of_apex = |record: &Record| {
+        matches!(record.record_type(), RecordType::SOA | RecordType::NS)
+            && lower(&record.name) == origin
+    };
+    let records: Vec<Record> = records.into_iter().filter(|r| !of_apex(r)).collect();
+    let same_set = |a: &Record, b: &Record| a.name == b.name && a.record_type() == b.record_type();
+    let sets: Vec<&[Record]> = records.chunk_by(same_set).collect();
+    let mut changed = 0;
+    for portion in sets.chunks(PORTION) {
+        let update = replacing(&origin, portion);
+        let change = Draft::new(&zone)
+            .update::<Refusal>(&update, |_| Ok(()))
+            .with_context(|| format!("{}: nothing was imported", path.display()))?;
+        // The serial is no set of the file.
+        changed += change.sets.len().saturating_sub(1);
+        zone.apply(change);
+    }
+    if changed > 0 {
+        // Written beside and renamed: whole, or not at all.
+        journal.compact(writer::snapshot(&zone, &replay, unix_now()))?;
+    }
+    let (bindings, others) = zone.count();
+    Ok(format!(
+        "{} sets read, {changed} changed; the zone has {bindings} bindings and {others} other \
+         names, serial {}",
+        sets.len(),
+        zone.serial()
+    ))
+}
+
+/// An update that puts sets in the place of those of the same name and type.
+fn replacing(origin: &Name, sets: &[&[Record]]) -> Update {
+    let mut updates = Vec::new();
+    for set in sets {
+        if let Some(first) = set.first() {
+            let mut delete = Record::update0(first.name.clone(), 0, first.record_type());
+            delete.dns_class = DNSClass::ANY;
+            updates.push(delete);
+        }
+        updates.extend(set.iter().cloned());
+    }
+    Update {
+        zone: vec![Query::query(origin.clone(), RecordType::SOA)],
+        prerequisites: Vec::new(),
+        updates,
+    }
+}
+
+/// Writes the zone as a zone file.
+///
+/// # Errors
+/// The journal is not there or in use (then `dig AXFR` shows the zone), or `out` fails.
+pub fn export(config: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+    let config = Config::load(config)?;
+    if !config.data_dir.join("journal").exists() {
+        bail!(
+            "{} holds no journal: nothing has ever been served from there",
+            config.data_dir.display()
+        );
+    }
+    let (zone, _, _) = recover(&config)
+        .context("the zone of a mat-mapd that runs can be read with `dig AXFR` and a key with transfer = true")?;
+    let soa = |record: &Record| record.record_type() == RecordType::SOA;
+    // Other servers want the SOA first.
+    let (first, rest): (Vec<Record>, Vec<Record>) = zone.records().partition(soa);
+    for record in first.iter().chain(&rest) {
+        writeln!(out, "{}", zonefile::print(record))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! The names of a zone in canonical order (RFC 4034 section 6.1), and the RRsets of each.
+//!
+//! A name is found by a key of octets that sort as names do, since comparing names label by
+//! label takes most of the time of a look-up among many.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use hickory_proto::rr::{Name, RecordType};
+
+use super::RrSet;
+
+/// Octets that sort as names do: labels from the root on, in lower case, each with a 0 behind
+/// it; so the keys of all names below a name begin with its own. 0 and 1 in a label are escaped.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key(Box<[u8]>);
+
+impl Key {
+    fn of(name: &Name) -> Self {
+        let mut key = Vec::with_capacity(name.len() + 1);
+        for label in name.iter().rev() {
+            for octet in label {
+                match octet {
+                    0 | 1 => key.extend([1, octet + 1]),
+                    octet => key.push(octet.to_ascii_lowercase()),
+                }
+            }
+            key.push(0);
+        }
+        Key(key.into())
+    }
+}
+
+/// A name and its RRsets, of which there is at least one.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    /// In lower case.
+    pub(super) name: Name,
+    /// In the order of their types.
+    sets: Vec<(RecordType, RrSet)>,
+}
+
+impl Node {
+    pub(super) fn get(&self, kind: RecordType) -> Option<&RrSet> {
+        let at = self.find(kind).ok()?;
+        Some(&self.sets[at].1)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (RecordType, &RrSet)> {
+        self.sets.iter().map(|(kind, set)| (*kind, set))
+    }
+
+    fn find(&self, kind: RecordType) -> Result<usize, usize> {
+        self.sets.binary_search_by_key(&kind, |(kind, _)| *kind)
+    }
+}
+
+/// See the module's page one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Tree(BTreeMap<Key, Node>);
+
+impl Tree {
+    pub(super) fn get(&self, name: &Name) -> Option<&Node> {
+        self.0.get(&Key::of(name))
+    }
+
+    pub(super) fn insert(&mut self, name: Name, kind: RecordType, set: RrSet) {
+        let node = self.0.entry(Key::of(&name)).or_insert_with(|| Node {
+            name,
+            sets: Vec::with_capacity(1),
+        });
+        match node.find(kind) {
+            Ok(at) => node.sets[at].1 = set,
+            Err(at) => node.sets.insert(at, (kind, set)),
+        }
+    }
+
+    pub(super) fn remove(&mut self, name: &Name, kind: RecordType) {
+        let key = Key::of(name);
+        let Some(node) = self.0.get_mut(&key) else {
+            return;
+        };
+        if let Ok(at) = node.find(kind) {
+            node.sets.remove(at);
+        }
+        if node.sets.is_empty() {
+            self.0.remove(&key);
+        }
+    }
+
+    /// An empty non-terminal exists although it owns nothing (RFC 4592 section 2.2.2).
+    pub(super) fn has_names_below(&self, name: &Name) -> bool {
+        let key = Key::of(name);
+        let after = (Bound::Excluded(&key), Bound::Unbounded);
+        let next = self.0.range::<Key, _>(after).next();
+        next.is_some_and(|(next, _)| next.0.starts_with(&key.0))
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Node> {
+        self.0.values()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// hickory compares names in canonical order.
+        #[test]
+        fn keys_sort_as_names_do(
+            a in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..4), 0..4),
+            b in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..4), 0..4),
+        ) {
+            let name = |labels: &Vec<Vec<u8>>| {
+                let mut name = Name::from_labels(labels.iter().map(Vec::as_slice)).unwrap();
+                name.set_fqdn(true);
+                name.to_lowercase()
+            };
+            let (a, b) = (name(&a), name(&b));
+            prop_assert_eq!(Key::of(&a).cmp(&Key::of(&b)), a.cmp(&b));
+            prop_assert_eq!(Key::of(&b).0.starts_with(&Key::of(&a).0), a.zone_of(&b));
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Zone files (RFC 1035 section 5): a zone as text, from and for any other server. Pure.
+//!
+//! # Limitations
+//! `$INCLUDE` takes absolute paths only. What is printed in the form of RFC 3597 (types whose own
+//! form is not known here) other servers read, and this one does not.
+
+use std::fmt::Write as _;
+
+use hickory_proto::rr::rdata::svcb::{SVCB, SvcParamKey, SvcParamValue};
+use hickory_proto::rr::{Name, RData, Record};
+use hickory_proto::serialize::binary::BinEncodable as _;
+use hickory_proto::serialize::txt::{ParseError, Parser};
+
+/// Why a text is no zone file.
+#[derive(Debug, thiserror::Error)]
+#[error("line {line}: {error}")]
+pub struct ZoneFileError {
+    /// Where the entry that cannot be read begins, from 1.
+    pub line: usize,
+    /// What is wrong with it.
+    pub error: ParseError,
+}
+
+/// The records of a zone file, those of one name and type together. Names that do not end in a
+/// dot are relative to `origin`.
+///
+/// # Errors
+/// The first entry that cannot be read.
+pub fn parse(text: &str, origin: &Name) -> Result<Vec<Record>, ZoneFileError> {
+    let read = |text: &str| Parser::new(text, None, Some(origin.clone())).parse();
+    match read(text) {
+        Ok((_, sets)) => Ok(sets
+            .into_values()
+            .flat_map(|set| set.into_parts().records)
+            .collect()),
+        Err(error) => {
+            let entries = entries(text);
+            // The text up to an entry's end can be read, or not, by itself.
+            let good = entries.partition_point(|(_, end)| read(&text[..*end]).is_ok());
+            let line = entries.get(good).map_or(1, |(line, _)| *line);
+            Err(ZoneFileError { line, error })
+        }
+    }
+}
+
+/// For each entry the line it begins at and the offset behind it: a line, or several if a
+/// parenthesis or a quoted string spans them.
+fn entries(text: &str) -> Vec<(usize, usize)> {
+    let (mut depth, mut quoted, mut comment, mut escaped) = (0_u32, false, false, false);
+    let (mut line, mut begin) = (1, 1);
+    let mut entries = Vec::new();
+    for (at, c) in text.char_indices() {
+        match c {
+            '\n' => {
+                comment = false;
+                line += 1;
+                if depth == 0 && !quoted {
+                    entries.push((begin, at + 1));
+                    begin = line;
+                }
+            }
+            _ if comment || std::mem::take(&mut escaped) => {}
+            '\\' => escaped = true,
+            '"' => quoted = !quoted,
+            _ if quoted => {}
+            ';' => comment = true,
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    entries.push((begin, text.len()));
+    entries
+}
+
+/// The record as a line of a zone file, with its whole name.
+pub fn print(record: &Record) -> String {
+    let (kind, data) = match &record.data {
+        data @ (RData::A(_)
+        | RData::AAAA(_)
+        | RData::CNAME(_)
+        | RData::NS(_)
+        | RData::PTR(_)
+        | RData::SOA(_)) => (record.record_type().to_string(), data.to_string()),
+        RData::TXT(txt) => {
+            let strings: Vec<String> = txt.txt_data.iter().map(|s| quoted(s)).collect();
+            ("TXT".to_owned(), strings.join(" "))
+        }
+        RData::SVCB(svcb) if svcb.svc_params.iter().all(|(key, _)| is_plain(*key)) => {
+            ("SVCB".to_owned(), print_svcb(svcb))
+        }
+        data => {
+            let octets = data.to_bytes().unwrap_or_default();
+            let mut text = format!("\\# {} ", octets.len());
+            for octet in octets {
+                // Writing into a String does not fail.
+                let _ = write!(text, "{octet:02x}");
+            }
+            (format!("TYPE{}", u16::from(record.record_type())), text)
+        }
+    };
+    format!("{} {} IN {kind} {data}", record.name, record.ttl)
+}
+
+/// Whether [`print_svcb`] knows its form (RFC 9460 section 2.1).
+fn is_plain(key: SvcParamKey) -> bool {
+    use SvcParamKey::{Ipv4Hint, Ipv6Hint, Key, Port};
+    matches!(key, Port | Ipv4Hint | Ipv6Hint | Key(_))
+}
+
+fn print_svcb(svcb: &SVCB) -> String {
+    let mut text = format!("{} {}", svcb.svc_priority, svcb.target_name);
+    for (key, value) in &svcb.svc_params {
+        let value = match value {
+            // A list is printed with a comma at its end.
+            SvcParamValue::Ipv4Hint(hint) => hint.to_string().trim_end_matches(',').to_owned(),
+            SvcParamValue::Ipv6Hint(hint) => hint.to_string().trim_end_matches(',').to_owned(),
+            SvcParamValue::Unknown(octets) => quoted(&octets.0),
+            other => other.to_string(),
+        };
+        // Writing into a String does not fail.
+        let _ = write!(text, " {key}={value}");
+    }
+    text
+}
+
+/// A character string (RFC 1035 section 5.1).
+fn quoted(octets: &[u8]) -> String {
+    let mut text = String::from('"');
+    for &octet in octets {
+        match octet {
+            b'"' | b'\\' => text.extend(['\\', char::from(octet)]),
+            b' '..=b'~' => text.push(char::from(octet)),
+            _ => {
+                // Writing into a String does not fail.
+                let _ = write!(text, "\\{octet:03}");
+            }
+        }
+    }
+    text.push('"');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::zone::tests::name;
+
+    const TEXT: &str = r#"$TTL 5
+; a comment (
+@ IN SOA ns hostmaster ( 7 3600
+    600 86400 2 )
+10.2.0.192.h4 0 SVCB 1 . port=6283 ipv4hint=198.51.100.7 key65280="1795420470" key65281="native" key65282="30"
+note TXT "one ; (" "two"
+"#;
+
+    #[test]
+    fn what_is_printed_is_read_again() {
+        let origin = name("map.example.");
+        let records = parse(TEXT, &origin).unwrap();
+        assert_eq!(records.len(), 3);
+        let printed: Vec<String> = records.iter().map(print).collect();
+        let again = parse(&(printed.join("\n") + "\n"), &origin).unwrap();
+        assert_eq!(again, records, "{printed:#?}");
+    }
+
+    #[test]
+    fn octets_of_any_kind_are_printed() {
+        assert_eq!(quoted(b"a\"b\\c\n\xff"), r#""a\"b\\c\010\255""#);
+        let data = RData::Unknown {
+            code: 65_400.into(),
+            rdata: hickory_proto::rr::rdata::NULL::with(vec![0, 0xab]),
+        };
+        let record = Record::from_rdata(name("x.map.example."), 7, data);
+        assert_eq!(print(&record), r"x.map.example. 7 IN TYPE65400 \# 2 00ab");
+    }
+
+    #[test]
+    fn a_mistake_is_named_by_its_line() {
+        let origin = name("map.example.");
+        for (from, to, line) in [
+            ("$TTL 5", "$TTL x", 1),
+            ("600 86400", "600 eighty", 3),
+            ("198.51.100.7", "198.51.100.777", 5),
+            ("note TXT", "note NOTYPE", 6),
+        ] {
+            let text = TEXT.replace(from, to);
+            let error = parse(&text, &origin).unwrap_err();
+            assert_eq!(error.line, line, "{to}: {error}");
+        }
+    }
+}

@@ -102,6 +102,12 @@ bench-evacuation: setup ## 200 instances leave a site at one command, each with 
 	$(CARGO) build --release --locked
 	scripts/privileged scripts/bench-evacuation
 
+.PHONY: bench-mapping
+bench-mapping: setup ## the mapping service beside BIND and Knot: questions, signed updates; six minutes
+	scripts/dns-servers
+	$(CARGO) build --release --locked
+	scripts/privileged target/release/mat-bench-map --json bench/results/mapping/$(shell date -u +%F).json
+
 .PHONY: bench-renumber
 bench-renumber: setup ## the address of a node changes again and again; eight minutes
 	$(CARGO) build --release --locked

@@ -1,15 +1,16 @@
 //! mat-mapd from start to end: configuration, journal, sockets, signals.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use hickory_server::Server;
+use nix::sys::socket::{setsockopt, sockopt};
 use sd_notify::NotifyState;
-use tokio::net::{TcpListener, UdpSocket};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
@@ -18,12 +19,19 @@ use crate::config::Config;
 use crate::journal::{Entry, Journal};
 use crate::replay::Memory;
 use crate::server::counters::Counters;
-use crate::server::{Handler, KeyRing, TRANSFER_MESSAGES};
+use crate::server::udp::Udp;
+use crate::server::{Handler, KeyRing, OverTcp, TRANSFER_MESSAGES};
 use crate::writer::{self, QUEUE, Shared};
 use crate::zone::Zone;
 
 /// A TCP connection is closed after this long without a request.
 const TCP_IDLE: Duration = Duration::from_secs(10);
+
+/// A datagram takes up to 1 KiB of it, however short it is.
+const RECEIVE_BUFFER: usize = 8 << 20;
+
+/// How often the threads are looked at, which end only if something is wrong.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How often the counters are logged, if any has changed.
 const REPORT: Duration = Duration::from_secs(60);
@@ -45,25 +53,24 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
         .name("writer".to_owned())
         .spawn({
             let shared = shared.clone();
+            let orders = queue.downgrade();
             move || {
                 // Dropped at the end of the thread, however it comes.
                 let _ended = ended;
-                writer::run(&shared, journal, jobs, unix_now);
+                writer::run(&shared, journal, (orders, jobs), unix_now);
             }
         })?;
 
     let keys = Arc::new(KeyRing::default());
     keys.set(config.keys.clone());
     let counters = Arc::new(Counters::default());
-    let mut server = Server::new(Handler::new(
-        shared.clone(),
-        keys.clone(),
-        queue,
-        counters.clone(),
-    ));
+    let handler = Handler::new(shared.clone(), keys.clone(), queue, counters.clone());
+    let handler = Arc::new(handler);
+    let mut server = Server::new(OverTcp(handler.clone()));
+    let mut ports = Vec::new();
     for (udp, tcp) in sockets {
         tracing::info!(address = %tcp.local_addr()?, "listening");
-        server.register_socket(udp);
+        ports.push(Udp::start(udp, handler.clone())?);
         server.register_listener(tcp, TCP_IDLE, TRANSFER_MESSAGES);
     }
     let mut terminate = signal(SignalKind::terminate())?;
@@ -75,8 +82,10 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
         keys = config.keys.len(), "ready"
     );
     tell(NotifyState::Ready);
+    drop(handler);
 
     let mut report = tokio::time::interval(REPORT);
+    let mut look = tokio::time::interval(LOOK);
     let mut reported = String::new();
     loop {
         tokio::select! {
@@ -90,6 +99,9 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
                     reported = now;
                 }
             }
+            _ = look.tick() => if ports.iter().any(Udp::has_ended) {
+                break;
+            },
             _ = &mut writer_ended => bail!("the writer ended unexpectedly"),
             result = server.block_until_done() => {
                 result.context("a socket failed")?;
@@ -98,6 +110,9 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
         }
     }
     tell(NotifyState::Stopping);
+    for port in ports {
+        port.stop().context("a UDP socket failed")?;
+    }
     server.shutdown_gracefully().await?;
     // With the server goes the queue's last sender: the writer finishes what is
     // queued and ends.
@@ -162,8 +177,11 @@ async fn bind(address: SocketAddr) -> anyhow::Result<(UdpSocket, TcpListener)> {
         let tcp = TcpListener::bind(address)
             .await
             .map_err(|error| anyhow::anyhow!(explain("TCP", &error)))?;
-        match UdpSocket::bind(tcp.local_addr()?).await {
-            Ok(udp) => return Ok((udp, tcp)),
+        match UdpSocket::bind(tcp.local_addr()?) {
+            Ok(udp) => {
+                widen(&udp);
+                return Ok((udp, tcp));
+            }
             Err(error) => last = explain("UDP", &error),
         }
         if address.port() != 0 {
@@ -171,6 +189,16 @@ async fn bind(address: SocketAddr) -> anyhow::Result<(UdpSocket, TcpListener)> {
         }
     }
     bail!(last)
+}
+
+/// Room for as many updates as the writer takes, beside questions: what is lost is sent again
+/// after seconds only. Without the right to it, there is as much as the system allows.
+fn widen(socket: &UdpSocket) {
+    let forced = setsockopt(socket, sockopt::RcvBufForce, &RECEIVE_BUFFER);
+    if forced.is_err() {
+        // At worst it stays as it is.
+        let _ = setsockopt(socket, sockopt::RcvBuf, &RECEIVE_BUFFER);
+    }
 }
 
 fn reload(path: &Path, running: &Config, keys: &KeyRing) {

@@ -17,7 +17,7 @@ use hickory_proto::rr::{Name, RecordType};
 use mat_proto::{Binding, record};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::journal::{Entry, Journal, chunks};
+use crate::journal::{Entry, Finished, Journal, JournalError, NewJournal, chunks};
 use crate::policy::{Denial, Policy};
 use crate::replay::{Memory, Receipt};
 use crate::zone::update::{Draft, Refusal, Update};
@@ -28,6 +28,9 @@ pub const QUEUE: usize = 1024;
 
 /// Updates that share one fdatasync at most.
 const BATCH: usize = 256;
+
+/// Names of a snapshot that are copied while nothing can be published.
+const PIECE: usize = 256;
 
 /// An update whose signature has been verified.
 #[derive(Debug)]
@@ -103,33 +106,52 @@ impl Shared {
     }
 }
 
-/// Works until all senders of `queue` are gone and it is empty.
+/// What the writer is to do.
+#[derive(Debug)]
+pub enum Order {
+    /// An update.
+    Update(Job),
+    /// A compacted journal is ready, or could not be written.
+    Compacted(Result<Finished, JournalError>),
+}
+
+/// Works until all senders of `queue` are gone and it is empty; `orders` is one of them, for
+/// what it orders itself.
 pub fn run(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     mut journal: Journal,
-    mut queue: mpsc::Receiver<Job>,
+    (orders, mut queue): (mpsc::WeakSender<Order>, mpsc::Receiver<Order>),
     clock: fn() -> u64,
 ) {
-    let mut batch = Vec::new();
-    loop {
-        batch.clear();
-        match queue.blocking_recv() {
-            Some(job) => batch.push(job),
-            None => return,
+    let mut compacting = false;
+    while let Some(first) = queue.blocking_recv() {
+        let mut batch = Vec::new();
+        let mut compacted = None;
+        let mut next = Some(first);
+        while let Some(order) = next {
+            match order {
+                Order::Update(job) => batch.push(job),
+                Order::Compacted(result) => compacted = Some(result),
+            }
+            next = (batch.len() < BATCH)
+                .then(|| queue.try_recv().ok())
+                .flatten();
         }
-        while batch.len() < BATCH
-            && let Ok(job) = queue.try_recv()
-        {
-            batch.push(job);
+        work(shared, &mut journal, batch);
+        if let Some(result) = compacted {
+            compacting = false;
+            adopt(&mut journal, result);
         }
-        work(shared, &mut journal, std::mem::take(&mut batch));
-        if journal.wants_compaction() {
-            compact(shared, &mut journal, clock());
+        if !compacting && journal.wants_compaction() {
+            compacting = begin_compaction(shared, &mut journal, &orders, clock());
         }
     }
 }
 
 fn work(shared: &Shared, journal: &mut Journal, batch: Vec<Job>) {
+    if batch.is_empty() {
+        return;
+    }
     let origin = shared.read(|zone| zone.origin().clone());
     let decided: Vec<(Job, Result<Change, Failure>)> = shared.read(|zone| {
         let mut draft = Draft::new(zone);
@@ -193,20 +215,71 @@ pub(crate) fn snapshot(
     replay: &Memory,
     now: u64,
 ) -> impl Iterator<Item = Entry> + use<> {
-    let receipts = replay.committed(now).into_iter().map(|receipt| Entry {
-        change: Change::default(),
-        receipt: Some(receipt),
-    });
+    let receipts = replay.committed(now).into_iter().map(Entry::from);
     chunks(zone.snapshot()).chain(receipts)
 }
 
-fn compact(shared: &Shared, journal: &mut Journal, now: u64) {
-    let entries = shared.read(|zone| snapshot(zone, &shared.replay(), now));
-    let before = journal.size();
-    match journal.compact(entries) {
-        Ok(()) => tracing::info!(before, after = journal.size(), "journal compacted"),
-        Err(error) => tracing::error!(%error, "journal not compacted; it goes on growing"),
+/// Has another thread write a smaller journal, while changes go on; whether it does.
+fn begin_compaction(
+    shared: &Arc<Shared>,
+    journal: &mut Journal,
+    orders: &mpsc::WeakSender<Order>,
+    now: u64,
+) -> bool {
+    // Without one, all is about to end.
+    let Some(orders) = orders.upgrade() else {
+        return false;
+    };
+    let begun = journal.begin_compaction().and_then(|new| {
+        let shared = shared.clone();
+        let thread = std::thread::Builder::new().name("compaction".to_owned());
+        let spawned = thread.spawn(move || {
+            let written = write_snapshot(&shared, new, now);
+            // The writer lives as long as somebody can send to it.
+            let _ = orders.blocking_send(Order::Compacted(written));
+        });
+        spawned.map(drop).map_err(JournalError::Thread)
+    });
+    if let Err(error) = &begun {
+        not_compacted(journal, error);
     }
+    begun.is_ok()
+}
+
+/// Writes what is published, piece by piece: changes of the meantime may be in it or not, and
+/// follow in any case.
+fn write_snapshot(
+    shared: &Shared,
+    mut new: NewJournal,
+    now: u64,
+) -> Result<Finished, JournalError> {
+    let (buried, mut next) = shared.read(|zone| (zone.buried(), zone.first()));
+    for entry in chunks(buried) {
+        new.push(&entry)?;
+    }
+    while let Some(from) = next {
+        let piece;
+        (piece, next) = shared.read(|zone| zone.piece(&from, PIECE));
+        new.push(&Entry::from(piece))?;
+    }
+    let receipts = shared.replay().committed(now);
+    for entry in receipts.into_iter().map(Entry::from) {
+        new.push(&entry)?;
+    }
+    new.finish()
+}
+
+fn adopt(journal: &mut Journal, written: Result<Finished, JournalError>) {
+    let before = journal.size();
+    match written.and_then(|new| journal.adopt(new)) {
+        Ok(()) => tracing::info!(before, after = journal.size(), "journal compacted"),
+        Err(error) => not_compacted(journal, &error),
+    }
+}
+
+fn not_compacted(journal: &mut Journal, error: &JournalError) {
+    tracing::error!(%error, "journal not compacted; it goes on growing");
+    journal.postpone_compaction();
 }
 
 fn log_accepted(origin: &Name, job: &Job, change: &Change) {

@@ -47,6 +47,15 @@ impl From<Change> for Entry {
     }
 }
 
+impl From<Receipt> for Entry {
+    fn from(receipt: Receipt) -> Self {
+        Entry {
+            change: Change::default(),
+            receipt: Some(receipt),
+        }
+    }
+}
+
 impl Entry {
     /// Its bytes.
     pub fn encode(&self) -> Result<Vec<u8>, EntryError> {

@@ -17,13 +17,14 @@
 //! refuses to open rather than serve an older binding as the truth.
 //!
 //! # Limitations
-//! One writer per directory (a lock file sees to it). Compaction stops the
-//! writer for as long as it takes to write the zone once.
+//! One writer per directory (a lock file sees to it). Opening reads the whole
+//! file into memory.
 
 mod entry;
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use hickory_proto::rr::Name;
@@ -41,6 +42,9 @@ const SMALL: u64 = 4 << 20;
 const MAX_FRAME: usize = 64 << 20;
 
 const FRAME_HEAD: usize = 16;
+
+/// What a snapshot's frames have for a batch number; later ones are higher.
+const SNAPSHOT_BATCH: u64 = 1;
 
 const MAGIC: &[u8] = b"mat-mapd journal 1\n";
 
@@ -93,6 +97,9 @@ pub enum JournalError {
         /// What is wrong.
         error: EntryError,
     },
+    /// The system gives no thread to compact it.
+    #[error("no thread to compact the journal: {0}")]
+    Thread(io::Error),
     /// An earlier failure left the file in an unknown state.
     #[error("the journal failed earlier and takes nothing more until mat-mapd is restarted")]
     Poisoned,
@@ -142,13 +149,16 @@ impl Journal {
             Err(error) => return Err(fail(&path)(error)),
         }
         let mut recovered = Recovered::default();
-        let mut end = 0;
-        let mut batch = 0;
+        let mut sound = Sound {
+            base: 0,
+            end: 0,
+            batch: 0,
+        };
         if bytes.is_empty() {
-            begin(dir, origin, std::iter::empty())?;
+            NewJournal::create(dir, origin, 0)?.finish()?.install(dir)?;
         } else {
-            (end, batch) = read(&path, &bytes, origin, &mut recovered)?;
-            recovered.torn = (bytes.len() - end) as u64;
+            sound = read(&path, &bytes, origin, &mut recovered)?;
+            recovered.torn = (bytes.len() - sound.end) as u64;
         }
         let mut file = OpenOptions::new()
             .read(true)
@@ -157,8 +167,8 @@ impl Journal {
             .map_err(fail(&path))?;
         if recovered.torn > 0 {
             let aside = dir.join("journal.torn");
-            std::fs::write(&aside, &bytes[end..]).map_err(fail(&aside))?;
-            file.set_len(end as u64).map_err(fail(&path))?;
+            std::fs::write(&aside, &bytes[sound.end..]).map_err(fail(&aside))?;
+            file.set_len(sound.end as u64).map_err(fail(&path))?;
             file.sync_all().map_err(fail(&path))?;
         }
         let len = file.seek(SeekFrom::End(0)).map_err(fail(&path))?;
@@ -167,8 +177,8 @@ impl Journal {
             origin: origin.clone(),
             file,
             len,
-            base: 0,
-            batch,
+            base: sound.base,
+            batch: sound.batch,
             poisoned: false,
             _lock: lock,
         };
@@ -218,10 +228,44 @@ impl Journal {
 
     /// Replaces the file by one that holds just `entries`.
     pub fn compact(&mut self, entries: impl Iterator<Item = Entry>) -> Result<(), JournalError> {
-        (self.file, self.len) = begin(&self.dir, &self.origin, entries)?;
-        self.base = self.len;
-        self.batch = 1;
+        let mut new = self.begin_compaction()?;
+        for entry in entries {
+            new.push(&entry)?;
+        }
+        self.adopt(new.finish()?)
+    }
+
+    /// Begins a file to take the place of this one. What has been appended until now is to be
+    /// pushed into it; what is appended from now on [`Journal::adopt`] takes over. It may be
+    /// among what is pushed as well: to apply a change twice is to apply it once.
+    pub fn begin_compaction(&self) -> Result<NewJournal, JournalError> {
+        NewJournal::create(&self.dir, &self.origin, self.len)
+    }
+
+    /// Puts a finished file in the place of this one.
+    pub fn adopt(&mut self, new: Finished) -> Result<(), JournalError> {
+        let path = self.dir.join("journal");
+        let fail = |error| JournalError::Io {
+            path: path.clone(),
+            error,
+        };
+        let mut rest = vec![0; (self.len - new.mark) as usize];
+        self.file.read_exact_at(&mut rest, new.mark).map_err(fail)?;
+        let base = new.len;
+        let mut file = &new.file;
+        file.write_all(&rest)
+            .and_then(|()| file.sync_all())
+            .map_err(fail)?;
+        self.file = new.install(&self.dir)?;
+        self.len = base + rest.len() as u64;
+        self.base = base;
+        self.batch = self.batch.max(1);
         Ok(())
+    }
+
+    /// Lets a journal grow on that could not be compacted: not each batch is to try again.
+    pub fn postpone_compaction(&mut self) {
+        self.base = self.len;
     }
 
     /// Bytes of the file.
@@ -249,59 +293,115 @@ fn lock(dir: &Path) -> Result<File, JournalError> {
     }
 }
 
-/// Writes a new file beside the old, makes it durable, and renames it. Gives the file, at its
-/// end, and its length.
-fn begin(
-    dir: &Path,
-    origin: &Name,
-    entries: impl Iterator<Item = Entry>,
-) -> Result<(File, u64), JournalError> {
-    let path = dir.join("journal.new");
-    let fail = |error| JournalError::Io {
-        path: path.clone(),
-        error,
-    };
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .open(&path)
-        .map_err(fail)?;
-    let mut bytes = Vec::new();
-    let mut head = MAGIC.to_vec();
-    head.extend_from_slice(origin.to_ascii().as_bytes());
-    frame(&mut bytes, 0, &head);
-    let mut len = 0;
-    let mut out = BufWriter::new(file);
-    for entry in entries {
-        let payload = entry.encode().map_err(|error| JournalError::Entry {
-            path: path.clone(),
-            offset: len,
-            error,
-        })?;
-        frame(&mut bytes, 1, &payload);
-        out.write_all(&bytes).map_err(fail)?;
-        len += bytes.len() as u64;
-        bytes.clear();
-    }
-    out.write_all(&bytes).map_err(fail)?;
-    len += bytes.len() as u64;
-    let file = out.into_inner().map_err(|e| fail(e.into_error()))?;
-    file.sync_all().map_err(fail)?;
-    std::fs::rename(&path, dir.join("journal")).map_err(fail)?;
-    let synced = File::open(dir).and_then(|dir| dir.sync_all());
-    synced.map_err(fail)?;
-    Ok((file, len))
+/// A file that is written beside the journal, to take its place.
+#[derive(Debug)]
+pub struct NewJournal {
+    path: PathBuf,
+    out: BufWriter<File>,
+    len: u64,
+    /// The journal's length when this was begun.
+    mark: u64,
 }
 
-/// Reads all sound frames; the offset behind the last one and its batch.
+/// The same, complete and on disk under its own name.
+#[derive(Debug)]
+pub struct Finished {
+    path: PathBuf,
+    file: File,
+    len: u64,
+    mark: u64,
+}
+
+impl NewJournal {
+    fn create(dir: &Path, origin: &Name, mark: u64) -> Result<Self, JournalError> {
+        let path = dir.join("journal.new");
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .open(&path);
+        let file = file.map_err(|error| JournalError::Io {
+            path: path.clone(),
+            error,
+        })?;
+        let mut new = NewJournal {
+            path,
+            out: BufWriter::new(file),
+            len: 0,
+            mark,
+        };
+        let mut head = MAGIC.to_vec();
+        head.extend_from_slice(origin.to_ascii().as_bytes());
+        new.put(0, &head)?;
+        Ok(new)
+    }
+
+    /// Writes part of a snapshot.
+    pub fn push(&mut self, entry: &Entry) -> Result<(), JournalError> {
+        let payload = entry.encode().map_err(|error| JournalError::Entry {
+            path: self.path.clone(),
+            offset: self.len,
+            error,
+        })?;
+        self.put(SNAPSHOT_BATCH, &payload)
+    }
+
+    fn put(&mut self, batch: u64, payload: &[u8]) -> Result<(), JournalError> {
+        let mut bytes = Vec::new();
+        frame(&mut bytes, batch, payload);
+        self.len += bytes.len() as u64;
+        let written = self.out.write_all(&bytes);
+        written.map_err(|error| self.failed(error))
+    }
+
+    /// Waits for the disk.
+    pub fn finish(self) -> Result<Finished, JournalError> {
+        let path = self.path;
+        let file = self.out.into_inner().map_err(|error| error.into_error());
+        let synced = file.and_then(|file| file.sync_all().map(|()| file));
+        let file = synced.map_err(|error| JournalError::Io {
+            path: path.clone(),
+            error,
+        })?;
+        Ok(Finished {
+            path,
+            file,
+            len: self.len,
+            mark: self.mark,
+        })
+    }
+
+    fn failed(&self, error: io::Error) -> JournalError {
+        JournalError::Io {
+            path: self.path.clone(),
+            error,
+        }
+    }
+}
+
+impl Finished {
+    /// Gives it the journal's name, for good.
+    fn install(self, dir: &Path) -> Result<File, JournalError> {
+        let renamed = std::fs::rename(&self.path, dir.join("journal"));
+        let synced = renamed
+            .and_then(|()| File::open(dir))
+            .and_then(|dir| dir.sync_all());
+        synced.map_err(|error| JournalError::Io {
+            path: self.path,
+            error,
+        })?;
+        Ok(self.file)
+    }
+}
+
+/// Reads all sound frames.
 fn read(
     path: &Path,
     bytes: &[u8],
     origin: &Name,
     recovered: &mut Recovered,
-) -> Result<(usize, u64), JournalError> {
+) -> Result<Sound, JournalError> {
     let foreign = || JournalError::Foreign(path.to_owned());
     let (head, mut at) = unframe(bytes, 0).ok_or_else(foreign)?;
     let zone = head.payload.strip_prefix(MAGIC).ok_or_else(foreign)?;
@@ -317,6 +417,7 @@ fn read(
         });
     }
     let mut batch = 0;
+    let mut base = at;
     while let Some((frame, next)) = unframe(bytes, at) {
         let entry = Entry::decode(frame.payload).map_err(|error| JournalError::Entry {
             path: path.to_owned(),
@@ -326,6 +427,9 @@ fn read(
         recovered.entries.push(entry);
         batch = frame.batch;
         at = next;
+        if batch == SNAPSHOT_BATCH {
+            base = at;
+        }
     }
     if later_batch_follows(bytes, at, batch) {
         return Err(JournalError::Damaged {
@@ -333,7 +437,21 @@ fn read(
             offset: at as u64,
         });
     }
-    Ok((at, batch))
+    Ok(Sound {
+        base: base as u64,
+        end: at,
+        batch,
+    })
+}
+
+/// How far a file is sound.
+struct Sound {
+    /// The end of its snapshot.
+    base: u64,
+    /// The end of it all.
+    end: usize,
+    /// The last batch.
+    batch: u64,
 }
 
 /// Whether behind the unsound frame at `at` there is a sound one that was
@@ -567,6 +685,47 @@ mod tests {
         drop(journal);
         let mut copy = Zone::new(&apex());
         for entry in reopened(dir.path()).unwrap().entries {
+            copy.apply(entry.change);
+        }
+        assert_eq!(copy.snapshot(), zone.snapshot());
+    }
+
+    /// Changes go on while a snapshot is written: what is in both counts once.
+    #[test]
+    fn a_compaction_takes_over_what_is_appended_meanwhile() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut journal, _) = Journal::open(dir.path(), &name("map.example.")).unwrap();
+        let mut zone = Zone::new(&apex());
+        let change = |i: u32| Change {
+            buried: [(record_name(i), Epoch(u64::from(i)))].into(),
+            ..Change::default()
+        };
+        let go_on = |journal: &mut Journal, zone: &mut Zone, numbers: std::ops::Range<u32>| {
+            for i in numbers {
+                journal.append(&[Entry::from(change(i))]).unwrap();
+                zone.apply(change(i));
+            }
+        };
+        go_on(&mut journal, &mut zone, 1..50);
+        let mut new = journal.begin_compaction().unwrap();
+        go_on(&mut journal, &mut zone, 50..60);
+        for entry in chunks(zone.snapshot()) {
+            new.push(&entry).unwrap();
+        }
+        go_on(&mut journal, &mut zone, 60..70);
+        let new = new.finish().unwrap();
+        go_on(&mut journal, &mut zone, 70..80);
+        let before = journal.size();
+        journal.adopt(new).unwrap();
+        assert!(journal.size() < before);
+        go_on(&mut journal, &mut zone, 80..90);
+        drop(journal);
+
+        let (journal, recovered) = Journal::open(dir.path(), &name("map.example.")).unwrap();
+        assert_eq!(recovered.torn, 0);
+        assert!(0 < journal.base && journal.base < journal.len);
+        let mut copy = Zone::new(&apex());
+        for entry in recovered.entries {
             copy.apply(entry.change);
         }
         assert_eq!(copy.snapshot(), zone.snapshot());

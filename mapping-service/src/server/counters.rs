@@ -28,8 +28,8 @@ causes! {
     OutOfZone = "out_of_zone",
     /// Answers that did not fit UDP.
     Truncated = "truncated",
-    /// Messages that cannot be understood (those hickory-server rejects before
-    /// they come here are not counted).
+    /// Messages that cannot be understood (over TCP, those hickory-server rejects
+    /// before they come here are not counted).
     Malformed = "malformed",
     /// Opcodes that are not served.
     NotImplemented = "not_implemented",

@@ -1,7 +1,9 @@
 //! The mapping service on the wire: DNS over UDP and TCP.
 //!
-//! hickory-server owns the sockets and parses messages. This module sits on its
-//! `RequestHandler`, not on the higher `ZoneHandler` and its `Catalog`, because
+//! hickory-server owns the TCP sockets and parses messages; datagrams are read by
+//! [`udp`], since a task for each costs more than its answer, and the plainest
+//! questions are answered without taking them apart (`quick`). This module sits on
+//! hickory's `RequestHandler`, not on the higher `ZoneHandler` and its `Catalog`, because
 //! those cannot do what is needed here:
 //! * a `Catalog` signs the untruncated answer and then sends a truncated one, so
 //!   the signature of any answer too large for UDP is wrong;
@@ -16,19 +18,23 @@
 //! # Limitations
 //! Zone transfer is AXFR over TCP, for keys with that right; IXFR is answered
 //! with a whole transfer (RFC 1995 section 4). No NOTIFY, no DNSSEC, no TLS.
-//! hickory-server bounds neither TCP connections nor UDP tasks in flight; each
-//! costs little, and updates are bounded by the writer's queue.
+//! hickory-server does not bound TCP connections; each costs little, and updates
+//! are bounded by the writer's queue.
 
 mod auth;
 pub mod counters;
+mod quick;
 mod quiet;
 mod reply;
 mod transfer;
+pub(crate) mod udp;
 
 pub(crate) use transfer::MESSAGES as TRANSFER_MESSAGES;
 
+use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use hickory_proto::ProtoError;
 use hickory_proto::op::{OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use hickory_server::net::runtime::Time;
@@ -39,7 +45,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::config::{KeyEntry, Keys};
 use crate::replay::{Receipt, Seen};
 use crate::tsig::Signature;
-use crate::writer::{Failure, Job, Shared};
+use crate::writer::{Failure, Job, Order, Shared};
 use crate::zone::update::{Refusal, Update};
 use auth::Auth;
 use counters::{Cause, Counters};
@@ -68,19 +74,33 @@ impl KeyRing {
 pub struct Handler {
     shared: Arc<Shared>,
     keys: Arc<KeyRing>,
-    queue: mpsc::Sender<Job>,
+    queue: mpsc::Sender<Order>,
     counters: Arc<Counters>,
     quiet: Quiet,
 }
 
+/// Requests over TCP, which hickory-server reads.
+pub(crate) struct OverTcp(pub(crate) Arc<Handler>);
+
 #[async_trait::async_trait]
-impl RequestHandler for Handler {
+impl RequestHandler for OverTcp {
     async fn handle_request<R: ResponseHandler, T: Time>(
         &self,
         request: &Request,
         handle: R,
     ) -> ResponseInfo {
-        let now = T::current_time();
+        self.0.respond(request, handle, T::current_time()).await
+    }
+}
+
+impl Handler {
+    /// Answers `request` at `now` (Unix seconds) through `handle`.
+    async fn respond<R: ResponseHandler>(
+        &self,
+        request: &Request,
+        handle: R,
+        now: u64,
+    ) -> ResponseInfo {
         let auth = Auth::of(
             request.signature.as_deref(),
             request.as_slice(),
@@ -139,7 +159,7 @@ impl Handler {
     pub fn new(
         shared: Arc<Shared>,
         keys: Arc<KeyRing>,
-        queue: mpsc::Sender<Job>,
+        queue: mpsc::Sender<Order>,
         counters: Arc<Counters>,
     ) -> Self {
         Handler {
@@ -148,6 +168,20 @@ impl Handler {
             queue,
             counters,
             quiet: Quiet::default(),
+        }
+    }
+
+    /// Writes the answer to a datagram that is a plain question into `answer`.
+    fn quickly(&self, asked: &[u8], answer: &mut Vec<u8>) -> Option<()> {
+        let answered = self.shared.read(|zone| quick::answer(zone, asked, answer));
+        answered.inspect(|()| self.counters.add(Cause::Query))
+    }
+
+    /// Notes a datagram that cannot be read.
+    fn malformed(&self, from: SocketAddr, error: &ProtoError, now: u64) {
+        self.counters.add(Cause::Malformed);
+        if self.quiet.may_speak(now) {
+            tracing::warn!(%from, %error, "not understood");
         }
     }
 
@@ -242,7 +276,7 @@ impl Handler {
             from: request.src(),
             done,
         };
-        if self.queue.try_send(job).is_err() {
+        if self.queue.try_send(Order::Update(job)).is_err() {
             self.shared.replay().settle(&receipt, None);
             self.counters.add(Cause::Busy);
             tracing::warn!(from = %request.src(), "update turned away: too many are waiting");

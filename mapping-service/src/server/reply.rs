@@ -11,7 +11,7 @@ use super::auth::Auth;
 
 /// Largest UDP answer, whatever the asker offers: fits any path unfragmented
 /// (RFC 9715).
-const UDP_PAYLOAD: u16 = 1232;
+pub(super) const UDP_PAYLOAD: u16 = 1232;
 
 /// What to say.
 #[derive(Default)]

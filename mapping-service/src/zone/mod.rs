@@ -28,7 +28,7 @@ use hickory_proto::rr::{Name, RData, Record, RecordType};
 use mat_proto::{Binding, Epoch, Home, Locator, record};
 
 use epochs::Epochs;
-use tree::Tree;
+use tree::{Node, Tree};
 
 /// The CNAMEs followed within the zone for one question.
 const CNAME_CHAIN: usize = 8;
@@ -188,6 +188,11 @@ impl Zone {
         }
     }
 
+    /// The set of `kind` at a name in uncompressed wire form.
+    pub(crate) fn set_at(&self, name: &[u8], kind: RecordType) -> Option<&RrSet> {
+        self.nodes.at(name)?.get(kind)
+    }
+
     /// Publishes a change.
     pub fn apply(&mut self, change: Change) {
         for ((name, kind), set) in change.sets {
@@ -283,15 +288,36 @@ impl Zone {
 
     /// Everything as one change: a snapshot.
     pub fn snapshot(&self) -> Change {
-        let sets = self.nodes.iter().flat_map(|node| {
-            node.iter()
-                .map(|(kind, set)| ((node.name.clone(), kind), Some(set.clone())))
-        });
+        let sets = self.nodes.iter().flat_map(sets_of);
         Change {
             sets: sets.collect(),
             buried: self.buried.iter().collect(),
             moves: Vec::new(),
         }
+    }
+
+    /// What is remembered of names that are gone, as a change.
+    pub(crate) fn buried(&self) -> Change {
+        Change {
+            buried: self.buried.iter().collect(),
+            ..Change::default()
+        }
+    }
+
+    /// The first name.
+    pub(crate) fn first(&self) -> Option<Name> {
+        Some(self.nodes.iter().next()?.name.clone())
+    }
+
+    /// The sets of up to `count` names from `from` on, as a change, and the name behind them.
+    pub(crate) fn piece(&self, from: &Name, count: usize) -> (Change, Option<Name>) {
+        let mut nodes = self.nodes.iter_from(from);
+        let sets = nodes.by_ref().take(count).flat_map(sets_of).collect();
+        let change = Change {
+            sets,
+            ..Change::default()
+        };
+        (change, nodes.next().map(|node| node.name.clone()))
     }
 
     /// The number of bindings and of other names.
@@ -306,6 +332,11 @@ impl Zone {
             .count();
         (bound, self.nodes.len() - bound)
     }
+}
+
+fn sets_of(node: &Node) -> impl Iterator<Item = ((Name, RecordType), Option<RrSet>)> + '_ {
+    let sets = node.iter();
+    sets.map(|(kind, set)| ((node.name.clone(), kind), Some(set.clone())))
 }
 
 impl View for Zone {

@@ -3,6 +3,7 @@
 //! A name is found by a key of octets that sort as names do, since comparing names label by
 //! label takes most of the time of a look-up among many.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
@@ -18,17 +19,25 @@ struct Key(Box<[u8]>);
 impl Key {
     fn of(name: &Name) -> Self {
         let mut key = Vec::with_capacity(name.len() + 1);
-        for label in name.iter().rev() {
-            for octet in label {
-                match octet {
-                    0 | 1 => key.extend([1, octet + 1]),
-                    octet => key.push(octet.to_ascii_lowercase()),
-                }
-            }
-            key.push(0);
-        }
+        name.iter().rev().for_each(|label| put(&mut key, label));
         Key(key.into())
     }
+}
+
+impl Borrow<[u8]> for Key {
+    fn borrow(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+fn put(key: &mut Vec<u8>, label: &[u8]) {
+    for octet in label {
+        match octet {
+            0 | 1 => key.extend([1, octet + 1]),
+            octet => key.push(octet.to_ascii_lowercase()),
+        }
+    }
+    key.push(0);
 }
 
 /// A name and its RRsets, of which there is at least one.
@@ -62,6 +71,25 @@ pub(super) struct Tree(BTreeMap<Key, Node>);
 impl Tree {
     pub(super) fn get(&self, name: &Name) -> Option<&Node> {
         self.0.get(&Key::of(name))
+    }
+
+    /// The node of a name in uncompressed wire form.
+    pub(super) fn at(&self, name: &[u8]) -> Option<&Node> {
+        // As many labels as fit into 255 octets.
+        let mut labels: [&[u8]; 128] = [&[]; 128];
+        let (mut count, mut rest) = (0, name);
+        while let [length @ 1..=255, tail @ ..] = rest {
+            let (label, tail) = tail.split_at_checked(usize::from(*length))?;
+            *labels.get_mut(count)? = label;
+            count += 1;
+            rest = tail;
+        }
+        let mut key = Vec::with_capacity(name.len() + 1);
+        labels[..count]
+            .iter()
+            .rev()
+            .for_each(|label| put(&mut key, label));
+        self.0.get(key.as_slice())
     }
 
     pub(super) fn insert(&mut self, name: Name, kind: RecordType, set: RrSet) {
@@ -100,6 +128,11 @@ impl Tree {
         self.0.values()
     }
 
+    /// From `name` on, or from what would come behind it.
+    pub(super) fn iter_from(&self, name: &Name) -> impl Iterator<Item = &Node> {
+        self.0.range(Key::of(name)..).map(|(_, node)| node)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
@@ -124,6 +157,11 @@ mod tests {
             };
             let (a, b) = (name(&a), name(&b));
             prop_assert_eq!(Key::of(&a).cmp(&Key::of(&b)), a.cmp(&b));
+            let mut tree = Tree::default();
+            let set = RrSet { ttl: 0, data: Vec::new() };
+            tree.insert(a.clone(), RecordType::TXT, set);
+            let wire = hickory_proto::serialize::binary::BinEncodable::to_bytes(&b).unwrap();
+            prop_assert_eq!(tree.at(&wire).is_some(), a == b);
             prop_assert_eq!(Key::of(&b).0.starts_with(&Key::of(&a).0), a.zone_of(&b));
         }
     }

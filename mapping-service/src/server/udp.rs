@@ -1,0 +1,196 @@
+//! DNS over UDP: one thread for each socket answers questions one after the other, without
+//! waiting for anything; updates wait for the disk elsewhere.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use hickory_proto::op::{Header, MessageType, OpCode, ResponseCode};
+use hickory_proto::rr::Record;
+use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder, BinEncoder};
+use hickory_server::net::NetError;
+use hickory_server::net::xfer::Protocol;
+use hickory_server::server::{Request, ResponseHandler, ResponseInfo};
+use hickory_server::zone_handler::MessageResponse;
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use super::Handler;
+use super::counters::Cause;
+use crate::clock::unix_now;
+use crate::writer::QUEUE;
+
+/// How soon a thread notices that it is to end.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// A thread that serves a socket.
+pub(crate) struct Udp {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<io::Result<()>>,
+}
+
+impl Udp {
+    /// Serves `socket` until [`Udp::stop`].
+    ///
+    /// # Errors
+    /// The system gives no thread, or the socket cannot be waited for.
+    pub(crate) fn start(socket: UdpSocket, handler: Arc<Handler>) -> io::Result<Self> {
+        socket.set_nonblocking(false)?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let port = Port {
+            socket: Arc::new(socket),
+            handler,
+            updates: Arc::new(Semaphore::new(QUEUE)),
+            runtime: Handle::current(),
+        };
+        let thread = std::thread::Builder::new().name("udp".to_owned()).spawn({
+            let stop = stop.clone();
+            move || port.serve(&stop)
+        })?;
+        Ok(Udp { stop, thread })
+    }
+
+    /// Whether it has ended although nobody wanted that.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// Why it had ended before.
+    pub(crate) fn stop(self) -> io::Result<()> {
+        self.stop.store(true, Ordering::Relaxed);
+        let ended = self.thread.join();
+        ended.unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
+    }
+}
+
+struct Port {
+    socket: Arc<UdpSocket>,
+    handler: Arc<Handler>,
+    /// Updates that are under way: more than the writer takes are turned away unread.
+    updates: Arc<Semaphore>,
+    runtime: Handle,
+}
+
+impl Port {
+    fn serve(&self, stop: &AtomicBool) -> io::Result<()> {
+        let mut datagram = vec![0; usize::from(u16::MAX)];
+        let mut answer = Vec::with_capacity(2048);
+        while !stop.load(Ordering::Relaxed) {
+            let (length, from) = match self.socket.recv_from(&mut datagram) {
+                Ok(received) => received,
+                Err(error) if is_passing(&error) => continue,
+                Err(error) => return Err(error),
+            };
+            // Answers would go in circles.
+            if from.port() == 0 {
+                continue;
+            }
+            let asked = &datagram[..length];
+            if self.handler.quickly(asked, &mut answer).is_some() {
+                send(&self.socket, &answer, from);
+            } else {
+                self.thoroughly(asked, from);
+            }
+        }
+        Ok(())
+    }
+
+    fn thoroughly(&self, asked: &[u8], from: SocketAddr) {
+        let Ok(header) = Header::read(&mut BinDecoder::new(asked)) else {
+            return;
+        };
+        // To answer an answer would be to go on for ever.
+        if header.metadata.message_type == MessageType::Response {
+            return;
+        }
+        let now = unix_now();
+        let reply = Reply {
+            socket: self.socket.clone(),
+            to: from,
+        };
+        let request = match Request::from_bytes(asked.to_vec(), from, Protocol::Udp) {
+            Ok(request) => request,
+            Err(error) => {
+                self.handler.malformed(from, &error, now);
+                // Its header alone, with the counts at 0 (RFC 1035 section 4.1.1).
+                let code = u16::from(ResponseCode::FormErr) as u8;
+                let flags = [asked[2] & 0b0111_1001 | 0x80, asked[3] & 0x10 | code];
+                let bare = [&asked[..2], &flags, &[0; 8]].concat();
+                return send(&self.socket, &bare, from);
+            }
+        };
+        if request.metadata.op_code != OpCode::Update {
+            // Nothing in it waits.
+            let answered = self.handler.respond(&request, reply, now).now_or_never();
+            debug_assert!(answered.is_some());
+            return;
+        }
+        let Ok(permit) = self.updates.clone().try_acquire_owned() else {
+            // It will be sent again, and there may be room then.
+            return self.handler.counters.add(Cause::Busy);
+        };
+        let handler = self.handler.clone();
+        self.runtime.spawn(async move {
+            handler.respond(&request, reply, now).await;
+            drop(permit);
+        });
+    }
+}
+
+/// What happens to a socket that goes on working: nothing came, or an ICMP error of an answer
+/// to somebody who has gone.
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, TimedOut};
+    use io::ErrorKind::{Interrupted, WouldBlock};
+    matches!(
+        error.kind(),
+        WouldBlock
+            | TimedOut
+            | Interrupted
+            | ConnectionRefused
+            | HostUnreachable
+            | NetworkUnreachable
+    )
+}
+
+/// An answer that cannot be sent is a datagram lost.
+fn send(socket: &UdpSocket, answer: &[u8], to: SocketAddr) {
+    if let Err(error) = socket.send_to(answer, to) {
+        tracing::debug!(%to, %error, "an answer was not sent");
+    }
+}
+
+/// Where an answer goes.
+#[derive(Clone)]
+struct Reply {
+    socket: Arc<UdpSocket>,
+    to: SocketAddr,
+}
+
+#[async_trait::async_trait]
+impl ResponseHandler for Reply {
+    async fn send_response<'a>(
+        &mut self,
+        response: MessageResponse<
+            '_,
+            'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+            impl Iterator<Item = &'a Record> + Send + 'a,
+        >,
+    ) -> Result<ResponseInfo, NetError> {
+        let mut octets = Vec::with_capacity(512);
+        let info = response.destructive_emit(&mut BinEncoder::new(&mut octets))?;
+        send(&self.socket, &octets, self.to);
+        Ok(info)
+    }
+}

@@ -283,6 +283,9 @@ fn prescan(origin: &Name, records: &[Record]) -> Result<(), Refusal> {
                     "a record of a query type cannot be deleted",
                 ));
             }
+            DNSClass::NONE if empty => {
+                return Err(Refusal::Format("a record to delete has no data"));
+            }
             DNSClass::NONE => {}
             _ => return Err(Refusal::Format("an update of another class")),
         }

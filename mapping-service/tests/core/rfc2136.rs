@@ -141,6 +141,7 @@ fn the_prescan_stops_everything() {
         (bare(OWNER, DNSClass::IN, RecordType::AXFR), form),
         (bare(OWNER, DNSClass::ANY, RecordType::AXFR), form),
         (bare(OWNER, DNSClass::NONE, RecordType::ANY), form),
+        (bare(OWNER, DNSClass::NONE, RecordType::TXT), form),
         (class_any_with_data, form),
         (any_with_ttl, form),
         (none_with_ttl, form),

@@ -177,6 +177,20 @@ fn adding_and_the_three_ways_to_delete() {
 }
 
 #[test]
+fn no_octets_are_data_of_a_type_that_is_not_known() {
+    let mut zone = zone();
+    let kind = RecordType::Unknown(65280);
+    let nothing = RData::Update0(kind);
+    let added = message(vec![], vec![add(OWNER, 60, nothing.clone())]);
+    assert!(!update(&mut zone, &added).unwrap().is_empty());
+    assert_eq!(data_of(&zone, OWNER, kind), vec![nothing.clone()]);
+    let prerequisite = vec![add(OWNER, 0, nothing.clone())];
+    let deleted = message(prerequisite, vec![delete_record(OWNER, nothing)]);
+    update(&mut zone, &deleted).unwrap();
+    assert!(zone.kinds(&name(OWNER)).is_empty());
+}
+
+#[test]
 fn cnames_stay_alone_whoever_came_first() {
     let mut zone = with_two_texts();
     let send = |zone: &mut Zone, record| update(zone, &message(vec![], vec![record])).unwrap();

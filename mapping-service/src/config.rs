@@ -366,9 +366,7 @@ impl Source<'_> {
         };
         list.iter()
             .map(|text| {
-                text.get_ref()
-                    .parse()
-                    .ok()
+                record_type(text.get_ref())
                     .filter(|kind| !matches!(kind, RecordType::SOA | RecordType::NS | RecordType::ANY))
                     .ok_or_else(|| {
                         let mend = "is not a record type that may be written; write e.g. \"SVCB\", \"A\", \"AAAA\", \"TXT\"";
@@ -377,6 +375,14 @@ impl Source<'_> {
             })
             .collect()
     }
+}
+
+/// A type by its name, or by its number as `TYPE65280` (RFC 3597 section 5).
+fn record_type(text: &str) -> Option<RecordType> {
+    let number = text
+        .strip_prefix("TYPE")
+        .and_then(|n| n.parse::<u16>().ok());
+    number.map(RecordType::from).or_else(|| text.parse().ok())
 }
 
 #[cfg(test)]
@@ -409,6 +415,18 @@ locators = ["all"]
         assert!(!entry.policy.homes.contains("2001:db8::8".parse().unwrap()));
         assert_eq!(entry.policy.locators, Scope::All);
         assert!(!entry.policy.transfer);
+    }
+
+    #[test]
+    fn a_type_without_a_name_is_written_as_its_number() {
+        let head = "zone = \"map.example.\"\nlisten = [\"127.0.0.1:53\"]\n";
+        let types = |list: &str| parse(&format!("{head}{KEY}types = [{list}]"));
+        let config = types("\"TYPE65280\", \"TYPE16\"").unwrap();
+        let entry = config.keys.values().next().unwrap();
+        let wanted = [RecordType::Unknown(65280), RecordType::TXT];
+        assert_eq!(entry.policy.types, wanted);
+        assert!(types("\"TYPE2\"").is_err());
+        assert!(types("\"TYPE65536\"").is_err());
     }
 
     #[test]

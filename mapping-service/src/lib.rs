@@ -43,7 +43,8 @@
 //! zonefile, offline  a zone as text, into the journal and out of it
 //! client           for forwarders and matctl; also works against BIND and Knot
 //! ```
-//! `examples/conformance.rs` puts any other server in mat-mapd's seat.
+//! `tests/conformance` puts BIND and Knot in mat-mapd's seat: the same messages,
+//! the same answers, and the same zone.
 //!
 //! # Limitations
 //! One primary, no secondaries yet: no NOTIFY, no IXFR, no push (RFC 8765). No

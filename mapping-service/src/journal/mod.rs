@@ -534,18 +534,24 @@ pub fn chunks(change: Change) -> impl Iterator<Item = Entry> {
 
 #[cfg(test)]
 mod tests {
+    use hickory_proto::rr::{RData, RecordType};
     use mat_proto::Epoch;
 
     use super::*;
     use crate::replay::Receipt;
-    use crate::zone::Zone;
     use crate::zone::tests::{apex, name};
+    use crate::zone::{RrSet, Zone};
 
     fn entry(i: u64) -> Entry {
         let mut change = Zone::new(&apex()).snapshot();
         change
             .buried
             .insert(name("10.2.0.192.h4.map.example."), Epoch(i));
+        // Data of no octets.
+        let kind = RecordType::Unknown(65280);
+        let (ttl, data) = (60, vec![RData::Update0(kind)]);
+        let key = (name("host.map.example."), kind);
+        change.sets.insert(key, Some(RrSet { ttl, data }));
         let receipt = Receipt {
             key: name("site-a."),
             time: i,

@@ -231,7 +231,7 @@ fn prerequisites(view: &impl View, origin: &Name, records: &[Record]) -> Result<
                 return Err(Refusal::SetExists(name, kind));
             }
             (DNSClass::ANY | DNSClass::NONE, _) => {}
-            (DNSClass::IN, _) if empty || is_meta(kind) => {
+            (DNSClass::IN, _) if lacks_data(record) || is_meta(kind) => {
                 return Err(Refusal::Format(
                     "a prerequisite with a value needs data of a real type",
                 ));
@@ -264,7 +264,7 @@ fn prescan(origin: &Name, records: &[Record]) -> Result<(), Refusal> {
             DNSClass::IN if is_meta(kind) => {
                 return Err(Refusal::Format("a record of a query type cannot be added"));
             }
-            DNSClass::IN if empty => {
+            DNSClass::IN if lacks_data(record) => {
                 return Err(Refusal::Format("a record to add has no data"));
             }
             DNSClass::IN => {}
@@ -283,11 +283,20 @@ fn prescan(origin: &Name, records: &[Record]) -> Result<(), Refusal> {
                     "a record of a query type cannot be deleted",
                 ));
             }
+            DNSClass::NONE if lacks_data(record) => {
+                return Err(Refusal::Format("a record to delete has no data"));
+            }
             DNSClass::NONE => {}
             _ => return Err(Refusal::Format("an update of another class")),
         }
     }
     Ok(())
+}
+
+/// Whether a record that should have data has none. Of a type that is not known here, no octets
+/// are data as good as any (RFC 3597 section 5); hickory-proto keeps both the same way.
+fn lacks_data(record: &Record) -> bool {
+    matches!(record.data, RData::Update0(kind) if !matches!(kind, RecordType::Unknown(_)))
 }
 
 /// Types that exist in questions and messages only (RFC 6895 section 3.1).

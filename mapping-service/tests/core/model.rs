@@ -95,7 +95,7 @@ impl Model {
             let bad = match rr.dns_class {
                 DNSClass::IN => any || empty,
                 DNSClass::ANY => rr.ttl != 0 || !empty,
-                _ => rr.ttl != 0 || any,
+                _ => rr.ttl != 0 || any || empty,
             };
             if !origin.zone_of(&rr.name) {
                 return ResponseCode::NotZone;

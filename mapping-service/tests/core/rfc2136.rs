@@ -141,6 +141,7 @@ fn the_prescan_stops_everything() {
         (bare(OWNER, DNSClass::IN, RecordType::AXFR), form),
         (bare(OWNER, DNSClass::ANY, RecordType::AXFR), form),
         (bare(OWNER, DNSClass::NONE, RecordType::ANY), form),
+        (bare(OWNER, DNSClass::NONE, RecordType::TXT), form),
         (class_any_with_data, form),
         (any_with_ttl, form),
         (none_with_ttl, form),
@@ -172,6 +173,20 @@ fn adding_and_the_three_ways_to_delete() {
     // The last record of a set takes the set with it.
     send(&mut zone, add(OWNER, 60, txt("z")));
     send(&mut zone, delete_record(OWNER, txt("z")));
+    assert!(zone.kinds(&name(OWNER)).is_empty());
+}
+
+#[test]
+fn no_octets_are_data_of_a_type_that_is_not_known() {
+    let mut zone = zone();
+    let kind = RecordType::Unknown(65280);
+    let nothing = RData::Update0(kind);
+    let added = message(vec![], vec![add(OWNER, 60, nothing.clone())]);
+    assert!(!update(&mut zone, &added).unwrap().is_empty());
+    assert_eq!(data_of(&zone, OWNER, kind), vec![nothing.clone()]);
+    let prerequisite = vec![add(OWNER, 0, nothing.clone())];
+    let deleted = message(prerequisite, vec![delete_record(OWNER, nothing)]);
+    update(&mut zone, &deleted).unwrap();
     assert!(zone.kinds(&name(OWNER)).is_empty());
 }
 

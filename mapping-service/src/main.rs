@@ -1,5 +1,6 @@
 //! mat-mapd, the mapping service.
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -78,8 +79,17 @@ fn import(config: &std::path::Path, file: &std::path::Path) -> anyhow::Result<()
 
 fn export(config: &std::path::Path) -> anyhow::Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    offline::export(config, &mut out)?;
-    Ok(std::io::Write::flush(&mut out)?)
+    let written = offline::export(config, &mut out).and_then(|()| Ok(out.flush()?));
+    match written {
+        // Whoever reads it has seen enough.
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        other => other,
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let error = error.downcast_ref::<std::io::Error>();
+    error.is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn serve(path: &std::path::Path) -> anyhow::Result<()> {

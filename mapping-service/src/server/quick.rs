@@ -109,7 +109,139 @@ impl Edns {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use futures_util::FutureExt as _;
+    use hickory_proto::op::{Edns as EdnsRecord, Message, MessageType, OpCode, Query};
+    use hickory_proto::rr::rdata::{A, TXT};
+    use hickory_proto::rr::{DNSClass, RData, Record};
+    use hickory_proto::serialize::binary::BinEncoder;
+    use hickory_server::net::NetError;
+    use hickory_server::net::xfer::Protocol;
+    use hickory_server::server::{Request, ResponseHandler, ResponseInfo};
+    use hickory_server::zone_handler::MessageResponse;
+
     use super::*;
+    use crate::replay::Memory;
+    use crate::server::{Handler, KeyRing};
+    use crate::writer::Shared;
+    use crate::zone::tests::{apex, name, put};
+
+    /// Keeps what is answered.
+    #[derive(Clone, Default)]
+    struct Answers(Arc<Mutex<Vec<Vec<u8>>>>);
+
+    #[async_trait::async_trait]
+    impl ResponseHandler for Answers {
+        async fn send_response<'a>(
+            &mut self,
+            response: MessageResponse<
+                '_,
+                'a,
+                impl Iterator<Item = &'a Record> + Send + 'a,
+                impl Iterator<Item = &'a Record> + Send + 'a,
+                impl Iterator<Item = &'a Record> + Send + 'a,
+                impl Iterator<Item = &'a Record> + Send + 'a,
+            >,
+        ) -> Result<ResponseInfo, NetError> {
+            let mut octets = Vec::new();
+            let info = response.destructive_emit(&mut BinEncoder::new(&mut octets))?;
+            self.0.lock().unwrap().push(octets);
+            Ok(info)
+        }
+    }
+
+    fn zone() -> Zone {
+        let mut zone = Zone::new(&apex());
+        let text = include_str!("../../tests/zones/small.txt");
+        for record in crate::zonefile::parse(text, &name("map.example.")).unwrap() {
+            put(&mut zone, &record.name.to_ascii(), record.data);
+        }
+        for n in 0..60 {
+            let data = RData::A(A::new(192, 0, 2, n));
+            let owner = name("many.map.example.");
+            let held = zone.answer(&owner, RecordType::A).answers;
+            let data = held.into_iter().map(|record| record.data).chain([data]);
+            let set = crate::zone::RrSet {
+                ttl: 5,
+                data: data.collect(),
+            };
+            zone.apply(crate::zone::Change {
+                sets: [((owner, RecordType::A), Some(set))].into(),
+                ..Default::default()
+            });
+        }
+        put(
+            &mut zone,
+            "map.example.",
+            RData::TXT(TXT::new(vec!["x".to_owned()])),
+        );
+        zone
+    }
+
+    /// Every question, in many forms: what is answered quickly is what the whole server says.
+    #[test]
+    fn the_quick_answer_is_the_one_of_the_whole_server() {
+        let zone = zone();
+        let shared = Arc::new(Shared::new(zone.clone(), Memory::default()));
+        let (queue, _orders) = tokio::sync::mpsc::channel(1);
+        let handler = Handler::new(shared, Arc::new(KeyRing::default()), queue, Arc::default());
+        let from = "192.0.2.1:5353".parse().unwrap();
+        let names = [
+            "10.2.0.192.h4.map.example.",
+            "10.2.0.192.H4.Map.EXAMPLE.",
+            "11.2.0.192.h4.map.example.",
+            "2.0.192.h4.map.example.",
+            "alias.map.example.",
+            "many.map.example.",
+            "map.example.",
+            "elsewhere.example.",
+            ".",
+        ];
+        let kinds = [1, 5, 6, 16, 28, 64, 65, 251, 252, 255, 65_280].map(RecordType::from);
+        let mut quick = 0;
+        for n in names {
+            for kind in kinds {
+                for form in 0..64_u8 {
+                    let wire = question(n, kind, form);
+                    let mut answered = Vec::new();
+                    if answer(&zone, &wire, &mut answered).is_none() {
+                        continue;
+                    }
+                    quick += 1;
+                    let whole = Answers::default();
+                    let request = Request::from_bytes(wire, from, Protocol::Udp).unwrap();
+                    let responding = handler.respond(&request, whole.clone(), 0);
+                    responding.now_or_never().unwrap();
+                    // It compresses less, so octets differ.
+                    let read = |octets: &Vec<u8>| Message::from_vec(octets).unwrap();
+                    let whole: Vec<Message> = whole.0.lock().unwrap().iter().map(read).collect();
+                    assert_eq!(whole, [read(&answered)], "{n} {kind} {form}");
+                }
+            }
+        }
+        // SVCB and A at the first two names, in every form of class IN and with one question; of
+        // the many only what fits.
+        assert_eq!(quick, 2 * 2 * 32 + 8);
+    }
+
+    /// The bits of `form`: RD, CD, EDNS, DNSSEC OK, payload, and another class.
+    fn question(owner: &str, kind: RecordType, form: u8) -> Vec<u8> {
+        let bit = |n: u8| form & 1 << n != 0;
+        let mut message = Message::new(7, MessageType::Query, OpCode::Query);
+        message.metadata.recursion_desired = bit(0);
+        message.metadata.checking_disabled = bit(1);
+        if bit(2) {
+            let mut edns = EdnsRecord::new();
+            edns.set_dnssec_ok(bit(3));
+            edns.set_max_payload(if bit(4) { 4096 } else { 100 });
+            message.edns = Some(edns);
+        }
+        let mut query = Query::query(name(owner), kind);
+        query.set_query_class(if bit(5) { DNSClass::CH } else { DNSClass::IN });
+        message.add_query(query);
+        message.to_vec().unwrap()
+    }
 
     #[test]
     fn a_name_ends_where_it_ends() {

@@ -4,6 +4,7 @@
 mod cli;
 mod client;
 mod durability;
+mod files;
 mod harness;
 mod hostile;
 mod race;

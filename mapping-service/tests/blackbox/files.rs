@@ -1,0 +1,120 @@
+//! Zone files in and out, and what other servers think of them.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::harness::*;
+
+const SMALL: &str = include_str!("../zones/small.txt");
+
+/// Runs mat-mapd on the journal in `dir`; whether it went well, and what it said.
+fn offline(dir: &Path, arguments: &[&str]) -> (bool, String) {
+    let config_path = dir.join("mapd.toml");
+    let data = dir.join("data").display().to_string();
+    std::fs::write(&config_path, config("0").replace("DATA", &data)).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_mat-mapd"))
+        .arg("--config")
+        .arg(config_path)
+        .args(arguments)
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
+}
+
+fn import(dir: &Path, text: &str) -> (bool, String) {
+    let file = dir.join("zone.txt");
+    std::fs::write(&file, text).unwrap();
+    offline(dir, &["import", file.to_str().unwrap()])
+}
+
+#[test]
+fn a_zone_file_is_taken_in_and_given_out() {
+    let dir = directory();
+    let (ok, said) = import(dir.path(), SMALL);
+    assert!(
+        ok && said.contains("4 sets read, 4 changed; the zone has 1 bindings"),
+        "{said}"
+    );
+    // Once more: there is nothing to change.
+    let (ok, said) = import(dir.path(), SMALL);
+    assert!(ok && said.contains("4 sets read, 0 changed"), "{said}");
+
+    let (ok, exported) = offline(dir.path(), &["export"]);
+    assert!(
+        ok && exported.starts_with("map.example. 300 IN SOA "),
+        "{exported}"
+    );
+    // What it gives it takes.
+    let other = directory();
+    let (ok, said) = import(other.path(), &exported);
+    assert!(ok, "{said}");
+    let (_, again) = offline(other.path(), &["export"]);
+    let without_soa = |text: &str| {
+        let lines = text.lines().filter(|line| !line.contains(" SOA "));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(without_soa(&again), without_soa(&exported));
+
+    let mapd = Mapd::start(dir.path());
+    let shown = mapd.dig_binding("10.2.0.192.h4");
+    assert!(shown.contains("ipv4hint=198.51.100.7"), "{shown}");
+    let note = mapd.dig(&format!("note.{ZONE} TXT +short"));
+    assert_eq!(note.trim(), "\"one ; (\" \"two\"");
+    // Nothing is read from under a server, nor given to it.
+    for arguments in [&["export"][..], &["import", "/dev/null"]] {
+        let (ok, said) = offline(dir.path(), arguments);
+        assert!(!ok && said.contains("in use by another mat-mapd"), "{said}");
+    }
+    mapd.stop();
+}
+
+/// A mistake anywhere: nothing is changed.
+#[test]
+fn a_zone_file_with_a_mistake_changes_nothing() {
+    let dir = directory();
+    let (ok, _) = import(dir.path(), SMALL);
+    assert!(ok);
+    let (_, before) = offline(dir.path(), &["export"]);
+    let newer = SMALL.replace("1795420470", "1795420471");
+    for (text, wanted) in [
+        (
+            SMALL
+                .replace("1795420470", "1795420469")
+                .replace(".7 ", ".8 "),
+            "the epoch of 192.0.2.10 must rise above 1795420470, not be 1795420469",
+        ),
+        (
+            newer.replace("note TXT", "x.h4 TXT"),
+            "x.h4.map.example. names no home address",
+        ),
+        (
+            newer.replace("note TXT", "note.elsewhere.example. TXT"),
+            "note.elsewhere.example. is outside the zone",
+        ),
+        (
+            newer.replace("note TXT", "note NOTHING"),
+            "zone.txt: line 5: ",
+        ),
+    ] {
+        let (ok, said) = import(dir.path(), &text);
+        assert!(
+            !ok && said.contains(wanted),
+            "{said}\nshould contain\n{wanted}"
+        );
+        let (_, after) = offline(dir.path(), &["export"]);
+        assert_eq!(after, before, "{wanted}");
+    }
+    let (ok, said) = import(dir.path(), &newer);
+    assert!(ok && said.contains("1 changed"), "{said}");
+    let (ok, said) = offline(dir.path(), &["import", "/no/such/file"]);
+    assert!(
+        !ok && said.contains("/no/such/file: cannot be read"),
+        "{said}"
+    );
+    let (ok, said) = offline(directory().path(), &["export"]);
+    assert!(!ok && said.contains("holds no journal"), "{said}");
+}

@@ -98,6 +98,10 @@ kills: setup ## kill -9 of every program at every step of a move, one live copy 
 	$(CARGO) build --release --locked
 	scripts/privileged target/release/mat-kills --json bench/results/kills/$(shell date -u +%F).json
 
+.PHONY: kills-mapping
+kills-mapping: setup ## kill -9 of the mapping service 1000 times under load: nothing acknowledged is lost; four minutes
+	MAT_KILLS=1000 $(CARGO) test --release --locked --package mat-mapping --test blackbox kill_dash_nine
+
 .PHONY: bench-evacuation
 bench-evacuation: setup ## 200 instances leave a site at one command, each with a connection; four minutes
 	$(CARGO) build --release --locked

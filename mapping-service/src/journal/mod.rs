@@ -696,6 +696,74 @@ mod tests {
         assert_eq!(copy.snapshot(), zone.snapshot());
     }
 
+    /// The power goes while a batch is being written: of what was not synced each sector is there,
+    /// is not (zeros), or is garbage, and the file is as long as it was, as it was to be, or
+    /// anything between. All that was acknowledged is read, of the batch itself at most its
+    /// first entries, each whole, and the journal goes on.
+    #[test]
+    fn a_thousand_power_losses_cost_nothing_acknowledged() {
+        const SECTOR: usize = 512;
+        let mut state = 1_u64;
+        let mut random = move |below: usize| {
+            // xorshift64*: the same losses each time.
+            state ^= state >> 12;
+            state ^= state << 25;
+            state ^= state >> 27;
+            (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % below
+        };
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("journal");
+        let origin = name("map.example.");
+        let mut acknowledged = Vec::new();
+        for loss in 0..1000 {
+            if loss % 50 == 0 {
+                // The file has grown long.
+                let _ = std::fs::remove_file(&path);
+                acknowledged.clear();
+            }
+            let (mut journal, recovered) = Journal::open(dir.path(), &origin).unwrap();
+            assert_eq!(recovered.entries, acknowledged, "loss {loss}");
+            let batch = |count: usize, from: usize| -> Vec<Entry> {
+                (0..count).map(|n| entry((from + n) as u64)).collect()
+            };
+            for _ in 0..random(3) {
+                let entries = batch(1 + random(4), 10 * loss);
+                journal.append(&entries).unwrap();
+                acknowledged.extend(entries);
+            }
+            let synced = std::fs::read(&path).unwrap();
+            let lost = batch(1 + random(8), 10 * loss + 5);
+            journal.append(&lost).unwrap();
+            drop(journal);
+
+            let mut image = std::fs::read(&path).unwrap();
+            let mut at = synced.len();
+            while at < image.len() {
+                let end = image.len().min((at / SECTOR + 1) * SECTOR);
+                match random(3) {
+                    0 => {}
+                    1 => image[at..end].fill(0),
+                    _ => image[at..end].fill_with(|| random(256) as u8),
+                }
+                at = end;
+            }
+            image.truncate(synced.len() + random(image.len() - synced.len() + 1));
+            assert!(image.starts_with(&synced));
+            std::fs::write(&path, image).unwrap();
+            // A compaction may have been under way as well.
+            std::fs::write(
+                dir.path().join("journal.new"),
+                &synced[..random(synced.len())],
+            )
+            .unwrap();
+
+            let (_, recovered) = Journal::open(dir.path(), &origin).unwrap();
+            let kept = recovered.entries.len() - acknowledged.len();
+            acknowledged.extend_from_slice(&lost[..kept]);
+            assert_eq!(recovered.entries, acknowledged, "loss {loss}");
+        }
+    }
+
     /// Changes go on while a snapshot is written: what is in both counts once.
     #[test]
     fn a_compaction_takes_over_what_is_appended_meanwhile() {

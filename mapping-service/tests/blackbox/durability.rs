@@ -12,8 +12,13 @@ use mat_proto::{Binding, Home};
 
 use crate::harness::*;
 
-const ROUNDS: u64 = 24;
 const HOMES: u8 = 6;
+
+/// How often it is killed; `make kills-mapping` sets MAT_KILLS.
+fn rounds() -> u64 {
+    let asked = std::env::var("MAT_KILLS").ok();
+    asked.map_or(24, |text| text.parse().expect("MAT_KILLS: a number"))
+}
 
 /// Moves one home address on and on until told to stop, and returns what was
 /// acknowledged last. An update cut off by the kill is sent again by the client;
@@ -58,7 +63,7 @@ async fn kill_dash_nine_loses_nothing_acknowledged() {
         per_try: Duration::from_millis(50),
         deadline: PATIENCE,
     });
-    for round in 0..ROUNDS {
+    for round in 0..rounds() {
         let count = Arc::new(AtomicU64::new(0));
         let stop = Arc::new(AtomicBool::new(false));
         let movers: Vec<_> = homes
@@ -70,7 +75,7 @@ async fn kill_dash_nine_loses_nothing_acknowledged() {
             })
             .collect();
         // Somewhere in the middle of the updates, elsewhere in each round.
-        let enough = 20 + round * 3;
+        let enough = 20 + round % 24 * 3;
         tokio::time::timeout(PATIENCE, async {
             while count.load(Ordering::Relaxed) < enough {
                 tokio::task::yield_now().await;

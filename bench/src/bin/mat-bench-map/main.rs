@@ -7,8 +7,8 @@
 //! | `load` | zone, questions and updates; dnsperf and what it says |
 //! | `report` | medians and ratios as a table |
 //!
-//! Every server has its own default durability: an update is answered when it is on disk. Knot
-//! does not write its zone file at each update (`zonefile-sync: -1`), its journal it does.
+//! Every server has its own default durability: an update is answered when it is on disk. Knot is
+//! measured once more with its journal alone: as it comes it writes the zone file, too.
 //!
 //! # Limitations
 //! Servers and dnsperf share the machine's processors, so figures are ratios within one run.

@@ -25,13 +25,16 @@ pub enum Seat {
     Mapd,
     /// BIND's `named`.
     Bind,
-    /// Knot's `knotd`.
+    /// Knot's `knotd`, as it comes.
     Knot,
+    /// The same, told to write its journal only and not its zone file after each change
+    /// (`zonefile-sync: -1`).
+    KnotJournal,
 }
 
 impl Seat {
     /// All of them.
-    pub const ALL: [Seat; 3] = [Seat::Mapd, Seat::Bind, Seat::Knot];
+    pub const ALL: [Seat; 4] = [Seat::Mapd, Seat::Bind, Seat::Knot, Seat::KnotJournal];
 
     /// Writes its configuration and the zone into `folder`; gives what starts it.
     pub fn prepare(self, host: &Host, folder: &Path, load: &Load) -> Result<Cmd> {
@@ -66,15 +69,18 @@ impl Seat {
                 std::fs::write(&config, text)?;
                 tool("sbin/named")?.arg("-f").arg("-c").arg(&config)
             }
-            Seat::Knot => {
+            Seat::Knot | Seat::KnotJournal => {
+                let sync = match self {
+                    Seat::KnotJournal => "    zonefile-sync: -1\n",
+                    _ => "",
+                };
                 let text = format!(
                     "server:\n  rundir: {place}\n  listen: {ip}@{port}\n\
                      log:\n  - target: stderr\n    any: warning\n\
                      database:\n  storage: {place}\n\
                      key:\n  - id: {KEY}\n    algorithm: hmac-sha256\n    secret: {SECRET}\n\
                      acl:\n  - id: change\n    key: {KEY}\n    action: update\n\
-                     zone:\n  - domain: {ZONE}\n    file: {zone}\n    acl: change\n    \
-                     zonefile-sync: -1\n"
+                     zone:\n  - domain: {ZONE}\n    file: {zone}\n    acl: change\n{sync}"
                 );
                 std::fs::write(&config, text)?;
                 tool("sbin/knotd")?.arg("-c").arg(&config)

@@ -38,6 +38,8 @@ pub struct Config {
     pub apex: Apex,
     /// The TSIG keys.
     pub keys: Keys,
+    /// Home addresses whose bindings are not told to everybody.
+    pub private: Scope,
 }
 
 /// TSIG keys and what they may do, by name.
@@ -136,6 +138,7 @@ impl Config {
             data_dir: file.data_dir.unwrap_or_else(|| DATA_DIR.into()),
             apex,
             keys,
+            private: source.scope("private", &file.private)?,
         })
     }
 }
@@ -150,6 +153,8 @@ struct File {
     nameservers: Vec<Spanned<String>>,
     contact: Option<Spanned<String>>,
     negative_ttl: Option<Spanned<u32>>,
+    #[serde(default)]
+    private: Vec<Spanned<String>>,
     #[serde(default)]
     key: Vec<KeyTable>,
 }
@@ -168,6 +173,7 @@ struct KeyTable {
     other_names: bool,
     #[serde(default)]
     transfer: bool,
+    reads: Option<Vec<Spanned<String>>>,
 }
 
 struct Source<'t> {
@@ -288,6 +294,10 @@ impl Source<'_> {
                 types: self.types(table)?,
                 other_names: table.other_names,
                 transfer: table.transfer,
+                reads: match &table.reads {
+                    Some(list) => self.scope("key.reads", list)?,
+                    None => Scope::All,
+                },
             }),
         })
     }
@@ -469,6 +479,14 @@ locators = ["all"]
             (
                 format!("{head}{KEY}{KEY}"),
                 "mapd.toml:11: key.name = \"site-a\": is used twice",
+            ),
+            (
+                format!("{head}private = [\"192.0.2.0/33\"]"),
+                "mapd.toml:3: private = \"192.0.2.0/33\": is not an address or prefix",
+            ),
+            (
+                format!("{head}{KEY}reads = [\"some\"]"),
+                "key.reads = \"some\": is not an address or prefix",
             ),
             (
                 format!("{head}{KEY}algorithm = \"hmac-md5\""),

@@ -62,7 +62,7 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
         })?;
 
     let keys = Arc::new(KeyRing::default());
-    keys.set(config.keys.clone());
+    keys.set(config.keys.clone(), config.private.clone());
     let counters = Arc::new(Counters::default());
     let handler = Handler::new(shared.clone(), keys.clone(), queue, counters.clone());
     let handler = Arc::new(handler);
@@ -210,8 +210,9 @@ fn reload(path: &Path, running: &Config, keys: &KeyRing) {
             {
                 tracing::warn!("zone, listen and data_dir change at the next start only");
             }
-            tracing::info!(keys = new.keys.len(), "keys and policies reloaded");
-            keys.set(new.keys);
+            let count = new.keys.len();
+            keys.set(new.keys, new.private);
+            tracing::info!(keys = count, "keys and policies reloaded");
         }
         Err(error) => tracing::error!(%error, "not reloaded; the old keys and policies stay"),
     }

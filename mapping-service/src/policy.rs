@@ -1,6 +1,7 @@
 //! Who may change what. Pure.
 //!
-//! Reading is open to all. Changing needs a TSIG key, and each key has a
+//! Reading is open to all, but for the home prefixes that are private
+//! ([`may_read`]). Changing needs a TSIG key, and each key has a
 //! [`Policy`]: the home addresses whose bindings it may write, the locator
 //! prefixes it may register, and the record types it may touch.
 //!
@@ -30,6 +31,11 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// Whether nothing is inside.
+    pub fn is_empty(&self) -> bool {
+        matches!(self, Scope::Prefixes(list) if list.is_empty())
+    }
+
     /// Whether `ip` is inside.
     pub fn contains(&self, ip: IpAddr) -> bool {
         match self {
@@ -50,8 +56,28 @@ pub struct Policy {
     pub types: Vec<RecordType>,
     /// Whether it may change names that are no home's owner.
     pub other_names: bool,
-    /// Whether it may transfer the zone (AXFR).
+    /// Whether it may transfer the zone (AXFR), private homes included.
     pub transfer: bool,
+    /// Private home addresses whose bindings it may read.
+    pub reads: Scope,
+}
+
+/// Whether what stands at `name` in the zone `origin` may be told to whoever asks, with the policy
+/// of the key that signed the question, if one did. Where homes are `private`, names that only
+/// lead to them are told to keys alone: whether they exist says who is there.
+pub fn may_read(private: &Scope, key: Option<&Policy>, name: &Name, origin: &Name) -> bool {
+    if private.is_empty() || !origin.zone_of(name) {
+        return true;
+    }
+    if let Some(home) = record::home(name, origin) {
+        let may = |key: &Policy| key.reads.contains(home.ip());
+        return !private.contains(home.ip()) || key.is_some_and(may);
+    }
+    let below = name.num_labels().saturating_sub(origin.num_labels());
+    let family = name.iter().nth(usize::from(below).wrapping_sub(1));
+    let leads_to_homes =
+        family.is_some_and(|l| l.eq_ignore_ascii_case(b"h4") || l.eq_ignore_ascii_case(b"h6"));
+    !leads_to_homes || key.is_some()
 }
 
 /// Why a key may not do something.

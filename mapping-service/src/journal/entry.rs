@@ -122,23 +122,35 @@ struct Reader<'b>(&'b [u8]);
 
 impl<'b> Reader<'b> {
     fn entry(&mut self) -> Option<Entry> {
-        let mut change = Change::default();
+        // In their order: a map is made of them at once, since to insert them one by one is
+        // much of the time that a start takes.
+        let mut sets: Vec<((Name, RecordType), Option<RrSet>)> = Vec::new();
         for _ in 0..self.u32()? {
             let name = self.name()?;
             let kind = RecordType::from(self.u16()?);
-            change.sets.insert((name, kind), None);
+            sets.push(((name, kind), None));
         }
         for _ in 0..self.u32()? {
             let len = self.u32()?;
             let record = Record::from_bytes(self.take(len as usize)?).ok()?;
-            let key = (record.name.clone(), record.record_type());
-            let set = change.sets.entry(key).or_default();
-            let set = set.get_or_insert_with(|| RrSet {
-                ttl: record.ttl,
-                data: Vec::new(),
-            });
-            set.data.push(record.data);
+            let kind = record.record_type();
+            match sets.last_mut() {
+                Some(((name, of), Some(set))) if *of == kind && *name == record.name => {
+                    set.data.push(record.data);
+                }
+                _ => {
+                    let set = RrSet {
+                        ttl: record.ttl,
+                        data: vec![record.data],
+                    };
+                    sets.push(((record.name, kind), Some(set)));
+                }
+            }
         }
+        let mut change = Change {
+            sets: sets.into_iter().collect(),
+            ..Change::default()
+        };
         for _ in 0..self.u32()? {
             let name = self.name()?;
             change.buried.insert(name, Epoch(self.u64()?));

@@ -26,6 +26,8 @@ causes! {
     TransferRefused = "transfers_refused",
     /// Questions about names outside the zone.
     OutOfZone = "out_of_zone",
+    /// Questions about private homes from whoever may not read them.
+    Private = "queries_private",
     /// Answers that did not fit UDP.
     Truncated = "truncated",
     /// Messages that cannot be understood (over TCP, those hickory-server rejects

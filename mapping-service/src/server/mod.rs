@@ -43,6 +43,7 @@ use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseI
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{KeyEntry, Keys};
+use crate::policy::{self, Scope};
 use crate::replay::{Receipt, Seen};
 use crate::tsig::Signature;
 use crate::writer::{Failure, Job, Order, Shared};
@@ -52,17 +53,35 @@ use counters::{Cause, Counters};
 use quiet::Quiet;
 use reply::{Reply, silence};
 
-/// The keys in force, replaced as a whole on reload.
-#[derive(Debug, Default)]
-pub struct KeyRing(RwLock<Arc<Keys>>);
+/// The keys in force and what only they may read, replaced as a whole on reload.
+#[derive(Debug)]
+pub struct KeyRing(RwLock<Arc<InForce>>);
+
+#[derive(Debug)]
+struct InForce {
+    keys: Keys,
+    private: Scope,
+}
+
+impl Default for KeyRing {
+    /// No keys; everything is open.
+    fn default() -> Self {
+        KeyRing(RwLock::new(Arc::new(InForce {
+            keys: Keys::new(),
+            private: Scope::Prefixes(Vec::new()),
+        })))
+    }
+}
 
 impl KeyRing {
-    /// Puts `keys` in force.
-    pub fn set(&self, keys: Keys) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    /// Puts `keys` in force, and from now on the bindings of `private` homes are told to them
+    /// alone.
+    pub fn set(&self, keys: Keys, private: Scope) {
+        let new = Arc::new(InForce { keys, private });
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = new;
     }
 
-    fn get(&self) -> Arc<Keys> {
+    fn get(&self) -> Arc<InForce> {
         self.0
             .read()
             .unwrap_or_else(PoisonError::into_inner)
@@ -101,10 +120,11 @@ impl Handler {
         handle: R,
         now: u64,
     ) -> ResponseInfo {
+        let in_force = self.keys.get();
         let auth = Auth::of(
             request.signature.as_deref(),
             request.as_slice(),
-            &self.keys.get(),
+            &in_force.keys,
             now,
         );
         let reply = if request.version() > 0 {
@@ -121,7 +141,7 @@ impl Handler {
             }))
         } else {
             match request.metadata.op_code {
-                OpCode::Query => match self.query(request, &auth) {
+                OpCode::Query => match self.query(request, &auth, &in_force.private) {
                     Asked::Answer(reply) => Some(reply),
                     Asked::Transfer => return self.transfer(request, handle, &auth, now).await,
                 },
@@ -173,6 +193,10 @@ impl Handler {
 
     /// Writes the answer to a datagram that is a plain question into `answer`.
     fn quickly(&self, asked: &[u8], answer: &mut Vec<u8>) -> Option<()> {
+        // Whether it may be told is for the whole server to find out.
+        if !self.keys.get().private.is_empty() {
+            return None;
+        }
         let answered = self.shared.read(|zone| quick::answer(zone, asked, answer));
         answered.inspect(|()| self.counters.add(Cause::Query))
     }
@@ -185,7 +209,7 @@ impl Handler {
         }
     }
 
-    fn query(&self, request: &Request, auth: &Auth) -> Asked {
+    fn query(&self, request: &Request, auth: &Auth, private: &Scope) -> Asked {
         let [question] = request.queries.queries() else {
             self.counters.add(Cause::Malformed);
             return Asked::Answer(Reply::code(ResponseCode::FormErr));
@@ -199,7 +223,20 @@ impl Handler {
             return Asked::Transfer;
         }
         let name = Name::from(question.name());
-        let found = self.shared.read(|zone| zone.answer(&name, kind));
+        let key = match auth {
+            Auth::Valid(entry, _) => Some(entry.policy.as_ref()),
+            _ => None,
+        };
+        let found = self.shared.read(|zone| {
+            let told = |name: &Name| policy::may_read(private, key, name, zone.origin());
+            let found = told(&name).then(|| zone.answer(&name, kind))?;
+            // An alias leads elsewhere.
+            found.answers.iter().all(|r| told(&r.name)).then_some(found)
+        });
+        let Some(found) = found else {
+            self.counters.add(Cause::Private);
+            return Asked::Answer(Reply::code(ResponseCode::Refused));
+        };
         self.counters.add(match (&found.code, auth) {
             (ResponseCode::Refused, _) => Cause::OutOfZone,
             (_, Auth::Valid(..)) => Cause::SignedQuery,

@@ -7,6 +7,7 @@ mod durability;
 mod files;
 mod harness;
 mod hostile;
+mod privacy;
 mod race;
 mod signatures;
 mod tools;

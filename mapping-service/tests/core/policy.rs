@@ -1,6 +1,6 @@
 //! Who may change what.
 
-use mat_mapping::policy::{Denial, Policy, Scope};
+use mat_mapping::policy::{Denial, Policy, Scope, may_read};
 use mat_proto::{Binding, Entry, Epoch, Modes, Priority, record};
 
 use super::*;
@@ -16,6 +16,7 @@ fn site_b() -> Policy {
         types: vec![RecordType::SVCB, RecordType::A],
         other_names: false,
         transfer: false,
+        reads: Scope::All,
     }
 }
 
@@ -211,4 +212,34 @@ fn a_locator_is_displaced_within_a_batch_too_and_not_shared_within_a_message() {
     );
     both.updates.extend(other.updates);
     assert_eq!(code(&draft.update(&both, fine)), ResponseCode::Refused);
+}
+
+#[test]
+fn private_homes_are_told_to_their_keys_alone() {
+    let origin = name("map.example.");
+    let net = |text: &str| Scope::Prefixes(vec![text.parse().unwrap()]);
+    let private = net("192.0.2.0/25");
+    let reader = Policy {
+        reads: net("192.0.2.0/28"),
+        ..site_b()
+    };
+    for (owner, anybody, key) in [
+        ("1.2.0.192.h4", false, true),
+        ("100.2.0.192.H4", false, false),
+        ("200.2.0.192.h4", true, true),
+        // Whether they exist says who is there.
+        ("2.0.192.h4", false, true),
+        ("h4", false, true),
+        ("x.1.2.0.192.h4", false, true),
+        ("h6", false, true),
+        ("h4.note", true, true),
+        ("note", true, true),
+    ] {
+        let owner = name(&format!("{owner}.map.example."));
+        let told = |key| may_read(&private, key, &owner, &origin);
+        assert_eq!((told(None), told(Some(&reader))), (anybody, key), "{owner}");
+        let open = Scope::Prefixes(Vec::new());
+        assert!(may_read(&open, None, &owner, &origin));
+    }
+    assert!(may_read(&private, None, &origin, &origin));
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use hickory_server::Server;
+use futures_util::future::join_all;
 use nix::sys::socket::{setsockopt, sockopt};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
@@ -19,13 +19,11 @@ use crate::config::Config;
 use crate::journal::{Entry, Journal};
 use crate::replay::Memory;
 use crate::server::counters::Counters;
+use crate::server::tcp::Tcp;
 use crate::server::udp::Udp;
-use crate::server::{Handler, KeyRing, OverTcp, TRANSFER_MESSAGES};
+use crate::server::{Handler, KeyRing};
 use crate::writer::{self, QUEUE, Shared};
 use crate::zone::Zone;
-
-/// A TCP connection is closed after this long without a request.
-const TCP_IDLE: Duration = Duration::from_secs(10);
 
 /// A datagram takes up to 1 KiB of it, however short it is.
 const RECEIVE_BUFFER: usize = 8 << 20;
@@ -66,12 +64,11 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
     let counters = Arc::new(Counters::default());
     let handler = Handler::new(shared.clone(), keys.clone(), queue, counters.clone());
     let handler = Arc::new(handler);
-    let mut server = Server::new(OverTcp(handler.clone()));
-    let mut ports = Vec::new();
+    let (mut ports, mut listeners) = (Vec::new(), Vec::new());
     for (udp, tcp) in sockets {
         tracing::info!(address = %tcp.local_addr()?, "listening");
         ports.push(Udp::start(udp, handler.clone())?);
-        server.register_listener(tcp, TCP_IDLE, TRANSFER_MESSAGES);
+        listeners.push(Tcp::start(tcp, handler.clone()));
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -99,24 +96,20 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
                     reported = now;
                 }
             }
-            _ = look.tick() => if ports.iter().any(Udp::has_ended) {
-                break;
-            },
-            _ = &mut writer_ended => bail!("the writer ended unexpectedly"),
-            result = server.block_until_done() => {
-                result.context("a socket failed")?;
-                bail!("all sockets closed unexpectedly");
+            _ = look.tick() => {
+                if ports.iter().any(Udp::has_ended) || listeners.iter().any(Tcp::has_ended) {
+                    break;
+                }
             }
+            _ = &mut writer_ended => bail!("the writer ended unexpectedly"),
         }
     }
     tell(NotifyState::Stopping);
     for port in ports {
         port.stop().context("a UDP socket failed")?;
     }
-    server.shutdown_gracefully().await?;
-    // With the server goes the queue's last sender: the writer finishes what is
-    // queued and ends.
-    drop(server);
+    join_all(listeners.into_iter().map(Tcp::stop)).await;
+    // With them goes the queue's last sender: the writer finishes what is queued and ends.
     let joined = tokio::task::spawn_blocking(move || writer.join()).await?;
     if joined.is_err() {
         bail!("the writer panicked");

@@ -30,8 +30,9 @@ causes! {
     Private = "queries_private",
     /// Answers that did not fit UDP.
     Truncated = "truncated",
-    /// Messages that cannot be understood (over TCP, those hickory-server rejects
-    /// before they come here are not counted).
+    /// TCP connections refused: too many, or too many of one client.
+    TcpRefused = "tcp_refused",
+    /// Messages that cannot be understood.
     Malformed = "malformed",
     /// Opcodes that are not served.
     NotImplemented = "not_implemented",

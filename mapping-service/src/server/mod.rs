@@ -1,10 +1,11 @@
 //! The mapping service on the wire: DNS over UDP and TCP.
 //!
-//! hickory-server owns the TCP sockets and parses messages; datagrams are read by
-//! [`udp`], since a task for each costs more than its answer, and the plainest
-//! questions are answered without taking them apart (`quick`). This module sits on
-//! hickory's `RequestHandler`, not on the higher `ZoneHandler` and its `Catalog`, because
-//! those cannot do what is needed here:
+//! Messages are parsed and written by hickory's types; sockets are read by [`udp`]
+//! and [`tcp`], because hickory-server has a task for each datagram, which costs
+//! more than its answer, and bounds neither connections nor what waits in them. The
+//! plainest questions are answered without taking them apart (`quick`). Not used is
+//! hickory's `ZoneHandler` with its `Catalog`, because those cannot do what is needed
+//! here:
 //! * a `Catalog` signs the untruncated answer and then sends a truncated one, so
 //!   the signature of any answer too large for UDP is wrong;
 //! * its TSIG errors carry no server time (RFC 8945 section 5.2.3), so an asker
@@ -18,18 +19,16 @@
 //! # Limitations
 //! Zone transfer is AXFR over TCP, for keys with that right; IXFR is answered
 //! with a whole transfer (RFC 1995 section 4). No NOTIFY, no DNSSEC, no TLS.
-//! hickory-server does not bound TCP connections; each costs little, and updates
-//! are bounded by the writer's queue.
 
 mod auth;
 pub mod counters;
+mod message;
 mod quick;
 mod quiet;
 mod reply;
+pub(crate) mod tcp;
 mod transfer;
 pub(crate) mod udp;
-
-pub(crate) use transfer::MESSAGES as TRANSFER_MESSAGES;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -37,9 +36,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use hickory_proto::ProtoError;
 use hickory_proto::op::{OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
-use hickory_server::net::runtime::Time;
 use hickory_server::net::xfer::Protocol;
-use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
+use hickory_server::server::{Request, ResponseHandler, ResponseInfo};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::config::{KeyEntry, Keys};
@@ -96,20 +94,6 @@ pub struct Handler {
     queue: mpsc::Sender<Order>,
     counters: Arc<Counters>,
     quiet: Quiet,
-}
-
-/// Requests over TCP, which hickory-server reads.
-pub(crate) struct OverTcp(pub(crate) Arc<Handler>);
-
-#[async_trait::async_trait]
-impl RequestHandler for OverTcp {
-    async fn handle_request<R: ResponseHandler, T: Time>(
-        &self,
-        request: &Request,
-        handle: R,
-    ) -> ResponseInfo {
-        self.0.respond(request, handle, T::current_time()).await
-    }
 }
 
 impl Handler {

@@ -2,9 +2,7 @@
 //! messages as it takes, each signed (RFC 8945 section 5.3.1).
 //!
 //! # Limitations
-//! hickory-server sends nothing while a request is being handled, so a whole
-//! transfer waits in the connection's buffer: [`MESSAGES`] of [`CHUNK`] octets,
-//! some 300,000 bindings. A larger zone's transfer breaks off.
+//! The zone is copied once for each transfer, so that all of it is of one moment.
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Record, RecordType};
@@ -14,9 +12,6 @@ use hickory_server::server::{Request, ResponseHandler, ResponseInfo};
 use super::auth::Auth;
 use super::reply::{self, Reply, silence};
 use crate::writer::Shared;
-
-/// Messages a connection may have waiting.
-pub(crate) const MESSAGES: usize = 1024;
 
 /// Octets of records per message, before name compression.
 const CHUNK: usize = 48 << 10;
@@ -38,7 +33,7 @@ pub(super) async fn send<R: ResponseHandler>(
         };
         let sent = reply::send(request, handle.clone(), reply, auth, prior.as_deref(), now).await;
         let Some(sent) = sent else {
-            tracing::warn!(from = %request.src(), "transfer broken off: the asker is gone or the zone too large");
+            tracing::warn!(from = %request.src(), "transfer broken off: the asker is gone");
             return info;
         };
         info = sent.info;

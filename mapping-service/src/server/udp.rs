@@ -9,18 +9,19 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use hickory_proto::op::{Header, MessageType, OpCode, ResponseCode};
+use hickory_proto::op::OpCode;
 use hickory_proto::rr::Record;
-use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder, BinEncoder};
+use hickory_proto::serialize::binary::BinEncoder;
 use hickory_server::net::NetError;
 use hickory_server::net::xfer::Protocol;
-use hickory_server::server::{Request, ResponseHandler, ResponseInfo};
+use hickory_server::server::{ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponse;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::Handler;
 use super::counters::Cause;
+use super::message::{Received, receive};
 use crate::clock::unix_now;
 use crate::writer::QUEUE;
 
@@ -104,28 +105,18 @@ impl Port {
     }
 
     fn thoroughly(&self, asked: &[u8], from: SocketAddr) {
-        let Ok(header) = Header::read(&mut BinDecoder::new(asked)) else {
-            return;
-        };
-        // To answer an answer would be to go on for ever.
-        if header.metadata.message_type == MessageType::Response {
-            return;
-        }
         let now = unix_now();
         let reply = Reply {
             socket: self.socket.clone(),
             to: from,
         };
-        let request = match Request::from_bytes(asked.to_vec(), from, Protocol::Udp) {
-            Ok(request) => request,
-            Err(error) => {
+        let request = match receive(asked, from, Protocol::Udp) {
+            Received::Request(request) => request,
+            Received::Malformed(error, answer) => {
                 self.handler.malformed(from, &error, now);
-                // Its header alone, with the counts at 0 (RFC 1035 section 4.1.1).
-                let code = u16::from(ResponseCode::FormErr) as u8;
-                let flags = [asked[2] & 0b0111_1001 | 0x80, asked[3] & 0x10 | code];
-                let bare = [&asked[..2], &flags, &[0; 8]].concat();
-                return send(&self.socket, &bare, from);
+                return send(&self.socket, &answer, from);
             }
+            Received::Nothing => return,
         };
         if request.metadata.op_code != OpCode::Update {
             // Nothing in it waits.

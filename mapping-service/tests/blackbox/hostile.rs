@@ -127,6 +127,48 @@ fn compression_loops_and_lying_counts() {
     mapd.stop();
 }
 
+/// One client has its share of connections, and nothing waits without bound for one that does
+/// not read.
+#[test]
+fn tcp_clients_that_want_too_much() {
+    let dir = directory();
+    let mapd = Mapd::start(dir.path());
+    let wire = question();
+    let message = [&(wire.len() as u16).to_be_bytes()[..], &wire].concat();
+    let is_served = |stream: &mut TcpStream| {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&message).is_ok() && stream.read_exact(&mut [0; 2]).is_ok()
+    };
+    let mut crowd: Vec<TcpStream> = Vec::new();
+    for n in 0..80 {
+        let mut stream = TcpStream::connect(mapd.address).unwrap();
+        assert_eq!(is_served(&mut stream), n < 64, "{n}");
+        if n < 64 {
+            crowd.push(stream);
+        }
+    }
+    // There is room again when somebody has gone.
+    crowd.truncate(10);
+    mat_netns::wait_until(PATIENCE, "room for another connection", || {
+        let mut stream = TcpStream::connect(mapd.address).ok()?;
+        is_served(&mut stream).then_some(())
+    })
+    .unwrap();
+
+    // Questions without end, and no answer is read: it is not listened to any more.
+    let mut deaf = TcpStream::connect(mapd.address).unwrap();
+    deaf.set_write_timeout(Some(Duration::from_millis(500)))
+        .unwrap();
+    let many = message.repeat(1000);
+    let mut written = 0;
+    while deaf.write_all(&many).is_ok() {
+        written += many.len();
+        assert!(written < 64 << 20, "it takes whatever is sent");
+    }
+    alive(&mapd);
+    mapd.stop();
+}
+
 #[test]
 fn tcp_connections_that_lie_stall_or_break_off() {
     let dir = directory();

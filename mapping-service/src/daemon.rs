@@ -121,20 +121,19 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
 /// The zone as the journal has it, under the apex of the configuration, and what is remembered
 /// of signed updates.
 pub(crate) fn recover(config: &Config) -> anyhow::Result<(Zone, Memory, Journal)> {
-    let (mut journal, recovered) = Journal::open(&config.data_dir, &config.apex.origin)?;
     let mut zone = Zone::new(&config.apex);
     let mut replay = Memory::default();
     let now = unix_now();
-    let entries = recovered.entries.len();
-    for entry in recovered.entries {
+    let (dir, origin) = (&config.data_dir, &config.apex.origin);
+    let (mut journal, recovered) = Journal::open(dir, origin, |entry| {
         if let Some(receipt) = entry.receipt {
             replay.restore(&receipt, now);
         }
         zone.apply(entry.change);
-    }
+    })?;
     if recovered.torn > 0 {
         tracing::warn!(
-            kept_entries = entries,
+            kept_entries = recovered.entries,
             kept_bytes = journal.size(),
             cut_bytes = recovered.torn,
             "the journal ended in a change that was never acknowledged: cut off, kept aside as journal.torn"

@@ -124,15 +124,20 @@ pub struct Journal {
 /// What opening found.
 #[derive(Debug, Default)]
 pub struct Recovered {
-    /// All entries, oldest first.
-    pub entries: Vec<Entry>,
+    /// How many entries.
+    pub entries: usize,
     /// Bytes of a torn end that were cut off.
     pub torn: u64,
 }
 
 impl Journal {
-    /// Opens the journal of `origin` in `dir`, or begins one, and reads it.
-    pub fn open(dir: &Path, origin: &Name) -> Result<(Journal, Recovered), JournalError> {
+    /// Opens the journal of `origin` in `dir`, or begins one, and reads it: `each` gets every
+    /// entry, oldest first, and before it is known whether all is well.
+    pub fn open(
+        dir: &Path,
+        origin: &Name,
+        mut each: impl FnMut(Entry),
+    ) -> Result<(Journal, Recovered), JournalError> {
         let fail = |path: &Path| {
             let path = path.to_owned();
             move |error| JournalError::Io { path, error }
@@ -157,7 +162,10 @@ impl Journal {
         if bytes.is_empty() {
             NewJournal::create(dir, origin, 0)?.finish()?.install(dir)?;
         } else {
-            sound = read(&path, &bytes, origin, &mut recovered)?;
+            sound = read(&path, &bytes, origin, |entry| {
+                recovered.entries += 1;
+                each(entry);
+            })?;
             recovered.torn = (bytes.len() - sound.end) as u64;
         }
         let mut file = OpenOptions::new()
@@ -400,7 +408,7 @@ fn read(
     path: &Path,
     bytes: &[u8],
     origin: &Name,
-    recovered: &mut Recovered,
+    mut each: impl FnMut(Entry),
 ) -> Result<Sound, JournalError> {
     let foreign = || JournalError::Foreign(path.to_owned());
     let (head, mut at) = unframe(bytes, 0).ok_or_else(foreign)?;
@@ -424,7 +432,7 @@ fn read(
             offset: at as u64,
             error,
         })?;
-        recovered.entries.push(entry);
+        each(entry);
         batch = frame.batch;
         at = next;
         if batch == SNAPSHOT_BATCH {
@@ -563,22 +571,30 @@ mod tests {
         }
     }
 
+    /// Opens it; also what was in it, and what was cut off.
+    fn open(dir: &Path, origin: &str) -> Result<(Journal, Vec<Entry>, u64), JournalError> {
+        let mut entries = Vec::new();
+        let (journal, recovered) = Journal::open(dir, &name(origin), |e| entries.push(e))?;
+        assert_eq!(recovered.entries, entries.len());
+        Ok((journal, entries, recovered.torn))
+    }
+
     fn journal_with(dir: &Path, batches: u64) {
-        let (mut journal, _) = Journal::open(dir, &name("map.example.")).unwrap();
+        let (mut journal, ..) = open(dir, "map.example.").unwrap();
         for i in 1..=batches {
             journal.append(&[entry(i), entry(i + 100)]).unwrap();
         }
     }
 
-    fn reopened(dir: &Path) -> Result<Recovered, JournalError> {
-        Journal::open(dir, &name("map.example.")).map(|(_, r)| r)
+    fn reopened(dir: &Path) -> Result<(Vec<Entry>, u64), JournalError> {
+        open(dir, "map.example.").map(|(_, entries, torn)| (entries, torn))
     }
 
     #[test]
     fn what_was_appended_is_read_back() {
         let dir = tempfile::tempdir().unwrap();
         journal_with(dir.path(), 3);
-        let entries = reopened(dir.path()).unwrap().entries;
+        let (entries, _) = reopened(dir.path()).unwrap();
         let wanted: Vec<Entry> = (1..=3).flat_map(|i| [entry(i), entry(i + 100)]).collect();
         assert_eq!(entries, wanted);
     }
@@ -599,17 +615,17 @@ mod tests {
         };
         for cut in ends[4]..whole.len() {
             std::fs::write(&path, &whole[..cut]).unwrap();
-            let recovered = reopened(dir.path()).unwrap();
+            let (entries, torn) = reopened(dir.path()).unwrap();
             let kept = ends.iter().filter(|end| **end <= cut).count() - 1;
-            assert_eq!(recovered.entries.len(), kept, "cut at {cut}");
-            assert_eq!(recovered.torn as usize, cut - ends[kept]);
+            assert_eq!(entries.len(), kept, "cut at {cut}");
+            assert_eq!(torn as usize, cut - ends[kept]);
             assert_eq!(std::fs::read(&path).unwrap(), whole[..ends[kept]]);
         }
         // Garbage and zeros behind the end (a block allocated and never written).
         for tail in [vec![0; 5000], vec![0xa5; 5000]] {
             std::fs::write(&path, [whole.clone(), tail].concat()).unwrap();
-            let recovered = reopened(dir.path()).unwrap();
-            assert_eq!((recovered.entries.len(), recovered.torn), (6, 5000));
+            let (entries, torn) = reopened(dir.path()).unwrap();
+            assert_eq!((entries.len(), torn), (6, 5000));
         }
     }
 
@@ -622,7 +638,7 @@ mod tests {
         bytes.truncate(bytes.len() - 3);
         std::fs::write(&path, bytes).unwrap();
         journal_with(dir.path(), 1);
-        assert_eq!(reopened(dir.path()).unwrap().entries.len(), 5);
+        assert_eq!(reopened(dir.path()).unwrap().0.len(), 5);
     }
 
     #[test]
@@ -641,7 +657,7 @@ mod tests {
     #[test]
     fn after_a_failure_nothing_is_written_behind_what_is_unknown() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut journal, _) = Journal::open(dir.path(), &name("map.example.")).unwrap();
+        let (mut journal, ..) = open(dir.path(), "map.example.").unwrap();
         journal.append(&[entry(1)]).unwrap();
         // A file that cannot be written, nor cut back.
         journal.file = File::open(dir.path().join("journal")).unwrap();
@@ -650,17 +666,17 @@ mod tests {
         let error = journal.append(&[entry(3)]).unwrap_err();
         assert!(matches!(error, JournalError::Poisoned), "{error}");
         drop(journal);
-        assert_eq!(reopened(dir.path()).unwrap().entries, [entry(1)]);
+        assert_eq!(reopened(dir.path()).unwrap().0, [entry(1)]);
     }
 
     #[test]
     fn a_journal_is_used_by_one_zone_and_one_process() {
         let dir = tempfile::tempdir().unwrap();
-        let (held, _) = Journal::open(dir.path(), &name("map.example.")).unwrap();
+        let (held, ..) = open(dir.path(), "map.example.").unwrap();
         let error = reopened(dir.path()).unwrap_err();
         assert!(matches!(error, JournalError::Locked(_)), "{error}");
         drop(held);
-        let error = Journal::open(dir.path(), &name("other.example.")).unwrap_err();
+        let error = open(dir.path(), "other.example.").unwrap_err();
         assert!(
             error
                 .to_string()
@@ -674,7 +690,7 @@ mod tests {
     #[test]
     fn compaction_keeps_what_the_zone_holds() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut journal, _) = Journal::open(dir.path(), &name("map.example.")).unwrap();
+        let (mut journal, ..) = open(dir.path(), "map.example.").unwrap();
         let mut zone = Zone::new(&apex());
         for i in 1..2000 {
             let owner = record_name(i);
@@ -690,7 +706,7 @@ mod tests {
         journal.append(&[Entry::from(zone.snapshot())]).unwrap();
         drop(journal);
         let mut copy = Zone::new(&apex());
-        for entry in reopened(dir.path()).unwrap().entries {
+        for entry in reopened(dir.path()).unwrap().0 {
             copy.apply(entry.change);
         }
         assert_eq!(copy.snapshot(), zone.snapshot());
@@ -713,7 +729,6 @@ mod tests {
         };
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("journal");
-        let origin = name("map.example.");
         let mut acknowledged = Vec::new();
         for loss in 0..1000 {
             if loss % 50 == 0 {
@@ -721,8 +736,8 @@ mod tests {
                 let _ = std::fs::remove_file(&path);
                 acknowledged.clear();
             }
-            let (mut journal, recovered) = Journal::open(dir.path(), &origin).unwrap();
-            assert_eq!(recovered.entries, acknowledged, "loss {loss}");
+            let (mut journal, entries, _) = open(dir.path(), "map.example.").unwrap();
+            assert_eq!(entries, acknowledged, "loss {loss}");
             let batch = |count: usize, from: usize| -> Vec<Entry> {
                 (0..count).map(|n| entry((from + n) as u64)).collect()
             };
@@ -757,10 +772,10 @@ mod tests {
             )
             .unwrap();
 
-            let (_, recovered) = Journal::open(dir.path(), &origin).unwrap();
-            let kept = recovered.entries.len() - acknowledged.len();
+            let (entries, _) = reopened(dir.path()).unwrap();
+            let kept = entries.len() - acknowledged.len();
             acknowledged.extend_from_slice(&lost[..kept]);
-            assert_eq!(recovered.entries, acknowledged, "loss {loss}");
+            assert_eq!(entries, acknowledged, "loss {loss}");
         }
     }
 
@@ -768,7 +783,7 @@ mod tests {
     #[test]
     fn a_compaction_takes_over_what_is_appended_meanwhile() {
         let dir = tempfile::tempdir().unwrap();
-        let (mut journal, _) = Journal::open(dir.path(), &name("map.example.")).unwrap();
+        let (mut journal, ..) = open(dir.path(), "map.example.").unwrap();
         let mut zone = Zone::new(&apex());
         let change = |i: u32| Change {
             buried: [(record_name(i), Epoch(u64::from(i)))].into(),
@@ -795,11 +810,11 @@ mod tests {
         go_on(&mut journal, &mut zone, 80..90);
         drop(journal);
 
-        let (journal, recovered) = Journal::open(dir.path(), &name("map.example.")).unwrap();
-        assert_eq!(recovered.torn, 0);
+        let (journal, entries, torn) = open(dir.path(), "map.example.").unwrap();
+        assert_eq!(torn, 0);
         assert!(0 < journal.base && journal.base < journal.len);
         let mut copy = Zone::new(&apex());
-        for entry in recovered.entries {
+        for entry in entries {
             copy.apply(entry.change);
         }
         assert_eq!(copy.snapshot(), zone.snapshot());

@@ -40,6 +40,8 @@ pub struct Config {
     pub keys: Keys,
     /// Home addresses whose bindings are not told to everybody.
     pub private: Scope,
+    /// Where Prometheus metrics are served.
+    pub metrics_listen: Option<SocketAddr>,
 }
 
 /// TSIG keys and what they may do, by name.
@@ -139,6 +141,10 @@ impl Config {
             apex,
             keys,
             private: source.scope("private", &file.private)?,
+            metrics_listen: match &file.metrics_listen {
+                Some(text) => Some(source.address("metrics_listen", text)?),
+                None => None,
+            },
         })
     }
 }
@@ -153,6 +159,7 @@ struct File {
     nameservers: Vec<Spanned<String>>,
     contact: Option<Spanned<String>>,
     negative_ttl: Option<Spanned<u32>>,
+    metrics_listen: Option<Spanned<String>>,
     #[serde(default)]
     private: Vec<Spanned<String>>,
     #[serde(default)]
@@ -276,13 +283,19 @@ impl Source<'_> {
         }
         addresses
             .iter()
-            .map(|text| {
-                text.get_ref().parse().map_err(|_| {
-                    let mend = "is not an address with a port; write \"203.0.113.53:53\" or \"[2001:db8:53::53]:53\"";
-                    self.wrong("listen", text, mend)
-                })
-            })
+            .map(|text| self.address("listen", text))
             .collect()
+    }
+
+    fn address(
+        &self,
+        key: &'static str,
+        text: &Spanned<String>,
+    ) -> Result<SocketAddr, ConfigError> {
+        text.get_ref().parse().map_err(|_| {
+            let mend = "is not an address with a port; write \"203.0.113.53:53\" or \"[2001:db8:53::53]:53\"";
+            self.wrong(key, text, mend)
+        })
     }
 
     fn key(&self, table: &KeyTable) -> Result<KeyEntry, ConfigError> {
@@ -479,6 +492,10 @@ locators = ["all"]
             (
                 format!("{head}{KEY}{KEY}"),
                 "mapd.toml:11: key.name = \"site-a\": is used twice",
+            ),
+            (
+                format!("{head}metrics_listen = \"9253\""),
+                "mapd.toml:3: metrics_listen = \"9253\": is not an address with a port",
             ),
             (
                 format!("{head}private = [\"192.0.2.0/33\"]"),

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use futures_util::future::join_all;
 use nix::sys::socket::{setsockopt, sockopt};
 use sd_notify::NotifyState;
@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::clock::unix_now;
 use crate::config::Config;
 use crate::journal::{Entry, Journal};
+use crate::metrics;
 use crate::replay::Memory;
 use crate::server::counters::Counters;
 use crate::server::tcp::Tcp;
@@ -42,6 +43,10 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
     for address in &config.listen {
         sockets.push(bind(*address).await?);
     }
+    let metrics = match config.metrics_listen {
+        Some(address) => Some(metrics::listen(address).await.map_err(|e| anyhow!(e))?),
+        None => None,
+    };
     let (zone, replay, journal) = recover(&config)?;
     let shared = Arc::new(Shared::new(zone, replay));
 
@@ -69,6 +74,15 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
         tracing::info!(address = %tcp.local_addr()?, "listening");
         ports.push(Udp::start(udp, handler.clone())?);
         listeners.push(Tcp::start(tcp, handler.clone()));
+    }
+    if let Some(listener) = metrics {
+        tracing::info!(address = %listener.local_addr()?, "metrics");
+        let serving = metrics::serve(listener, shared.clone(), counters.clone());
+        tokio::spawn(async move {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "metrics are no longer served");
+            }
+        });
     }
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -197,10 +211,13 @@ fn reload(path: &Path, running: &Config, keys: &KeyRing) {
     match Config::load(path) {
         Ok(new) => {
             if new.listen != running.listen
+                || new.metrics_listen != running.metrics_listen
                 || new.data_dir != running.data_dir
                 || new.apex.origin != running.apex.origin
             {
-                tracing::warn!("zone, listen and data_dir change at the next start only");
+                tracing::warn!(
+                    "zone, listen, metrics_listen and data_dir change at the next start only"
+                );
             }
             let count = new.keys.len();
             keys.set(new.keys, new.private);

@@ -39,7 +39,7 @@
 //! journal   disk   framed entries, torn ends, compaction
 //! writer    thread check -> apply -> commit -> publish -> answer, in batches
 //! server    wire   UDP and TCP, TSIG, transfer
-//! config, daemon   mat-mapd
+//! config, daemon, metrics   mat-mapd
 //! zonefile, offline  a zone as text, into the journal and out of it
 //! client           for forwarders and matctl; also works against BIND and Knot
 //! ```
@@ -56,6 +56,7 @@ mod clock;
 pub mod config;
 pub mod daemon;
 pub mod journal;
+pub mod metrics;
 pub mod offline;
 pub mod policy;
 pub mod replay;

@@ -10,6 +10,7 @@
 //! Since nobody else writes the zone, it needs the write lock only to publish.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use hickory_proto::op::ResponseCode;
@@ -78,6 +79,7 @@ pub struct Shared {
     /// What is published.
     pub zone: RwLock<Zone>,
     replay: Mutex<Memory>,
+    journal_bytes: AtomicU64,
 }
 
 impl Shared {
@@ -86,6 +88,7 @@ impl Shared {
         Shared {
             zone: RwLock::new(zone),
             replay: Mutex::new(replay),
+            journal_bytes: AtomicU64::new(0),
         }
     }
 
@@ -93,6 +96,11 @@ impl Shared {
     /// it held the lock: both change in single steps.
     pub fn replay(&self) -> MutexGuard<'_, Memory> {
         self.replay.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Octets of the journal when the writer last looked.
+    pub fn journal_bytes(&self) -> u64 {
+        self.journal_bytes.load(Ordering::Relaxed)
     }
 
     /// Runs `f` on the published zone.
@@ -124,6 +132,12 @@ pub fn run(
     clock: fn() -> u64,
 ) {
     let mut compacting = false;
+    let look = |journal: &Journal| {
+        shared
+            .journal_bytes
+            .store(journal.size(), Ordering::Relaxed);
+    };
+    look(&journal);
     while let Some(first) = queue.blocking_recv() {
         let mut batch = Vec::new();
         let mut compacted = None;
@@ -145,6 +159,7 @@ pub fn run(
         if !compacting && journal.wants_compaction() {
             compacting = begin_compaction(shared, &mut journal, &orders, clock());
         }
+        look(&journal);
     }
 }
 

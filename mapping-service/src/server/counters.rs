@@ -78,6 +78,12 @@ impl Counters {
         self.0[cause as usize].fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Every cause by its name, and how many there were.
+    pub fn all(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
+        NAMES.iter().copied().zip(counts)
+    }
+
     /// How many there were.
     pub fn get(&self, cause: Cause) -> u64 {
         self.0[cause as usize].load(Ordering::Relaxed)
@@ -88,8 +94,7 @@ impl fmt::Display for Counters {
     /// Those that are not 0, as `name=count`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut first = true;
-        for (name, counter) in NAMES.iter().zip(&self.0) {
-            let count = counter.load(Ordering::Relaxed);
+        for (name, count) in self.all() {
             if count > 0 {
                 let space = if first { "" } else { " " };
                 write!(f, "{space}{name}={count}")?;

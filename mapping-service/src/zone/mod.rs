@@ -320,6 +320,16 @@ impl Zone {
         (change, nodes.next().map(|node| node.name.clone()))
     }
 
+    /// The number of names.
+    pub fn names(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The number of locators in bindings.
+    pub fn locators(&self) -> usize {
+        self.holders.len()
+    }
+
     /// The number of bindings and of other names.
     pub fn count(&self) -> (usize, usize) {
         let bound = self

@@ -78,3 +78,29 @@ fn ready_is_told_to_the_service_manager() {
     child.wait().unwrap();
     assert_eq!(told.unwrap(), b"READY=1\n");
 }
+
+#[test]
+fn metrics_are_served() {
+    use std::io::{Read as _, Write as _};
+    let dir = directory();
+    let config = config("0").replace("data_dir", "metrics_listen = \"127.0.0.1:0\"\ndata_dir");
+    let mut mapd = Mapd::start_with(dir.path(), &config);
+    let line = mapd.wait_for("metrics address=");
+    let address = line.rsplit_once('=').unwrap().1;
+    mapd.dig(&format!("{ZONE} SOA"));
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream
+        .write_all(b"GET /metrics HTTP/1.0\r\nhost: x\r\n\r\n")
+        .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    for wanted in [
+        "mat_map_names 1\n",
+        "mat_map_serial 1\n",
+        "mat_map_events_total{cause=\"queries\"} 1\n",
+        "mat_map_journal_bytes ",
+    ] {
+        assert!(text.contains(wanted), "{wanted}: {text}");
+    }
+    mapd.stop();
+}

@@ -9,5 +9,6 @@ mod record;
 
 mod by_hand;
 mod keys;
+mod others;
 mod reuse;
 mod zones;

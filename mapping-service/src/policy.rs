@@ -50,7 +50,7 @@ pub struct Policy {
     pub types: Vec<RecordType>,
     /// Whether it may change names that are no home's owner.
     pub other_names: bool,
-    /// Whether it may transfer the zone (AXFR).
+    /// Whether it may transfer the zone (AXFR, IXFR).
     pub transfer: bool,
 }
 

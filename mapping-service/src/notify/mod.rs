@@ -1,0 +1,276 @@
+//! Tells secondaries that the zone has changed (RFC 1996), so that they need not ask for it:
+//! at the start, at once when something changes, and then at a bounded rate (`pacing`).
+//!
+//! # Limitations
+//! Secondaries are those of the configuration, not the zone's NS records (RFC 1996 section
+//! 3.3), and are told over UDP only.
+
+mod pacing;
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::{Name, Record, RecordType};
+use tokio::net::UdpSocket;
+use tokio::time::{Instant, sleep_until};
+
+use crate::clock::unix_now;
+use crate::server::KeyRing;
+use crate::server::counters::{Cause, Counters};
+use crate::tsig::{Link, Stamp, TsigKey};
+use crate::writer::Shared;
+use crate::zone::{View as _, Zone};
+use pacing::{Pacing, Step};
+
+/// A server that keeps a copy of the zone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secondary {
+    /// Where it takes NOTIFY.
+    pub address: SocketAddr,
+    /// The key that signs them.
+    pub key: Option<Name>,
+}
+
+/// What all of this works with.
+#[derive(Clone)]
+pub(crate) struct Teller {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) keys: Arc<KeyRing>,
+    pub(crate) counters: Arc<Counters>,
+    /// Our addresses: secondaries know us by one of them.
+    pub(crate) listen: Vec<SocketAddr>,
+}
+
+/// What came of the latest round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    Told,
+    Refused(ResponseCode),
+    Lost,
+}
+
+/// A NOTIFY under way.
+struct Sent {
+    wire: Vec<u8>,
+    id: u16,
+    /// The key that signed it, and the MAC that the answer's continues.
+    auth: Option<(TsigKey, Vec<u8>)>,
+}
+
+impl Teller {
+    /// Tells `secondary` of every change from now on.
+    pub(crate) async fn run(self, secondary: Secondary) {
+        // Nothing else stops for it.
+        if let Err(error) = self.tell(&secondary).await {
+            tracing::error!(secondary = %secondary.address, error = format!("{error:#}"), "the secondary is told of nothing any more");
+        }
+    }
+
+    async fn tell(&self, secondary: &Secondary) -> anyhow::Result<()> {
+        let socket = self.socket(secondary.address).await;
+        let socket = socket.context("no socket")?;
+        let mut serials = self.shared.serials();
+        let mut pacing = Pacing::default();
+        let mut sent = None;
+        let mut before = None;
+        pacing.changed();
+        loop {
+            let wait = match pacing.step(Instant::now()) {
+                Step::Tell => {
+                    let message = self.shared.read(notification)?;
+                    let message = self.sign(message, secondary)?;
+                    deliver(&socket, &message).await;
+                    sent = Some(message);
+                    continue;
+                }
+                Step::Again => {
+                    if let Some(message) = &sent {
+                        deliver(&socket, message).await;
+                    }
+                    continue;
+                }
+                Step::GiveUp => {
+                    sent = None;
+                    self.note(secondary, &mut before, Outcome::Lost);
+                    continue;
+                }
+                Step::Wait(until) => until,
+            };
+            tokio::select! {
+                changed = serials.changed(), if !pacing.is_behind() => match changed {
+                    Ok(()) => pacing.changed(),
+                    Err(_) => return Ok(()),
+                },
+                outcome = answer(&socket, sent.as_ref()) => {
+                    sent = None;
+                    pacing.answered();
+                    self.note(secondary, &mut before, outcome);
+                }
+                () = sleep_until(wait.unwrap_or_else(Instant::now)), if wait.is_some() => {}
+            }
+        }
+    }
+
+    /// From one of our own addresses if possible: secondaries may ask for that (RFC 1996
+    /// section 3.10).
+    async fn socket(&self, to: SocketAddr) -> io::Result<UdpSocket> {
+        let mut ours = self.listen.iter().map(SocketAddr::ip);
+        let ours = ours.find(|ip| ip.is_ipv4() == to.is_ipv4());
+        let any: IpAddr = match to {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((ours.unwrap_or(any), 0)).await?;
+        socket.connect(to).await?;
+        Ok(socket)
+    }
+
+    /// With the key as it is in force now.
+    fn sign(&self, mut message: Message, secondary: &Secondary) -> anyhow::Result<Sent> {
+        let id = message.metadata.id;
+        let mut auth = None;
+        if let Some(name) = &secondary.key {
+            let entry = self.keys.get().get(name).cloned();
+            let key = entry.with_context(|| format!("key {name} is not configured any more"))?;
+            let key = key.key.clone();
+            let stamp = Stamp::new(id, unix_now());
+            let tsig = key.sign(&message.to_vec()?, None, Link::First, stamp)?;
+            auth = Some((key, tsig.data.mac.clone()));
+            message.set_signature(tsig);
+        }
+        let wire = message.to_vec()?;
+        Ok(Sent { wire, id, auth })
+    }
+
+    /// Counts every outcome, and logs it if it is not the same as before.
+    fn note(&self, secondary: &Secondary, before: &mut Option<Outcome>, outcome: Outcome) {
+        self.counters.add(match outcome {
+            Outcome::Told => Cause::Notified,
+            Outcome::Refused(_) => Cause::NotifyRefused,
+            Outcome::Lost => Cause::NotifyLost,
+        });
+        if before.replace(outcome) == Some(outcome) {
+            return;
+        }
+        let secondary = secondary.address;
+        match outcome {
+            Outcome::Told => tracing::info!(%secondary, "secondary notified"),
+            Outcome::Refused(code) => tracing::warn!(
+                %secondary, ?code,
+                "secondary refuses to be notified: it has to allow our address and the key"
+            ),
+            Outcome::Lost => tracing::warn!(
+                %secondary, "secondary does not answer; it asks by itself as the SOA says"
+            ),
+        }
+    }
+}
+
+/// The message: with the SOA, so that a secondary that has it need not ask (RFC 1996 section
+/// 3.7).
+fn notification(zone: &Zone) -> anyhow::Result<Message> {
+    let id = getrandom::u32().context("no random numbers")? as u16;
+    let mut message = Message::new(id, MessageType::Query, OpCode::Notify);
+    message.metadata.authoritative = true;
+    let origin = zone.origin();
+    message.add_query(Query::query(origin.clone(), RecordType::SOA));
+    let soa = zone.set(origin, RecordType::SOA);
+    let soa: Vec<Record> = soa.into_iter().flat_map(|s| s.records(origin)).collect();
+    message.add_answers(soa);
+    Ok(message)
+}
+
+/// What cannot be sent now is sent again later.
+async fn deliver(socket: &UdpSocket, message: &Sent) {
+    if let Err(error) = socket.send(&message.wire).await {
+        tracing::debug!(%error, "a NOTIFY was not sent");
+    }
+}
+
+/// Waits for the answer to `sent`, however long.
+async fn answer(socket: &UdpSocket, sent: Option<&Sent>) -> Outcome {
+    let Some(sent) = sent else {
+        return std::future::pending().await;
+    };
+    let mut buffer = vec![0; 4096];
+    loop {
+        // An error is that of an earlier datagram: nobody was there to take it.
+        if let Ok(length) = socket.recv(&mut buffer).await
+            && let Some(outcome) = sent.judge(&buffer[..length], unix_now())
+        {
+            return outcome;
+        }
+    }
+}
+
+impl Sent {
+    /// What the datagram says, if it is an answer. A refusal may come without a signature, from
+    /// a server that does not know the key.
+    fn judge(&self, wire: &[u8], now: u64) -> Option<Outcome> {
+        let message = Message::from_vec(wire).ok()?;
+        let meta = &message.metadata;
+        let ours = meta.id == self.id
+            && meta.message_type == MessageType::Response
+            && meta.op_code == OpCode::Notify;
+        if !ours {
+            return None;
+        }
+        match (meta.response_code, &self.auth) {
+            (ResponseCode::NoError, Some((key, mac))) => {
+                let signature = key.verify(wire, Some(mac), Link::First).ok()?;
+                signature.fresh(now).then_some(Outcome::Told)
+            }
+            (ResponseCode::NoError, None) => Some(Outcome::Told),
+            (code, _) => Some(Outcome::Refused(code)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tsig::Algorithm;
+    use crate::zone::tests::{apex, name};
+
+    fn answer_to(question: &Message, code: ResponseCode) -> Message {
+        let mut answer = question.clone();
+        answer.metadata.message_type = MessageType::Response;
+        answer.metadata.response_code = code;
+        answer
+    }
+
+    #[test]
+    fn an_answer_is_ours_and_signed_or_a_refusal() {
+        let question = notification(&Zone::new(&apex())).unwrap();
+        let key = |byte| TsigKey::new(name("secondary."), Algorithm::HmacSha256, vec![byte; 32]);
+        let sent = Sent {
+            wire: Vec::new(),
+            id: question.metadata.id,
+            auth: Some((key(1).unwrap(), vec![7; 32])),
+        };
+        let judge = |message: &Message| sent.judge(&message.to_vec().unwrap(), 1_000_000);
+        let told = answer_to(&question, ResponseCode::NoError);
+        assert_eq!(judge(&told), None);
+        let signed_with = |byte| {
+            let mut message = told.clone();
+            let stamp = Stamp::new(sent.id, 1_000_000);
+            let wire = message.to_vec().unwrap();
+            let mac = Some(&[7; 32][..]);
+            let tsig = key(byte).unwrap().sign(&wire, mac, Link::First, stamp);
+            message.set_signature(tsig.unwrap());
+            message
+        };
+        assert_eq!(judge(&signed_with(2)), None);
+        assert_eq!(judge(&signed_with(1)), Some(Outcome::Told));
+        let refused = answer_to(&question, ResponseCode::NotAuth);
+        let outcome = Outcome::Refused(ResponseCode::NotAuth);
+        assert_eq!(judge(&refused), Some(outcome));
+        let mut other = refused;
+        other.metadata.id ^= 1;
+        assert_eq!(judge(&other), None);
+        assert_eq!(judge(&question), None);
+    }
+}

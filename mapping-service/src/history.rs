@@ -7,6 +7,7 @@
 //!
 //! # Limitations
 //! It begins empty: a secondary that asks for what was before the start gets the whole zone.
+//! A difference is put together while nothing can be published, 4 us for each set in it.
 //! The SOA is taken to change in nothing but its serial; the rest of it comes from the
 //! configuration, which is read at the start.
 
@@ -17,12 +18,13 @@ use hickory_proto::serialize::binary::BinEncodable as _;
 
 use crate::zone::{Change, RrSet, View as _, Zone, serial_newer};
 
-/// RRsets kept at most: some seconds of as many changes as the disk takes. Secondaries ask
-/// within a second; one that was away for longer is as well off with the whole zone.
-const SETS: usize = 1 << 16;
+/// RRsets kept at most: two seconds of as many changes as the disk takes, and of usual ones
+/// days. Secondaries ask within a second; one that was away for longer is as well off with the
+/// whole zone.
+const SETS: usize = 1 << 15;
 
 /// Octets of data kept at most, as on the wire (in memory it is several times that): what
-/// [`SETS`] bindings need three times over, so that only large sets come up against it.
+/// [`SETS`] bindings need ten times over, so that only large sets come up against it.
 const OCTETS: usize = 16 << 20;
 
 /// An RRset as it was before a change.

@@ -22,7 +22,7 @@ use crate::server::KeyRing;
 use crate::server::counters::{Cause, Counters};
 use crate::tsig::{Link, Stamp, TsigKey};
 use crate::writer::Shared;
-use crate::zone::{View as _, Zone};
+use crate::zone::{View as _, Zone, serial_newer};
 use pacing::{Pacing, Step};
 
 /// A server that keeps a copy of the zone.
@@ -76,12 +76,15 @@ impl Teller {
         let mut pacing = Pacing::default();
         let mut sent = None;
         let mut before = None;
+        let mut told = 0;
         pacing.changed();
         loop {
             let wait = match pacing.step(Instant::now()) {
                 Step::Tell => {
-                    let message = self.shared.read(notification)?;
-                    let message = self.sign(message, secondary)?;
+                    let read = |zone: &Zone| (zone.serial(), notification(zone));
+                    let message;
+                    (told, message) = self.shared.read(read);
+                    let message = self.sign(message?, secondary)?;
                     deliver(&socket, &message).await;
                     sent = Some(message);
                     continue;
@@ -100,10 +103,15 @@ impl Teller {
                 Step::Wait(until) => until,
             };
             tokio::select! {
-                changed = serials.changed(), if !pacing.is_behind() => match changed {
-                    Ok(()) => pacing.changed(),
-                    Err(_) => return Ok(()),
-                },
+                changed = serials.changed(), if !pacing.is_behind() => {
+                    if changed.is_err() {
+                        return Ok(());
+                    }
+                    // It may have been in the zone already when that was read.
+                    if serial_newer(*serials.borrow_and_update(), told) {
+                        pacing.changed();
+                    }
+                }
                 outcome = answer(&socket, sent.as_ref()) => {
                     sent = None;
                     pacing.answered();

@@ -6,6 +6,7 @@
 mod follow;
 mod forms;
 mod servers;
+mod told;
 
 use servers::Kind;
 

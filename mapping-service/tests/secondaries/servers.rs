@@ -6,18 +6,22 @@ use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use hickory_proto::op::Message;
 use hickory_proto::rr::Name;
 use mat_mapping::client::{Algorithm, MapClient, Swap, TsigKey};
+use mat_mapping::tsig::{Link, Stamp};
 use mat_netns::wait_until;
 use mat_proto::{Binding, Epoch};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::prctl::set_child_subreaper;
+use nix::sys::signal::{Signal, kill, killpg};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
 pub const ZONE: &str = "map.example.";
-pub const SECRET: &str = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=";
+const SECRET: &str = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=";
 
 /// Nothing here takes longer unless it is broken.
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -49,8 +53,8 @@ pub fn free_address() -> SocketAddr {
     }
 }
 
-/// A running server in a process group of its own, since NSD is several processes; all are
-/// killed when it is dropped.
+/// A running server in a process group of its own, since NSD is several processes; all
+/// end when it is dropped.
 pub struct Server {
     child: Child,
     pub address: SocketAddr,
@@ -60,6 +64,7 @@ pub struct Server {
 impl Server {
     fn start(mut command: Command, address: SocketAddr, dir: &Path, config: &str) -> Server {
         std::fs::write(dir.join("config"), config).unwrap();
+        set_child_subreaper(true).unwrap();
         let log = File::create(dir.join("log")).unwrap();
         command.arg(dir.join("config")).current_dir(dir);
         command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
@@ -133,10 +138,18 @@ pub fn serial_of(record: &str) -> Option<u32> {
 }
 
 impl Drop for Server {
+    /// Politely first: NSD sees to its other processes then.
     fn drop(&mut self) {
+        let pid = Pid::from_raw(self.child.id() as i32);
         // They may have ended already.
-        let _ = killpg(Pid::from_raw(self.child.id() as i32), Signal::SIGKILL);
+        let _ = killpg(pid, Signal::SIGCONT);
+        let _ = kill(pid, Signal::SIGTERM);
+        let ended = || self.child.try_wait().ok().flatten();
+        let _ = wait_until(PATIENCE, "a server to stop", ended);
+        let _ = killpg(pid, Signal::SIGKILL);
         let _ = self.child.wait();
+        // Those that NSD leaves have become ours.
+        while waitpid(Pid::from_raw(-pid.as_raw()), None).is_ok() {}
     }
 }
 
@@ -148,6 +161,7 @@ pub struct Place {
 }
 
 impl Place {
+    /// For a primary that notifies `secondary`.
     pub fn new(secondary: SocketAddr) -> Place {
         Place {
             dir: tempfile::tempdir().unwrap(),
@@ -156,6 +170,7 @@ impl Place {
         }
     }
 
+    /// Starts mat-mapd here.
     pub fn start(&self) -> Server {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mat-mapd"));
         command.arg("--config");
@@ -196,6 +211,21 @@ transfer = true
         let done = client.compare_and_swap(new.home(), old.as_ref(), Some(&new));
         assert_eq!(done.await.unwrap(), Swap::Committed);
     }
+}
+
+/// The key of secondaries.
+pub fn key() -> TsigKey {
+    TsigKey::from_base64("secondary", Algorithm::HmacSha256, SECRET).unwrap()
+}
+
+/// Signs `message`, an answer if it continues a MAC.
+pub fn sign(message: &mut Message, prior: Option<&[u8]>) -> Vec<u8> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let stamp = Stamp::new(message.metadata.id, since.as_secs());
+    let unsigned = message.to_vec().unwrap();
+    let tsig = key().sign(&unsigned, prior, Link::First, stamp).unwrap();
+    message.set_signature(tsig);
+    message.to_vec().unwrap()
 }
 
 fn binding(home: u8, place: u8) -> Binding {

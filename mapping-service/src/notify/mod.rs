@@ -45,17 +45,23 @@ pub(crate) struct Teller {
 }
 
 /// What came of the latest round.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Outcome {
     Told,
     Refused(ResponseCode),
     Lost,
+    /// There is no message, and why.
+    Unsent(String),
 }
 
-/// A NOTIFY under way.
+/// A NOTIFY under way, from a port of its own, that nobody can guess.
 struct Sent {
+    /// `None` until the network is there.
+    socket: Option<UdpSocket>,
+    to: SocketAddr,
     wire: Vec<u8>,
     id: u16,
+    serial: u32,
     /// The key that signed it, and the MAC that the answer's continues.
     auth: Option<(TsigKey, Vec<u8>)>,
 }
@@ -63,41 +69,37 @@ struct Sent {
 impl Teller {
     /// Tells `secondary` of every change from now on.
     pub(crate) async fn run(self, secondary: Secondary) {
-        // Nothing else stops for it.
-        if let Err(error) = self.tell(&secondary).await {
-            tracing::error!(secondary = %secondary.address, error = format!("{error:#}"), "the secondary is told of nothing any more");
-        }
-    }
-
-    async fn tell(&self, secondary: &Secondary) -> anyhow::Result<()> {
-        let socket = self.socket(secondary.address).await;
-        let socket = socket.context("no socket")?;
         let mut serials = self.shared.serials();
         let mut pacing = Pacing::default();
         let mut sent = None;
-        let mut before = None;
         let mut told = 0;
+        let mut before = None;
         pacing.changed();
         loop {
             let wait = match pacing.step(Instant::now()) {
                 Step::Tell => {
-                    let read = |zone: &Zone| (zone.serial(), notification(zone));
-                    let message;
-                    (told, message) = self.shared.read(read);
-                    let message = self.sign(message?, secondary)?;
-                    deliver(&socket, &message).await;
-                    sent = Some(message);
+                    match self.compose(&secondary) {
+                        Ok(message) => {
+                            told = message.serial;
+                            self.deliver(sent.insert(message)).await;
+                        }
+                        Err(error) => {
+                            pacing.answered();
+                            let outcome = Outcome::Unsent(format!("{error:#}"));
+                            self.note(&secondary, &mut before, outcome);
+                        }
+                    }
                     continue;
                 }
                 Step::Again => {
-                    if let Some(message) = &sent {
-                        deliver(&socket, message).await;
+                    if let Some(message) = &mut sent {
+                        self.deliver(message).await;
                     }
                     continue;
                 }
                 Step::GiveUp => {
                     sent = None;
-                    self.note(secondary, &mut before, Outcome::Lost);
+                    self.note(&secondary, &mut before, Outcome::Lost);
                     continue;
                 }
                 Step::Wait(until) => until,
@@ -105,52 +107,80 @@ impl Teller {
             tokio::select! {
                 changed = serials.changed(), if !pacing.is_behind() => {
                     if changed.is_err() {
-                        return Ok(());
+                        return;
                     }
                     // It may have been in the zone already when that was read.
                     if serial_newer(*serials.borrow_and_update(), told) {
                         pacing.changed();
                     }
                 }
-                outcome = answer(&socket, sent.as_ref()) => {
+                outcome = answer(sent.as_ref()) => {
                     sent = None;
                     pacing.answered();
-                    self.note(secondary, &mut before, outcome);
+                    self.note(&secondary, &mut before, outcome);
                 }
                 () = sleep_until(wait.unwrap_or_else(Instant::now)), if wait.is_some() => {}
             }
         }
     }
 
+    /// What cannot be sent now is sent again later.
+    async fn deliver(&self, sent: &mut Sent) {
+        let delivered = async {
+            let socket = match sent.socket.take() {
+                Some(socket) => socket,
+                None => self.open(sent.to).await?,
+            };
+            sent.socket.insert(socket).send(&sent.wire).await
+        };
+        if let Err(error) = delivered.await {
+            tracing::debug!(secondary = %sent.to, %error, "a NOTIFY was not sent");
+        }
+    }
+
     /// From one of our own addresses if possible: secondaries may ask for that (RFC 1996
     /// section 3.10).
-    async fn socket(&self, to: SocketAddr) -> io::Result<UdpSocket> {
-        let mut ours = self.listen.iter().map(SocketAddr::ip);
-        let ours = ours.find(|ip| ip.is_ipv4() == to.is_ipv4());
+    async fn open(&self, to: SocketAddr) -> io::Result<UdpSocket> {
         let any: IpAddr = match to {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        let socket = UdpSocket::bind((ours.unwrap_or(any), 0)).await?;
+        let ours = self.listen.iter().map(SocketAddr::ip);
+        for ip in ours.filter(|ip| ip.is_ipv4() == to.is_ipv4()) {
+            let socket = UdpSocket::bind((ip, 0)).await?;
+            // From 127.0.0.1 there is no way out.
+            if socket.connect(to).await.is_ok() {
+                return Ok(socket);
+            }
+        }
+        let socket = UdpSocket::bind((any, 0)).await?;
         socket.connect(to).await?;
         Ok(socket)
     }
 
-    /// With the key as it is in force now.
-    fn sign(&self, mut message: Message, secondary: &Secondary) -> anyhow::Result<Sent> {
+    /// The message as things are now, the key as well.
+    fn compose(&self, secondary: &Secondary) -> anyhow::Result<Sent> {
+        let (serial, message) = self.shared.read(|zone| (zone.serial(), notification(zone)));
+        let mut message = message?;
         let id = message.metadata.id;
         let mut auth = None;
         if let Some(name) = &secondary.key {
             let entry = self.keys.get().get(name).cloned();
-            let key = entry.with_context(|| format!("key {name} is not configured any more"))?;
-            let key = key.key.clone();
+            let entry = entry.with_context(|| format!("key {name} is not configured any more"))?;
             let stamp = Stamp::new(id, unix_now());
-            let tsig = key.sign(&message.to_vec()?, None, Link::First, stamp)?;
-            auth = Some((key, tsig.data.mac.clone()));
+            let unsigned = message.to_vec()?;
+            let tsig = entry.key.sign(&unsigned, None, Link::First, stamp)?;
+            auth = Some((entry.key.clone(), tsig.data.mac.clone()));
             message.set_signature(tsig);
         }
-        let wire = message.to_vec()?;
-        Ok(Sent { wire, id, auth })
+        Ok(Sent {
+            socket: None,
+            to: secondary.address,
+            wire: message.to_vec()?,
+            id,
+            serial,
+            auth,
+        })
     }
 
     /// Counts every outcome, and logs it if it is not the same as before.
@@ -158,13 +188,13 @@ impl Teller {
         self.counters.add(match outcome {
             Outcome::Told => Cause::Notified,
             Outcome::Refused(_) => Cause::NotifyRefused,
-            Outcome::Lost => Cause::NotifyLost,
+            Outcome::Lost | Outcome::Unsent(_) => Cause::NotifyLost,
         });
-        if before.replace(outcome) == Some(outcome) {
+        if before.as_ref() == Some(&outcome) {
             return;
         }
         let secondary = secondary.address;
-        match outcome {
+        match &outcome {
             Outcome::Told => tracing::info!(%secondary, "secondary notified"),
             Outcome::Refused(code) => tracing::warn!(
                 %secondary, ?code,
@@ -173,7 +203,11 @@ impl Teller {
             Outcome::Lost => tracing::warn!(
                 %secondary, "secondary does not answer; it asks by itself as the SOA says"
             ),
+            Outcome::Unsent(why) => tracing::error!(
+                %secondary, %why, "secondary cannot be notified"
+            ),
         }
+        *before = Some(outcome);
     }
 }
 
@@ -191,16 +225,9 @@ fn notification(zone: &Zone) -> anyhow::Result<Message> {
     Ok(message)
 }
 
-/// What cannot be sent now is sent again later.
-async fn deliver(socket: &UdpSocket, message: &Sent) {
-    if let Err(error) = socket.send(&message.wire).await {
-        tracing::debug!(%error, "a NOTIFY was not sent");
-    }
-}
-
 /// Waits for the answer to `sent`, however long.
-async fn answer(socket: &UdpSocket, sent: Option<&Sent>) -> Outcome {
-    let Some(sent) = sent else {
+async fn answer(sent: Option<&Sent>) -> Outcome {
+    let Some((sent, socket)) = sent.and_then(|sent| Some((sent, sent.socket.as_ref()?))) else {
         return std::future::pending().await;
     };
     let mut buffer = vec![0; 4096];
@@ -255,8 +282,11 @@ mod tests {
         let question = notification(&Zone::new(&apex())).unwrap();
         let key = |byte| TsigKey::new(name("secondary."), Algorithm::HmacSha256, vec![byte; 32]);
         let sent = Sent {
+            socket: None,
+            to: ([192, 0, 2, 1], 53).into(),
             wire: Vec::new(),
             id: question.metadata.id,
+            serial: 1,
             auth: Some((key(1).unwrap(), vec![7; 32])),
         };
         let judge = |message: &Message| sent.judge(&message.to_vec().unwrap(), 1_000_000);

@@ -62,7 +62,7 @@ causes! {
     Notified = "notified",
     /// Secondaries that refused to be told.
     NotifyRefused = "notify_refused",
-    /// Secondaries that did not answer when they were told.
+    /// Secondaries that did not answer when they were told, or could not be told.
     NotifyLost = "notify_lost",
     /// Messages with an unknown key.
     BadKey = "bad_key",

@@ -3,7 +3,8 @@
 use std::net::UdpSocket;
 
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::rr::rdata::SOA;
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use crate::servers::*;
 
@@ -79,7 +80,14 @@ fn questions_without_a_serial_or_a_signature() {
     message.add_query(Query::query(zone, RecordType::IXFR));
     let unsigned = message.to_vec().unwrap();
     assert_eq!(code(&primary, &unsigned), ResponseCode::Refused);
+    let mut named = message.clone();
     let signed = sign(&mut message, None);
+    assert_eq!(code(&primary, &signed), ResponseCode::FormErr);
+    // That of another zone.
+    let other = Name::from_ascii("other.example.").unwrap();
+    let soa = SOA::new(other.clone(), other.clone(), 1, 60, 10, 86_400, 2);
+    named.add_authority(Record::from_rdata(other, 300, RData::SOA(soa)));
+    let signed = sign(&mut named, None);
     assert_eq!(code(&primary, &signed), ResponseCode::FormErr);
 }
 

@@ -86,6 +86,15 @@ impl Server {
         killpg(Pid::from_raw(self.child.id() as i32), signal).unwrap();
     }
 
+    /// Replaces text of its configuration, and has it read that again.
+    pub fn reconfigure(&self, old: &str, new: &str) {
+        let file = self.dir.join("config");
+        let config = std::fs::read_to_string(&file).unwrap();
+        assert!(config.contains(old), "{config}");
+        std::fs::write(&file, config.replace(old, new)).unwrap();
+        self.signal(Signal::SIGHUP);
+    }
+
     /// SIGTERM; the log.
     pub fn stop(mut self) -> String {
         self.signal(Signal::SIGTERM);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use hickory_proto::op::{Message, MessageType, OpCode, ResponseCode};
 use hickory_proto::rr::{RData, RecordType};
 use mat_mapping::tsig::Link;
+use mat_netns::wait_until;
 
 use crate::servers::*;
 
@@ -82,6 +83,31 @@ async fn a_secondary_is_told_until_it_answers_and_not_more_often_than_it_needs()
     let more_than_a_wait = Some(Duration::from_millis(1200));
     socket.set_read_timeout(more_than_a_wait).unwrap();
     assert!(socket.recv_from(&mut [0; 2048]).is_err());
+
+    // Whom to notify is read at the start only, the key whenever it is needed.
+    primary.reconfigure("name = \"secondary\"", "name = \"other\"");
+    let refused = || {
+        let log = primary.log();
+        log.contains("notify.key = \"secondary\": is not the name")
+            .then_some(())
+    };
+    wait_until(PATIENCE, "a mistake to be found", refused).unwrap();
+    primary.reconfigure(", key = \"secondary\"", "");
+    let reloaded = || {
+        let log = primary.log();
+        log.contains("notify change at the next start only")
+            .then_some(())
+    };
+    wait_until(PATIENCE, "the configuration to be read", reloaded).unwrap();
+    place.shift(2, Some(0), 1).await;
+    let without_key = || {
+        primary
+            .log()
+            .contains("is not configured any more")
+            .then_some(())
+    };
+    wait_until(PATIENCE, "the key to be missed", without_key).unwrap();
+
     let log = primary.stop();
     assert!(log.contains("secondary refuses to be notified"), "{log}");
     assert!(log.contains("notify_refused=1"), "{log}");

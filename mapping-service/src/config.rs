@@ -17,6 +17,7 @@ use mat_proto::record;
 use serde::Deserialize;
 use toml::Spanned;
 
+use crate::notify::Secondary;
 use crate::policy::{Policy, Scope};
 use crate::tsig::{Algorithm, TsigKey};
 use crate::zone::{Apex, lower};
@@ -42,6 +43,8 @@ pub struct Config {
     pub private: Scope,
     /// Where Prometheus metrics are served.
     pub metrics_listen: Option<SocketAddr>,
+    /// Who is told of changes.
+    pub notify: Vec<Secondary>,
 }
 
 /// TSIG keys and what they may do, by name.
@@ -137,6 +140,7 @@ impl Config {
         }
         Ok(Config {
             listen: source.listen(&file)?,
+            notify: source.notify(&file, &keys)?,
             data_dir: file.data_dir.unwrap_or_else(|| DATA_DIR.into()),
             apex,
             keys,
@@ -163,7 +167,16 @@ struct File {
     #[serde(default)]
     private: Vec<Spanned<String>>,
     #[serde(default)]
+    notify: Vec<NotifyTable>,
+    #[serde(default)]
     key: Vec<KeyTable>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NotifyTable {
+    address: Spanned<String>,
+    key: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -281,10 +294,32 @@ impl Source<'_> {
                 "is empty; name at least one address, e.g. [\"203.0.113.53:53\"]",
             ));
         }
-        addresses
-            .iter()
-            .map(|text| self.address("listen", text))
-            .collect()
+        let addresses = addresses.iter();
+        addresses.map(|text| self.address("listen", text)).collect()
+    }
+
+    fn notify(&self, file: &File, keys: &Keys) -> Result<Vec<Secondary>, ConfigError> {
+        let mut secondaries: Vec<Secondary> = Vec::new();
+        for table in &file.notify {
+            let address = self.address("notify.address", &table.address)?;
+            if secondaries.iter().any(|s| s.address == address) {
+                let mend = "is named twice; name each secondary once";
+                return Err(self.wrong("notify.address", &table.address, mend));
+            }
+            let key = match &table.key {
+                None => None,
+                Some(text) => {
+                    let name = self.name("notify.key", text)?;
+                    if !keys.contains_key(&name) {
+                        let mend = "is not the name of a [[key]]; write one, or leave it out";
+                        return Err(self.wrong("notify.key", text, mend));
+                    }
+                    Some(name)
+                }
+            };
+            secondaries.push(Secondary { address, key });
+        }
+        Ok(secondaries)
     }
 
     fn address(
@@ -433,6 +468,7 @@ locators = ["all"]
         assert_eq!(config.apex.origin.to_ascii(), "map.example.");
         assert_eq!(config.apex.nameservers[0].to_ascii(), "ns.map.example.");
         assert_eq!(config.data_dir, Path::new(DATA_DIR));
+        assert_eq!(config.notify, []);
         let entry = config.keys.values().next().unwrap();
         assert!(entry.policy.homes.contains("192.0.2.9".parse().unwrap()));
         assert!(!entry.policy.homes.contains("2001:db8::8".parse().unwrap()));
@@ -506,6 +542,26 @@ locators = ["all"]
                 "key.reads = \"some\": is not an address or prefix",
             ),
             (
+                format!("{head}notify = [ {{ address = \"ns2.example.net\" }} ]"),
+                "mapd.toml:3: notify.address = \"ns2.example.net\": is not an address with a port",
+            ),
+            (
+                format!("{head}notify = [ {{ key = \"site-a\" }} ]{KEY}"),
+                "mapd.toml:3: missing field `address`",
+            ),
+            (
+                format!(
+                    "{head}notify = [\n{{ address = \"192.0.2.1:53\", key = \"site-b\" }} ]{KEY}"
+                ),
+                "mapd.toml:4: notify.key = \"site-b\": is not the name of a [[key]]",
+            ),
+            (
+                format!(
+                    "{head}notify = [\n{{ address = \"192.0.2.1:53\" }},\n{{ address = \"192.0.2.1:53\" }} ]"
+                ),
+                "mapd.toml:5: notify.address = \"192.0.2.1:53\": is named twice",
+            ),
+            (
                 format!("{head}{KEY}algorithm = \"hmac-md5\""),
                 "key.algorithm = \"hmac-md5\": is not offered",
             ),
@@ -561,6 +617,11 @@ locators = ["all"]
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("mat-mapd.example.toml");
         let config = Config::load(&path).unwrap();
         assert_eq!(config.listen.len(), 2);
-        assert_eq!(config.keys.len(), 3);
+        assert_eq!(config.keys.len(), 4);
+        assert_eq!(
+            config.notify[0].key,
+            Some(lower(&"secondary".parse().unwrap()))
+        );
+        assert_eq!(config.notify[1].key, None);
     }
 }

@@ -13,11 +13,13 @@ use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use crate::clock::unix_now;
 use crate::config::Config;
 use crate::journal::{Entry, Journal};
 use crate::metrics;
+use crate::notify::Teller;
 use crate::replay::Memory;
 use crate::server::counters::Counters;
 use crate::server::tcp::Tcp;
@@ -94,6 +96,17 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
     );
     tell(NotifyState::Ready);
     drop(handler);
+    let teller = Teller {
+        shared,
+        keys: keys.clone(),
+        counters: counters.clone(),
+        listen: config.listen.clone(),
+    };
+    // Dropped at the end, and ends with it.
+    let mut tellers = JoinSet::new();
+    for secondary in &config.notify {
+        tellers.spawn(teller.clone().run(secondary.clone()));
+    }
 
     let mut report = tokio::time::interval(REPORT);
     let mut look = tokio::time::interval(LOOK);
@@ -214,9 +227,10 @@ fn reload(path: &Path, running: &Config, keys: &KeyRing) {
                 || new.metrics_listen != running.metrics_listen
                 || new.data_dir != running.data_dir
                 || new.apex.origin != running.apex.origin
+                || new.notify != running.notify
             {
                 tracing::warn!(
-                    "zone, listen, metrics_listen and data_dir change at the next start only"
+                    "zone, listen, metrics_listen, data_dir and notify change at the next start only"
                 );
             }
             let count = new.keys.len();

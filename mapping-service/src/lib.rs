@@ -37,17 +37,19 @@
 //! replay    pure   signed updates seen
 //! tsig      pure   keys, signing, verification
 //! journal   disk   framed entries, torn ends, compaction
+//! history   pure   what has changed of late
 //! writer    thread check -> apply -> commit -> publish -> answer, in batches
-//! server    wire   UDP and TCP, TSIG, transfer
+//! server    wire   UDP and TCP, TSIG, transfer whole (AXFR) or of what changed (IXFR)
+//! notify    wire   tells secondaries of changes, its pace pure
 //! config, daemon, metrics   mat-mapd
 //! zonefile, offline  a zone as text, into the journal and out of it
 //! client           for forwarders and matctl; also works against BIND and Knot
 //! ```
 //! `tests/conformance` puts BIND and Knot in mat-mapd's seat: the same messages,
-//! the same answers, and the same zone.
+//! the same answers, and the same zone; `tests/secondaries` has them and NSD follow it.
 //!
 //! # Limitations
-//! One primary, no secondaries yet: no NOTIFY, no IXFR, no push (RFC 8765). No
+//! One primary: secondaries answer, and changes wait for it. No push (RFC 8765), no
 //! DNSSEC, no TLS. The whole zone is held in memory. Limits of single parts are
 //! on their own page one.
 
@@ -55,8 +57,10 @@ pub mod client;
 mod clock;
 pub mod config;
 pub mod daemon;
+pub mod history;
 pub mod journal;
 pub mod metrics;
+pub mod notify;
 pub mod offline;
 pub mod policy;
 pub mod replay;

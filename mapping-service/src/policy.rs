@@ -56,7 +56,7 @@ pub struct Policy {
     pub types: Vec<RecordType>,
     /// Whether it may change names that are no home's owner.
     pub other_names: bool,
-    /// Whether it may transfer the zone (AXFR), private homes included.
+    /// Whether it may transfer the zone (AXFR, IXFR), private homes included.
     pub transfer: bool,
     /// Private home addresses whose bindings it may read.
     pub reads: Scope,

@@ -16,8 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, RecordType};
 use mat_proto::{Binding, record};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::history::{Before, History};
 use crate::journal::{Entry, Finished, Journal, JournalError, NewJournal, chunks};
 use crate::policy::{Denial, Policy};
 use crate::replay::{Memory, Receipt};
@@ -78,15 +79,21 @@ impl Failure {
 pub struct Shared {
     /// What is published.
     pub zone: RwLock<Zone>,
+    /// What it was of late. Its lock is taken within the zone's only, so that whoever has both
+    /// sees them of the same moment.
+    history: Mutex<History>,
     replay: Mutex<Memory>,
     journal_bytes: AtomicU64,
+    serial: watch::Sender<u32>,
 }
 
 impl Shared {
     /// A zone and what is remembered of signed updates.
     pub fn new(zone: Zone, replay: Memory) -> Self {
         Shared {
+            serial: watch::Sender::new(zone.serial()),
             zone: RwLock::new(zone),
+            history: Mutex::default(),
             replay: Mutex::new(replay),
             journal_bytes: AtomicU64::new(0),
         }
@@ -108,8 +115,27 @@ impl Shared {
         f(&self.zone.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Runs `f` on the published zone and what it was of late.
+    pub fn read_with_history<T>(&self, f: impl FnOnce(&Zone, &History) -> T) -> T {
+        self.read(|zone| f(zone, &self.history()))
+    }
+
+    /// The serial of the zone, to be waited for. It is told once a batch, so at times a later
+    /// one is published already.
+    pub fn serials(&self) -> watch::Receiver<u32> {
+        self.serial.subscribe()
+    }
+
+    fn history(&self) -> MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nobody else changes the zone, so what is to be replaced can be looked up before readers
+    /// have to wait.
     fn publish(&self, change: Change) {
+        let before = self.read(|zone| Before::of(zone, &change));
         let mut zone = self.zone.write().unwrap_or_else(PoisonError::into_inner);
+        self.history().note(before);
         zone.apply(change);
     }
 }
@@ -221,6 +247,9 @@ fn work(shared: &Shared, journal: &mut Journal, batch: Vec<Job>) {
         shared.replay().settle(&job.receipt, code);
         // The asker may be gone; the change stands all the same.
         let _ = job.done.send(result);
+    }
+    if committed && !entries.is_empty() {
+        shared.serial.send_replace(shared.read(Zone::serial));
     }
 }
 

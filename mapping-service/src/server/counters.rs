@@ -20,8 +20,17 @@ causes! {
     Query = "queries",
     /// Questions answered with a signature.
     SignedQuery = "signed_queries",
-    /// Zone transfers given.
+    /// Whole zone transfers given.
     Transfer = "transfers",
+    /// Transfers of what has changed, which was known (IXFR).
+    Incremental = "transfers_incremental",
+    /// Questions for what has changed since a serial that is not older (IXFR).
+    UpToDate = "transfers_up_to_date",
+    /// Whole zone transfers given because what has changed is not known any more (IXFR); also
+    /// counted as transfers.
+    Forgotten = "transfers_forgotten",
+    /// Questions over UDP for what needs TCP (IXFR).
+    NeedsTcp = "transfers_need_tcp",
     /// Zone transfers refused.
     TransferRefused = "transfers_refused",
     /// Questions about names outside the zone.
@@ -52,6 +61,12 @@ causes! {
     Repeated = "updates_repeated",
     /// Updates signed before what the replay memory holds.
     TooOld = "updates_too_old",
+    /// Secondaries told of changes.
+    Notified = "notified",
+    /// Secondaries that refused to be told.
+    NotifyRefused = "notify_refused",
+    /// Secondaries that did not answer when they were told, or could not be told.
+    NotifyLost = "notify_lost",
     /// Messages with an unknown key.
     BadKey = "bad_key",
     /// Messages with a wrong signature.

@@ -1,7 +1,7 @@
 //! The mapping service on the wire: DNS over UDP and TCP.
 //!
-//! Messages are parsed and written by hickory's types; sockets are read by [`udp`]
-//! and [`tcp`], because hickory-server has a task for each datagram, which costs
+//! Messages are parsed and written by hickory's types; sockets are read by `udp`
+//! and `tcp`, because hickory-server has a task for each datagram, which costs
 //! more than its answer, and bounds neither connections nor what waits in them. The
 //! plainest questions are answered without taking them apart (`quick`). Not used is
 //! hickory's `ZoneHandler` with its `Catalog`, because those cannot do what is needed
@@ -11,14 +11,14 @@
 //! * its TSIG errors carry no server time (RFC 8945 section 5.2.3), so an asker
 //!   whose clock is off cannot be told by how much;
 //! * it takes the asker's EDNS size as its own limit;
-//! * NOTIFY and IXFR never reach a `ZoneHandler`.
+//! * IXFR never reaches a `ZoneHandler`.
 //!
 //! An answer to a signed question is signed with the same key. Updates must be
 //! signed; they go to the [`crate::writer`] and come back when they are on disk.
 //!
 //! # Limitations
-//! Zone transfer is AXFR over TCP, for keys with that right; IXFR is answered
-//! with a whole transfer (RFC 1995 section 4). No NOTIFY, no DNSSEC, no TLS.
+//! Zone transfers are for keys with that right only. Nobody notifies a primary, so an
+//! incoming NOTIFY is not served. No DNSSEC, no TLS.
 
 mod auth;
 pub mod counters;
@@ -77,6 +77,11 @@ impl KeyRing {
     pub fn set(&self, keys: Keys, private: Scope) {
         let new = Arc::new(InForce { keys, private });
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = new;
+    }
+
+    /// The key of that name.
+    pub(crate) fn key(&self, name: &Name) -> Option<Arc<KeyEntry>> {
+        self.get().keys.get(name).cloned()
     }
 
     fn get(&self) -> Arc<InForce> {
@@ -231,6 +236,7 @@ impl Handler {
             authoritative: found.code != ResponseCode::Refused,
             answers: found.answers,
             authority: found.authority,
+            ..Reply::default()
         })
     }
 
@@ -330,23 +336,31 @@ impl Handler {
         now: u64,
     ) -> ResponseInfo {
         let allowed = matches!(auth, Auth::Valid(entry, _) if entry.policy.transfer);
-        let ours = request.queries.queries().first().is_some_and(|q| {
+        let question = request.queries.queries().first();
+        let ours = question.is_some_and(|q| {
             self.shared
                 .read(|zone| Name::from(q.name()) == *zone.origin())
         });
-        if !allowed || !ours || request.protocol() != Protocol::Tcp {
+        let whole = question.is_some_and(|q| q.query_type() == RecordType::AXFR);
+        let since = transfer::serial_of(request);
+        let refused = if !allowed || !ours || (whole && request.protocol() != Protocol::Tcp) {
             self.counters.add(Cause::TransferRefused);
             if self.quiet.may_speak(now) {
                 tracing::warn!(
                     from = %request.src(),
-                    "transfer refused: it needs TCP, the zone's name and a key with transfer = true"
+                    "transfer refused: it needs TCP (a whole one), the zone's name and a key with transfer = true"
                 );
             }
-            let reply = Reply::code(ResponseCode::Refused);
-            let sent = reply::send(request, handle, reply, auth, None, now).await;
-            return sent.map_or_else(|| silence(request, ResponseCode::Refused), |sent| sent.info);
-        }
-        self.counters.add(Cause::Transfer);
-        transfer::send(request, handle, &self.shared, auth, now).await
+            ResponseCode::Refused
+        } else if !whole && since.is_none() {
+            self.counters.add(Cause::Malformed);
+            ResponseCode::FormErr
+        } else {
+            let since = since.filter(|_| !whole);
+            let told = (&*self.shared, &*self.counters);
+            return transfer::send(request, handle, told, auth, since, now).await;
+        };
+        let sent = reply::send(request, handle, Reply::code(refused), auth, None, now).await;
+        sent.map_or_else(|| silence(request, refused), |sent| sent.info)
     }
 }

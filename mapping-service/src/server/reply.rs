@@ -19,6 +19,8 @@ pub(super) struct Reply {
     pub(super) code: ResponseCode,
     pub(super) authoritative: bool,
     pub(super) answers: Vec<Record>,
+    /// What to answer instead if `answers` do not fit and being truncated means nothing.
+    pub(super) shorter: Vec<Record>,
     pub(super) authority: Vec<Record>,
 }
 
@@ -38,6 +40,8 @@ pub(super) struct Sent {
     /// Its MAC, which a further message continues.
     pub(super) mac: Vec<u8>,
     pub(super) truncated: bool,
+    /// The shorter answer was given.
+    pub(super) shortened: bool,
 }
 
 /// Sends `reply` to `request`, signed as `auth` demands. `prior` is set for
@@ -60,6 +64,7 @@ pub(super) async fn send<R: ResponseHandler>(
     let mut meta = Metadata::response_from_request(&request.metadata);
     meta.response_code = reply.code;
     meta.authoritative = reply.authoritative;
+    let mut shortened = false;
     loop {
         let build = || {
             MessageResponseBuilder::new(&request.queries, edns.as_ref()).build(
@@ -88,6 +93,11 @@ pub(super) async fn send<R: ResponseHandler>(
             if meta.truncation {
                 return None;
             }
+            if !reply.shorter.is_empty() {
+                reply.answers = std::mem::take(&mut reply.shorter);
+                shortened = true;
+                continue;
+            }
             // Say so, and leave everything out: a part of a set is no set.
             meta.truncation = true;
             reply.answers.clear();
@@ -104,6 +114,7 @@ pub(super) async fn send<R: ResponseHandler>(
             info,
             mac,
             truncated: meta.truncation,
+            shortened,
         });
     }
 }

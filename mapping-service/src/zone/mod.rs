@@ -49,7 +49,7 @@ impl RrSet {
         self.data.len() == other.data.len() && self.data.iter().all(|d| other.data.contains(d))
     }
 
-    fn records<'a>(&'a self, name: &'a Name) -> impl Iterator<Item = Record> + 'a {
+    pub(crate) fn records<'a>(&'a self, name: &'a Name) -> impl Iterator<Item = Record> + 'a {
         self.data
             .iter()
             .map(|data| Record::from_rdata(name.clone(), self.ttl, data.clone()))

@@ -1,0 +1,43 @@
+//! Stock servers as secondaries of mat-mapd: BIND, Knot and NSD, fetched by
+//! `scripts/dns-servers`. Each starts empty, follows the primary by NOTIFY and IXFR, and ends
+//! with exactly its zone. One that is not here is named; with `MAT_CONFORMANCE_ALL=1` that is a
+//! failure.
+
+mod follow;
+mod forms;
+mod servers;
+mod told;
+
+use servers::Kind;
+
+/// Whether there is a server to test.
+fn is_here(kind: Kind) -> bool {
+    if servers::fetched().join("ready").exists() {
+        return true;
+    }
+    let missing = format!("{kind:?} is not here: run scripts/dns-servers");
+    assert!(std::env::var("MAT_CONFORMANCE_ALL").is_err(), "{missing}");
+    eprintln!("{missing}");
+    false
+}
+
+async fn follows(kind: Kind) {
+    if is_here(kind) {
+        follow::follows(kind).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bind_follows() {
+    follows(Kind::Bind).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn knot_follows() {
+    follows(Kind::Knot).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nsd_follows() {
+    follows(Kind::Nsd).await;
+}

@@ -138,17 +138,16 @@ impl Config {
             }
             keys.insert(entry.key.name().clone(), Arc::new(entry));
         }
+        let listen = source.listen(&file)?;
+        let metrics_listen = source.metrics(&file, &listen)?;
         Ok(Config {
-            listen: source.listen(&file)?,
+            listen,
             notify: source.notify(&file, &keys)?,
             data_dir: file.data_dir.unwrap_or_else(|| DATA_DIR.into()),
             apex,
             keys,
             private: source.scope("private", &file.private)?,
-            metrics_listen: match &file.metrics_listen {
-                Some(text) => Some(source.address("metrics_listen", text)?),
-                None => None,
-            },
+            metrics_listen,
         })
     }
 }
@@ -294,8 +293,31 @@ impl Source<'_> {
                 "is empty; name at least one address, e.g. [\"203.0.113.53:53\"]",
             ));
         }
-        let addresses = addresses.iter();
-        addresses.map(|text| self.address("listen", text)).collect()
+        let mut named = Vec::new();
+        for text in addresses {
+            let address = self.address("listen", text)?;
+            if named.contains(&address) && address.port() != 0 {
+                return Err(self.wrong("listen", text, "is named twice; name each address once"));
+            }
+            named.push(address);
+        }
+        Ok(named)
+    }
+
+    fn metrics(
+        &self,
+        file: &File,
+        listen: &[SocketAddr],
+    ) -> Result<Option<SocketAddr>, ConfigError> {
+        let Some(text) = &file.metrics_listen else {
+            return Ok(None);
+        };
+        let address = self.address("metrics_listen", text)?;
+        if listen.contains(&address) && address.port() != 0 {
+            let mend = "is in `listen`, where DNS is served; choose another port";
+            return Err(self.wrong("metrics_listen", text, mend));
+        }
+        Ok(Some(address))
     }
 
     fn notify(&self, file: &File, keys: &Keys) -> Result<Vec<Secondary>, ConfigError> {
@@ -532,6 +554,15 @@ locators = ["all"]
             (
                 format!("{head}metrics_listen = \"9253\""),
                 "mapd.toml:3: metrics_listen = \"9253\": is not an address with a port",
+            ),
+            (
+                format!("{head}metrics_listen = \"127.0.0.1:53\""),
+                "mapd.toml:3: metrics_listen = \"127.0.0.1:53\": is in `listen`",
+            ),
+            (
+                "zone = \"map.example.\"\nlisten = [\"127.0.0.1:53\",\n\"127.0.0.1:53\"]"
+                    .to_owned(),
+                "mapd.toml:3: listen = \"127.0.0.1:53\": is named twice",
             ),
             (
                 format!("{head}private = [\"192.0.2.0/33\"]"),

@@ -86,6 +86,8 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
             }
         });
     }
+    // A limit on the size of files is an error of the write then, as a full disk is.
+    let _too_large = signal(SignalKind::from_raw(nix::libc::SIGXFSZ))?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
@@ -163,7 +165,7 @@ pub(crate) fn recover(config: &Config) -> anyhow::Result<(Zone, Memory, Journal)
             kept_entries = recovered.entries,
             kept_bytes = journal.size(),
             cut_bytes = recovered.torn,
-            "the journal ended in a change that was never acknowledged: cut off, kept aside as journal.torn"
+            "the journal's end is not whole: a change that was never acknowledged, unless the disk has damaged it; cut off, kept aside as journal.torn"
         );
     }
     let change = zone.reconfigure(&config.apex);

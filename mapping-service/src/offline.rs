@@ -11,8 +11,8 @@ use crate::clock::unix_now;
 use crate::config::Config;
 use crate::daemon::recover;
 use crate::writer;
-use crate::zone::lower;
 use crate::zone::update::{Draft, Refusal, Update};
+use crate::zone::{View as _, lower};
 use crate::zonefile;
 
 /// Records whose sets are checked at a time: only memory sets a bound.
@@ -48,6 +48,20 @@ pub fn import(config: &Path, path: &Path) -> anyhow::Result<String> {
         // The serial is no set of the file.
         changed += change.sets.len().saturating_sub(1);
         zone.apply(change);
+        // What an update passes over in silence is a mistake in a file.
+        for set in portion {
+            let [first, ..] = set else { continue };
+            let held = zone.set(&lower(&first.name), first.record_type());
+            if held.is_none_or(|held| set.iter().any(|r| !held.data.contains(&r.data))) {
+                bail!(
+                    "{}: {} {}: not to be had beside the rest (a CNAME stands alone, and not at \
+                     the apex); nothing was imported",
+                    path.display(),
+                    first.name,
+                    first.record_type()
+                );
+            }
+        }
     }
     if changed > 0 {
         // Written beside and renamed: whole, or not at all.

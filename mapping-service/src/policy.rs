@@ -31,6 +31,18 @@ pub enum Scope {
 }
 
 impl Scope {
+    /// Whether everything in `other` is inside.
+    fn covers(&self, other: &Scope) -> bool {
+        match (self, other) {
+            (Scope::All, _) => true,
+            (_, Scope::All) => false,
+            (Scope::Prefixes(own), Scope::Prefixes(others)) => {
+                let inside = |net: &IpNet| own.iter().any(|own| own.contains(net));
+                others.iter().all(inside)
+            }
+        }
+    }
+
     /// Whether nothing is inside.
     pub fn is_empty(&self) -> bool {
         matches!(self, Scope::Prefixes(list) if list.is_empty())
@@ -64,7 +76,8 @@ pub struct Policy {
 
 /// Whether what stands at `name` in the zone `origin` may be told to whoever asks, with the policy
 /// of the key that signed the question, if one did. Where homes are `private`, names that only
-/// lead to them are told to keys alone: whether they exist says who is there.
+/// lead to them are told to those alone who may read all of them: whether they exist says who is
+/// there.
 pub fn may_read(private: &Scope, key: Option<&Policy>, name: &Name, origin: &Name) -> bool {
     if private.is_empty() || !origin.zone_of(name) {
         return true;
@@ -77,7 +90,7 @@ pub fn may_read(private: &Scope, key: Option<&Policy>, name: &Name, origin: &Nam
     let family = name.iter().nth(usize::from(below).wrapping_sub(1));
     let leads_to_homes =
         family.is_some_and(|l| l.eq_ignore_ascii_case(b"h4") || l.eq_ignore_ascii_case(b"h6"));
-    !leads_to_homes || key.is_some()
+    !leads_to_homes || key.is_some_and(|key| key.reads.covers(private))
 }
 
 /// Why a key may not do something.

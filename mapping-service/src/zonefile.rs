@@ -1,8 +1,9 @@
 //! Zone files (RFC 1035 section 5): a zone as text, from and for any other server. Pure.
 //!
 //! # Limitations
-//! `$INCLUDE` takes absolute paths only. What is printed in the form of RFC 3597 (types whose own
-//! form is not known here) other servers read, and this one does not.
+//! hickory's parser misreads quoted strings in parentheses and escapes of three digits, so both
+//! are refused, and so is `$INCLUDE`. What is printed in such a form, or in that of RFC 3597 (types
+//! whose own form is not known here), other servers read, and this one does not.
 
 use std::fmt::Write as _;
 
@@ -27,6 +28,10 @@ pub struct ZoneFileError {
 /// # Errors
 /// The first entry that cannot be read.
 pub fn parse(text: &str, origin: &Name) -> Result<Vec<Record>, ZoneFileError> {
+    if let Some((line, what)) = misread(text) {
+        let error = ParseError::Message(what);
+        return Err(ZoneFileError { line, error });
+    }
     let read = |text: &str| Parser::new(text, None, Some(origin.clone())).parse();
     match read(text) {
         Ok((_, sets)) => Ok(sets
@@ -41,6 +46,38 @@ pub fn parse(text: &str, origin: &Name) -> Result<Vec<Record>, ZoneFileError> {
             Err(ZoneFileError { line, error })
         }
     }
+}
+
+/// The first line with something that the parser would take for something else.
+fn misread(text: &str) -> Option<(usize, &'static str)> {
+    let mut start = 0;
+    entries(text).into_iter().find_map(|(line, end)| {
+        let entry = &text[std::mem::replace(&mut start, end)..end];
+        let (mut depth, mut quoted, mut strings) = (false, false, false);
+        let mut octets = entry.bytes().peekable();
+        while let Some(octet) = octets.next() {
+            match octet {
+                b'\\' if octets.next().is_some_and(|o| o.is_ascii_digit()) => {
+                    return Some((line, "an escape of three digits is not understood"));
+                }
+                b'"' => {
+                    quoted = !quoted;
+                    strings = true;
+                }
+                b';' if !quoted => while octets.next_if(|o| *o != b'\n').is_some() {},
+                b'(' if !quoted => depth = true,
+                _ => {}
+            }
+        }
+        if depth && strings {
+            return Some((
+                line,
+                "a quoted string in parentheses is not understood: write one line",
+            ));
+        }
+        let include = entry.trim_start().starts_with("$INCLUDE");
+        include.then_some((line, "$INCLUDE is not understood: put the files together"))
+    })
 }
 
 /// For each entry the line it begins at and the offset behind it: a line, or several if a
@@ -99,7 +136,35 @@ pub fn print(record: &Record) -> String {
             (format!("TYPE{}", u16::from(record.record_type())), text)
         }
     };
-    format!("{} {} IN {kind} {data}", record.name, record.ttl)
+    format!(
+        "{} {} IN {kind} {data}",
+        print_name(&record.name),
+        record.ttl
+    )
+}
+
+/// Octets beyond letters, digits, `-` and `_` are escaped (RFC 1035 section 5.1).
+fn print_name(name: &Name) -> String {
+    let mut text = String::new();
+    for label in name {
+        for &octet in label {
+            match octet {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => {
+                    text.push(char::from(octet));
+                }
+                b'!'..=b'~' => text.extend(['\\', char::from(octet)]),
+                _ => {
+                    // Writing into a String does not fail.
+                    let _ = write!(text, "\\{octet:03}");
+                }
+            }
+        }
+        text.push('.');
+    }
+    if text.is_empty() {
+        text.push('.');
+    }
+    text
 }
 
 /// Whether [`print_svcb`] knows its form (RFC 9460 section 2.1).

@@ -146,11 +146,12 @@ impl Journal {
         let lock = lock(dir)?;
         let path = dir.join("journal");
         let mut bytes = Vec::new();
+        let mut is_new = false;
         match File::open(&path) {
             Ok(mut file) => {
                 file.read_to_end(&mut bytes).map_err(fail(&path))?;
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => is_new = true,
             Err(error) => return Err(fail(&path)(error)),
         }
         let mut recovered = Recovered::default();
@@ -159,7 +160,7 @@ impl Journal {
             end: 0,
             batch: 0,
         };
-        if bytes.is_empty() {
+        if is_new {
             NewJournal::create(dir, origin, 0)?.finish()?.install(dir)?;
         } else {
             sound = read(&path, &bytes, origin, |entry| {
@@ -682,9 +683,12 @@ mod tests {
                 .to_string()
                 .contains("zone map.example., not of other.example.")
         );
-        std::fs::write(dir.path().join("journal"), "hello").unwrap();
-        let error = reopened(dir.path()).unwrap_err();
-        assert!(matches!(error, JournalError::Foreign(_)), "{error}");
+        // An empty one was not made by us either.
+        for octets in ["hello", ""] {
+            std::fs::write(dir.path().join("journal"), octets).unwrap();
+            let error = reopened(dir.path()).unwrap_err();
+            assert!(matches!(error, JournalError::Foreign(_)), "{error}");
+        }
     }
 
     #[test]

@@ -35,19 +35,21 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use hickory_proto::ProtoError;
 use hickory_proto::op::{OpCode, Query, ResponseCode};
-use hickory_proto::rr::{DNSClass, Name, RecordType};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::{Request, ResponseHandler, ResponseInfo};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::config::{KeyEntry, Keys};
 use crate::policy::{self, Scope};
 use crate::replay::{Receipt, Seen};
 use crate::tsig::Signature;
 use crate::writer::{Failure, Job, Order, Shared};
+use crate::zone::lower;
 use crate::zone::update::{Refusal, Update};
 use auth::Auth;
 use counters::{Cause, Counters};
+use mat_proto::record;
 use quiet::Quiet;
 use reply::{Reply, silence};
 
@@ -99,7 +101,12 @@ pub struct Handler {
     queue: mpsc::Sender<Order>,
     counters: Arc<Counters>,
     quiet: Quiet,
+    /// Each copies the zone.
+    transfers: Semaphore,
 }
+
+/// Zone transfers at the same time; others wait.
+const TRANSFERS: usize = 2;
 
 impl Handler {
     /// Answers `request` at `now` (Unix seconds) through `handle`.
@@ -134,7 +141,7 @@ impl Handler {
                     Asked::Answer(reply) => Some(reply),
                     Asked::Transfer => return self.transfer(request, handle, &auth, now).await,
                 },
-                OpCode::Update => self.update(request, &auth, now).await,
+                OpCode::Update => self.update(request, &auth, &in_force.private, now).await,
                 _ => {
                     self.counters.add(Cause::NotImplemented);
                     Some(Reply::code(ResponseCode::NotImp))
@@ -177,6 +184,7 @@ impl Handler {
             queue,
             counters,
             quiet: Quiet::default(),
+            transfers: Semaphore::new(TRANSFERS),
         }
     }
 
@@ -220,7 +228,11 @@ impl Handler {
             let told = |name: &Name| policy::may_read(private, key, name, zone.origin());
             let found = told(&name).then(|| zone.answer(&name, kind))?;
             // An alias leads elsewhere.
-            found.answers.iter().all(|r| told(&r.name)).then_some(found)
+            let aliases = found.answers.iter().filter_map(|r| match &r.data {
+                RData::CNAME(target) => Some(&target.0),
+                _ => None,
+            });
+            aliases.into_iter().all(told).then_some(found)
         });
         let Some(found) = found else {
             self.counters.add(Cause::Private);
@@ -241,7 +253,13 @@ impl Handler {
     }
 
     /// `None`: no answer now, the first copy's is on its way.
-    async fn update(&self, request: &Request, auth: &Auth, now: u64) -> Option<Reply> {
+    async fn update(
+        &self,
+        request: &Request,
+        auth: &Auth,
+        private: &Scope,
+        now: u64,
+    ) -> Option<Reply> {
         let Auth::Valid(entry, signature) = auth else {
             self.counters.add(Cause::Unsigned);
             if self.quiet.may_speak(now) {
@@ -249,6 +267,17 @@ impl Handler {
             }
             return Some(Reply::code(ResponseCode::Refused));
         };
+        // A prerequisite is a question.
+        let origin = self.shared.read(|zone| zone.origin().clone());
+        let told = |record: &Record| {
+            let (policy, name) = (&entry.policy, lower(&record.name));
+            let own = record::home(&name, &origin).is_some_and(|h| policy.homes.contains(h.ip()));
+            own || policy::may_read(private, Some(policy), &name, &origin)
+        };
+        if !request.answers.iter().all(told) {
+            self.counters.add(Cause::Private);
+            return Some(Reply::code(ResponseCode::Refused));
+        }
         let receipt = Receipt {
             key: entry.key.name().clone(),
             time: signature.time,
@@ -356,6 +385,11 @@ impl Handler {
             self.counters.add(Cause::Malformed);
             ResponseCode::FormErr
         } else {
+            // What goes into a datagram is small, and does not wait.
+            let _turn = match request.protocol() {
+                Protocol::Tcp => self.transfers.acquire().await.ok(),
+                _ => None,
+            };
             let since = since.filter(|_| !whole);
             let told = (&*self.shared, &*self.counters);
             return transfer::send(request, handle, told, auth, since, now).await;

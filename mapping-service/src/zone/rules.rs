@@ -77,8 +77,8 @@ pub enum Breach {
         /// The homes.
         homes: [Home; 2],
     },
-    /// More records than [`super::update::MAX_SET`].
-    #[error("{1} of {0} would have more than {max} records", max = super::update::MAX_SET)]
+    /// More records than [`super::update::MAX_SET`], or more octets than an answer takes.
+    #[error("{1} of {0} would have more than {max} records, or not fit an answer", max = super::update::MAX_SET)]
     SetTooLarge(Name, RecordType),
 }
 

@@ -8,20 +8,27 @@
 //! Section numbers below are RFC 2136's.
 //!
 //! # Limitations
-//! Sets of more than [`MAX_SET`] records are refused. What may be written at a
+//! Sets of more than [`MAX_SET`] records, or too large for an answer, are refused. What may be written at a
 //! home address's owner is narrower still: see [`super::rules`].
 
 use std::collections::BTreeMap;
 
 use hickory_proto::op::{Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use hickory_proto::serialize::binary::BinEncodable as _;
 use mat_proto::{Epoch, Locator};
 
 use super::rules::{self, Breach};
 use super::{Change, RrSet, View, Zone, lower, next_serial, serial_newer};
 
-/// Records in one RRset, at most: such a set still fits one TCP answer.
+/// Records in one RRset, at most.
 pub const MAX_SET: usize = 256;
+
+/// Octets of one RRset in an answer, at most: with question and signature they fit a message.
+const MAX_OCTETS: usize = 60_000;
+
+/// Octets of a record without its data, its name compressed.
+const RECORD: usize = 12;
 
 /// The sections of an UPDATE message.
 #[derive(Clone, Debug, Default)]
@@ -364,7 +371,12 @@ impl Layer<'_, '_> {
             _ => Vec::new(),
         };
         if !data.contains(&record.data) {
-            if data.len() >= MAX_SET {
+            let octets = |data: &RData| {
+                data.to_bytes()
+                    .map_or(0, |wire: Vec<u8>| wire.len() + RECORD)
+            };
+            let size = || data.iter().map(octets).sum::<usize>() + octets(&record.data);
+            if data.len() >= MAX_SET || (!data.is_empty() && size() > MAX_OCTETS) {
                 return Err(Breach::SetTooLarge(name, kind).into());
             }
             data.push(record.data.clone());

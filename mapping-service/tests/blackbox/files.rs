@@ -96,6 +96,22 @@ fn a_zone_file_with_a_mistake_changes_nothing() {
             "note.elsewhere.example. is outside the zone",
         ),
         (
+            format!("{newer}alias TXT \"x\"\n"),
+            "not to be had beside the rest",
+        ),
+        (
+            format!("{newer}par TXT ( \"a\"\n \"b\" )\n"),
+            "zone.txt: line 6: a quoted string in parentheses",
+        ),
+        (
+            format!("{newer}esc TXT \"a\\092\"\n"),
+            "zone.txt: line 6: an escape of three digits",
+        ),
+        (
+            format!("{newer}$INCLUDE /etc/passwd\n"),
+            "zone.txt: line 6: $INCLUDE",
+        ),
+        (
             newer.replace("note TXT", "note NOTHING"),
             "zone.txt: line 5: ",
         ),

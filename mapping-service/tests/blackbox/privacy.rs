@@ -55,6 +55,28 @@ fn private_homes_are_told_to_those_who_may_read_them() {
     }
     // Nobody learns by asking for what leads there.
     assert!(ask(&mapd, &format!("2.0.192.h4.{ZONE} SVCB"), "").contains("REFUSED"));
+    // Nor by an alias, whether it leads somewhere or not, nor by a prerequisite.
+    let done = mapd.nsupdate(&format!(
+        "update add nowhere.{ZONE} 5 CNAME 11.2.0.192.h4.{ZONE}"
+    ));
+    assert!(done.ok, "{}", done.text);
+    for what in ["alias", "nowhere"] {
+        for kind in ["A", "SVCB", "CNAME", "TXT"] {
+            let said = ask(&mapd, &format!("{what}.{ZONE} {kind}"), "");
+            assert!(said.contains("REFUSED"), "{said}");
+        }
+    }
+    let foreign = closed.replace("homes = [\"192.0.2.0/25\"]", "homes = []");
+    let data = dir.path().join("data").display().to_string();
+    std::fs::write(dir.path().join("mapd.toml"), foreign.replace("DATA", &data)).unwrap();
+    mapd.signal(nix::sys::signal::Signal::SIGHUP);
+    mapd.wait_for("reloaded keys=2");
+    for (home, wanted) in [(10, "REFUSED"), (11, "REFUSED"), (200, "NOERROR")] {
+        let key = format!("hmac-sha512:site-b:{SECRET_B}");
+        let said = mapd.nsupdate_as(&key, &format!("prereq yxdomain {home}.2.0.192.h4.{ZONE}"));
+        assert!(said.text.contains(wanted), "{home}: {}", said.text);
+    }
+
     // What is not private is told as ever.
     assert!(
         mapd.dig_binding("200.2.0.192.h4")
@@ -63,10 +85,12 @@ fn private_homes_are_told_to_those_who_may_read_them() {
     assert!(ask(&mapd, &format!("{ZONE} SOA"), "").contains("NOERROR"));
 
     // And all of it again once nothing is private.
-    let data = dir.path().join("data").display().to_string();
     std::fs::write(dir.path().join("mapd.toml"), open.replace("DATA", &data)).unwrap();
     mapd.signal(nix::sys::signal::Signal::SIGHUP);
-    mapd.wait_for("reloaded");
+    mat_netns::wait_until(PATIENCE, "everything to be open", || {
+        (!mapd.dig_binding("10.2.0.192.h4").is_empty()).then_some(())
+    })
+    .unwrap();
     assert!(mapd.dig_binding("10.2.0.192.h4").contains("198.51.100.10"));
     mapd.stop();
 }

@@ -228,10 +228,10 @@ fn private_homes_are_told_to_their_keys_alone() {
         ("100.2.0.192.H4", false, false),
         ("200.2.0.192.h4", true, true),
         // Whether they exist says who is there.
-        ("2.0.192.h4", false, true),
-        ("h4", false, true),
-        ("x.1.2.0.192.h4", false, true),
-        ("h6", false, true),
+        ("2.0.192.h4", false, false),
+        ("h4", false, false),
+        ("x.1.2.0.192.h4", false, false),
+        ("h6", false, false),
         ("h4.note", true, true),
         ("note", true, true),
     ] {
@@ -242,4 +242,10 @@ fn private_homes_are_told_to_their_keys_alone() {
         assert!(may_read(&open, None, &owner, &origin));
     }
     assert!(may_read(&private, None, &origin, &origin));
+    let all = Policy {
+        reads: net("192.0.2.0/24"),
+        ..site_b()
+    };
+    let owner = name("2.0.192.h4.map.example.");
+    assert!(may_read(&private, Some(&all), &owner, &origin));
 }

@@ -95,7 +95,7 @@ impl Seat {
         if self != Seat::Mat {
             command.env(
                 "LD_LIBRARY_PATH",
-                fetched().join("usr/lib/x86_64-linux-gnu"),
+                fetched().join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH)),
             );
         }
         command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");

@@ -260,7 +260,7 @@ impl Kind {
         let mut command = Command::new(fetched().join("usr/sbin").join(program));
         command.args(arguments).env(
             "LD_LIBRARY_PATH",
-            fetched().join("usr/lib/x86_64-linux-gnu"),
+            fetched().join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH)),
         );
         let config = config(address.port(), primary.port(), dir);
         Server::start(command, address, dir, &config)

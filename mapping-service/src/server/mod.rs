@@ -37,7 +37,7 @@ use hickory_proto::ProtoError;
 use hickory_proto::op::{OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_server::net::xfer::Protocol;
-use hickory_server::server::{Request, ResponseHandler, ResponseInfo};
+use hickory_server::server::Request;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::config::{KeyEntry, Keys};
@@ -45,13 +45,13 @@ use crate::policy::{self, Scope};
 use crate::replay::{Receipt, Seen};
 use crate::tsig::Signature;
 use crate::writer::{Failure, Job, Order, Shared};
-use crate::zone::lower;
+use crate::zone::Zone;
 use crate::zone::update::{Refusal, Update};
 use auth::Auth;
 use counters::{Cause, Counters};
 use mat_proto::record;
 use quiet::Quiet;
-use reply::{Reply, silence};
+use reply::{Reply, Way};
 
 /// The keys in force and what only they may read, replaced as a whole on reload.
 #[derive(Debug)]
@@ -109,13 +109,8 @@ pub struct Handler {
 const TRANSFERS: usize = 2;
 
 impl Handler {
-    /// Answers `request` at `now` (Unix seconds) through `handle`.
-    async fn respond<R: ResponseHandler>(
-        &self,
-        request: &Request,
-        handle: R,
-        now: u64,
-    ) -> ResponseInfo {
+    /// Answers `request` at `now` (Unix seconds).
+    async fn respond(&self, request: &Request, way: &impl Way, now: u64) {
         let in_force = self.keys.get();
         let auth = Auth::of(
             request.signature.as_deref(),
@@ -139,7 +134,7 @@ impl Handler {
             match request.metadata.op_code {
                 OpCode::Query => match self.query(request, &auth, &in_force.private) {
                     Asked::Answer(reply) => Some(reply),
-                    Asked::Transfer => return self.transfer(request, handle, &auth, now).await,
+                    Asked::Transfer => return self.transfer(request, way, &auth, now).await,
                 },
                 OpCode::Update => self.update(request, &auth, &in_force.private, now).await,
                 _ => {
@@ -148,18 +143,11 @@ impl Handler {
                 }
             }
         };
-        let Some(reply) = reply else {
-            return silence(request, ResponseCode::NoError);
-        };
-        let code = reply.code;
-        match reply::send(request, handle, reply, &auth, None, now).await {
-            Some(sent) => {
-                if sent.truncated {
-                    self.counters.add(Cause::Truncated);
-                }
-                sent.info
-            }
-            None => silence(request, code),
+        if let Some(reply) = reply
+            && let Some(sent) = reply::send(request, way, reply, &auth, None, now).await
+            && sent.truncated
+        {
+            self.counters.add(Cause::Truncated);
         }
     }
 }
@@ -268,13 +256,18 @@ impl Handler {
             return Some(Reply::code(ResponseCode::Refused));
         };
         // A prerequisite is a question.
-        let origin = self.shared.read(|zone| zone.origin().clone());
-        let told = |record: &Record| {
-            let (policy, name) = (&entry.policy, lower(&record.name));
-            let own = record::home(&name, &origin).is_some_and(|h| policy.homes.contains(h.ip()));
-            own || policy::may_read(private, Some(policy), &name, &origin)
+        let told = |zone: &Zone, record: &Record| {
+            let (policy, origin) = (&entry.policy, zone.origin());
+            let own = || {
+                record::home(&record.name, origin).is_some_and(|h| policy.homes.contains(h.ip()))
+            };
+            policy::may_read(private, Some(policy), &record.name, origin) || own()
         };
-        if !request.answers.iter().all(told) {
+        let asked = &request.answers;
+        if !self
+            .shared
+            .read(|zone| asked.iter().all(|record| told(zone, record)))
+        {
             self.counters.add(Cause::Private);
             return Some(Reply::code(ResponseCode::Refused));
         }
@@ -357,13 +350,7 @@ impl Handler {
         failure.code()
     }
 
-    async fn transfer<R: ResponseHandler>(
-        &self,
-        request: &Request,
-        handle: R,
-        auth: &Auth,
-        now: u64,
-    ) -> ResponseInfo {
+    async fn transfer(&self, request: &Request, way: &impl Way, auth: &Auth, now: u64) {
         let allowed = matches!(auth, Auth::Valid(entry, _) if entry.policy.transfer);
         let question = request.queries.queries().first();
         let ours = question.is_some_and(|q| {
@@ -392,9 +379,9 @@ impl Handler {
             };
             let since = since.filter(|_| !whole);
             let told = (&*self.shared, &*self.counters);
-            return transfer::send(request, handle, told, auth, since, now).await;
+            return transfer::send(request, way, told, auth, since, now).await;
         };
-        let sent = reply::send(request, handle, Reply::code(refused), auth, None, now).await;
-        sent.map_or_else(|| silence(request, refused), |sent| sent.info)
+        // Whoever is gone needs no refusal.
+        let _sent = reply::send(request, way, Reply::code(refused), auth, None, now).await;
     }
 }

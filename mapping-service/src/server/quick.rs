@@ -114,15 +114,13 @@ mod tests {
     use futures_util::FutureExt as _;
     use hickory_proto::op::{Edns as EdnsRecord, Message, MessageType, OpCode, Query};
     use hickory_proto::rr::rdata::{A, TXT};
-    use hickory_proto::rr::{DNSClass, RData, Record};
-    use hickory_proto::serialize::binary::BinEncoder;
-    use hickory_server::net::NetError;
+    use hickory_proto::rr::{DNSClass, RData};
     use hickory_server::net::xfer::Protocol;
-    use hickory_server::server::{Request, ResponseHandler, ResponseInfo};
-    use hickory_server::zone_handler::MessageResponse;
+    use hickory_server::server::Request;
 
     use super::*;
     use crate::replay::Memory;
+    use crate::server::reply::Way;
     use crate::server::{Handler, KeyRing};
     use crate::writer::Shared;
     use crate::zone::tests::{apex, name, put};
@@ -131,23 +129,10 @@ mod tests {
     #[derive(Clone, Default)]
     struct Answers(Arc<Mutex<Vec<Vec<u8>>>>);
 
-    #[async_trait::async_trait]
-    impl ResponseHandler for Answers {
-        async fn send_response<'a>(
-            &mut self,
-            response: MessageResponse<
-                '_,
-                'a,
-                impl Iterator<Item = &'a Record> + Send + 'a,
-                impl Iterator<Item = &'a Record> + Send + 'a,
-                impl Iterator<Item = &'a Record> + Send + 'a,
-                impl Iterator<Item = &'a Record> + Send + 'a,
-            >,
-        ) -> Result<ResponseInfo, NetError> {
-            let mut octets = Vec::new();
-            let info = response.destructive_emit(&mut BinEncoder::new(&mut octets))?;
-            self.0.lock().unwrap().push(octets);
-            Ok(info)
+    impl Way for Answers {
+        async fn send(&self, message: Vec<u8>) -> bool {
+            self.0.lock().unwrap().push(message);
+            true
         }
     }
 
@@ -211,7 +196,7 @@ mod tests {
                     quick += 1;
                     let whole = Answers::default();
                     let request = Request::from_bytes(wire, from, Protocol::Udp).unwrap();
-                    let responding = handler.respond(&request, whole.clone(), 0);
+                    let responding = handler.respond(&request, &whole, 0);
                     responding.now_or_never().unwrap();
                     // It compresses less, so octets differ.
                     let read = |octets: &Vec<u8>| Message::from_vec(octets).unwrap();

@@ -1,10 +1,13 @@
 //! An answer on its way out: size, truncation, signature.
 
-use hickory_proto::op::{Edns, Header, HeaderCounts, Metadata, ResponseCode};
+use std::future::Future;
+
+use hickory_proto::op::{Edns, Metadata, ResponseCode};
 use hickory_proto::rr::Record;
+use hickory_proto::rr::rdata::TSIG;
 use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
 use hickory_server::net::xfer::Protocol;
-use hickory_server::server::{Request, ResponseHandler, ResponseInfo};
+use hickory_server::server::Request;
 use hickory_server::zone_handler::MessageResponseBuilder;
 
 use super::auth::Auth;
@@ -34,9 +37,14 @@ impl Reply {
     }
 }
 
+/// How answers get to whoever has asked.
+pub(super) trait Way: Sync {
+    /// Sends one message; `false` if the asker is gone.
+    fn send(&self, message: Vec<u8>) -> impl Future<Output = bool> + Send;
+}
+
 /// What was sent.
 pub(super) struct Sent {
-    pub(super) info: ResponseInfo,
     /// Its MAC, which a further message continues.
     pub(super) mac: Vec<u8>,
     pub(super) truncated: bool,
@@ -46,9 +54,9 @@ pub(super) struct Sent {
 
 /// Sends `reply` to `request`, signed as `auth` demands. `prior` is set for
 /// further messages of one answer. `None` if it could not be sent.
-pub(super) async fn send<R: ResponseHandler>(
+pub(super) async fn send(
     request: &Request,
-    mut handle: R,
+    way: &impl Way,
     mut reply: Reply,
     auth: &Auth,
     prior: Option<&[u8]>,
@@ -66,57 +74,46 @@ pub(super) async fn send<R: ResponseHandler>(
     meta.authoritative = reply.authoritative;
     let mut shortened = false;
     loop {
-        let build = || {
-            MessageResponseBuilder::new(&request.queries, edns.as_ref()).build(
-                meta,
-                reply.answers.iter(),
-                reply.authority.iter(),
-                [],
-                [],
-            )
-        };
-        let mut unsigned = Vec::new();
-        let mut encoder = BinEncoder::new(&mut unsigned);
-        let encoded = build().destructive_emit(&mut encoder).ok();
-        let fitted = match encoded {
-            Some(info) if info.truncation == meta.truncation => {
-                let tsig = auth.sign(&unsigned, prior, now).ok()?;
-                let tsig_len = tsig
-                    .as_ref()
-                    .map_or(Ok(0), |t| t.to_bytes().map(|b| b.len()));
-                let fits = unsigned.len() + tsig_len.ok()? <= limit.into();
-                (fits || meta.truncation).then_some(tsig)
-            }
-            _ => None,
-        };
-        let Some(tsig) = fitted else {
-            if meta.truncation {
-                return None;
-            }
-            if !reply.shorter.is_empty() {
-                reply.answers = std::mem::take(&mut reply.shorter);
-                shortened = true;
-                continue;
-            }
-            // Say so, and leave everything out: a part of a set is no set.
-            meta.truncation = true;
-            reply.answers.clear();
-            reply.authority.clear();
-            continue;
-        };
-        let mac = tsig.as_ref().map_or(Vec::new(), |t| t.data.mac.clone());
-        let mut response = build();
-        if let Some(tsig) = tsig {
-            response.set_signature(tsig);
+        let mut message = Vec::with_capacity(512);
+        let response = MessageResponseBuilder::new(&request.queries, edns.as_ref());
+        let (answers, authority) = (reply.answers.iter(), reply.authority.iter());
+        let response = response.build(meta, answers, authority, [], []);
+        let encoded = response.destructive_emit(&mut BinEncoder::new(&mut message));
+        let mut mac = Vec::new();
+        let whole = encoded.is_ok_and(|info| info.truncation == meta.truncation);
+        if whole && let Some(tsig) = auth.sign(&message, prior, now).ok()? {
+            append(&mut message, &tsig)?;
+            mac = tsig.data.mac;
         }
-        let info = handle.send_response(response).await.ok()?;
-        return Some(Sent {
-            info,
-            mac,
-            truncated: meta.truncation,
-            shortened,
-        });
+        if whole && (message.len() <= limit.into() || meta.truncation) {
+            return way.send(message).await.then_some(Sent {
+                mac,
+                truncated: meta.truncation,
+                shortened,
+            });
+        }
+        if meta.truncation {
+            return None;
+        }
+        if !reply.shorter.is_empty() {
+            reply.answers = std::mem::take(&mut reply.shorter);
+            shortened = true;
+            continue;
+        }
+        // Say so, and leave everything out: a part of a set is no set.
+        meta.truncation = true;
+        reply.answers.clear();
+        reply.authority.clear();
     }
+}
+
+/// A signature is the last record of a message (RFC 8945 section 5.1).
+fn append(message: &mut Vec<u8>, tsig: &Record<TSIG>) -> Option<()> {
+    let [high, low] = message.get(10..12)?.try_into().ok()?;
+    let additional = u16::from_be_bytes([high, low]).checked_add(1)?;
+    message[10..12].copy_from_slice(&additional.to_be_bytes());
+    message.extend(tsig.to_bytes().ok()?);
+    Some(())
 }
 
 fn limit(request: &Request) -> u16 {
@@ -125,14 +122,4 @@ fn limit(request: &Request) -> u16 {
         (Protocol::Udp, None) => 512,
         _ => u16::MAX,
     }
-}
-
-/// For hickory-server's own bookkeeping where nothing was sent.
-pub(super) fn silence(request: &Request, code: ResponseCode) -> ResponseInfo {
-    let mut metadata = Metadata::response_from_request(&request.metadata);
-    metadata.response_code = code;
-    ResponseInfo::from(Header {
-        metadata,
-        counts: HeaderCounts::default(),
-    })
 }

@@ -10,12 +10,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hickory_proto::rr::Record;
-use hickory_proto::serialize::binary::BinEncoder;
-use hickory_server::net::NetError;
 use hickory_server::net::xfer::Protocol;
-use hickory_server::server::{ResponseHandler, ResponseInfo};
-use hickory_server::zone_handler::MessageResponse;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -26,6 +21,7 @@ use tokio::time::{sleep, timeout};
 use super::Handler;
 use super::counters::Cause;
 use super::message::{Received, receive};
+use super::reply::Way;
 use crate::clock::unix_now;
 
 /// Connections in all: a descriptor and some KiB each.
@@ -181,9 +177,9 @@ async fn serve(
         let now = unix_now();
         match receive(&octets, from, Protocol::Tcp) {
             Received::Request(request) => {
-                let (handler, reply) = (handler.clone(), Reply(answers.clone()));
+                let (handler, way) = (handler.clone(), ByTcp(answers.clone()));
                 tasks.spawn(async move {
-                    handler.respond(&request, reply, now).await;
+                    handler.respond(&request, &way, now).await;
                     drop(slot);
                 });
             }
@@ -224,27 +220,11 @@ async fn write(mut writer: OwnedWriteHalf, mut waiting: mpsc::Receiver<Vec<u8>>)
 }
 
 /// Where answers go.
-#[derive(Clone)]
-struct Reply(mpsc::Sender<Vec<u8>>);
+struct ByTcp(mpsc::Sender<Vec<u8>>);
 
-#[async_trait::async_trait]
-impl ResponseHandler for Reply {
-    async fn send_response<'a>(
-        &mut self,
-        response: MessageResponse<
-            '_,
-            'a,
-            impl Iterator<Item = &'a Record> + Send + 'a,
-            impl Iterator<Item = &'a Record> + Send + 'a,
-            impl Iterator<Item = &'a Record> + Send + 'a,
-            impl Iterator<Item = &'a Record> + Send + 'a,
-        >,
-    ) -> Result<ResponseInfo, NetError> {
-        let mut octets = Vec::with_capacity(512);
-        let info = response.destructive_emit(&mut BinEncoder::new(&mut octets))?;
-        let sent = self.0.send(octets).await;
-        sent.map_err(|_| NetError::from("the connection is gone"))?;
-        Ok(info)
+impl Way for ByTcp {
+    async fn send(&self, message: Vec<u8>) -> bool {
+        self.0.send(message).await.is_ok()
     }
 }
 

@@ -4,15 +4,14 @@
 //! # Limitations
 //! The zone is copied once for each transfer, so that all of it is of one moment.
 
-use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::BinEncodable;
 use hickory_server::net::xfer::Protocol;
-use hickory_server::server::{Request, ResponseHandler, ResponseInfo};
+use hickory_server::server::Request;
 
 use super::auth::Auth;
 use super::counters::{Cause, Counters};
-use super::reply::{self, Reply, UDP_PAYLOAD, silence};
+use super::reply::{self, Reply, UDP_PAYLOAD, Way};
 use crate::history::{Difference, History};
 use crate::writer::Shared;
 use crate::zone::{View as _, Zone, serial_newer};
@@ -45,14 +44,14 @@ pub(super) fn serial_of(request: &Request) -> Option<u32> {
 }
 
 /// Sends the zone, or what has changed of it `since` that serial.
-pub(super) async fn send<R: ResponseHandler>(
+pub(super) async fn send(
     request: &Request,
-    handle: R,
+    way: &impl Way,
     (shared, counters): (&Shared, &Counters),
     auth: &Auth,
     since: Option<u32>,
     now: u64,
-) -> ResponseInfo {
+) {
     let content = shared.read_with_history(|zone, history| match since {
         None => whole(zone, Cause::Transfer),
         Some(serial) => changed(zone, history, serial, request.protocol()),
@@ -60,7 +59,6 @@ pub(super) async fn send<R: ResponseHandler>(
     let count = content.records.len();
     let mut cause = content.cause;
     let mut shorter = content.shorter;
-    let mut info = silence(request, ResponseCode::ServFail);
     let mut prior: Option<Vec<u8>> = None;
     for answers in messages(content.records) {
         let reply = Reply {
@@ -69,15 +67,14 @@ pub(super) async fn send<R: ResponseHandler>(
             shorter: std::mem::take(&mut shorter),
             ..Reply::default()
         };
-        let sent = reply::send(request, handle.clone(), reply, auth, prior.as_deref(), now).await;
+        let sent = reply::send(request, way, reply, auth, prior.as_deref(), now).await;
         let Some(sent) = sent else {
             tracing::warn!(from = %request.src(), "transfer broken off: the asker is gone");
-            return info;
+            return;
         };
         if sent.shortened {
             cause = Cause::NeedsTcp;
         }
-        info = sent.info;
         prior = Some(sent.mac);
     }
     counters.add(cause);
@@ -91,7 +88,6 @@ pub(super) async fn send<R: ResponseHandler>(
         // Secondaries of a busy zone ask all the time.
         cause => tracing::debug!(%from, since, ?cause, records = count, "changes transferred"),
     }
-    info
 }
 
 /// The zone, its SOA first and last.

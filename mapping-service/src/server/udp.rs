@@ -10,18 +10,14 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use hickory_proto::op::OpCode;
-use hickory_proto::rr::Record;
-use hickory_proto::serialize::binary::BinEncoder;
-use hickory_server::net::NetError;
 use hickory_server::net::xfer::Protocol;
-use hickory_server::server::{ResponseHandler, ResponseInfo};
-use hickory_server::zone_handler::MessageResponse;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::Handler;
 use super::counters::Cause;
 use super::message::{Received, receive};
+use super::reply::Way;
 use crate::clock::unix_now;
 use crate::writer::QUEUE;
 
@@ -106,7 +102,7 @@ impl Port {
 
     fn thoroughly(&self, asked: &[u8], from: SocketAddr) {
         let now = unix_now();
-        let reply = Reply {
+        let way = ByUdp {
             socket: self.socket.clone(),
             to: from,
         };
@@ -120,7 +116,7 @@ impl Port {
         };
         if request.metadata.op_code != OpCode::Update {
             // Nothing in it waits.
-            let answered = self.handler.respond(&request, reply, now).now_or_never();
+            let answered = self.handler.respond(&request, &way, now).now_or_never();
             debug_assert!(answered.is_some());
             return;
         }
@@ -130,7 +126,7 @@ impl Port {
         };
         let handler = self.handler.clone();
         self.runtime.spawn(async move {
-            handler.respond(&request, reply, now).await;
+            handler.respond(&request, &way, now).await;
             drop(permit);
         });
     }
@@ -160,28 +156,14 @@ fn send(socket: &UdpSocket, answer: &[u8], to: SocketAddr) {
 }
 
 /// Where an answer goes.
-#[derive(Clone)]
-struct Reply {
+struct ByUdp {
     socket: Arc<UdpSocket>,
     to: SocketAddr,
 }
 
-#[async_trait::async_trait]
-impl ResponseHandler for Reply {
-    async fn send_response<'a>(
-        &mut self,
-        response: MessageResponse<
-            '_,
-            'a,
-            impl Iterator<Item = &'a Record> + Send + 'a,
-            impl Iterator<Item = &'a Record> + Send + 'a,
-            impl Iterator<Item = &'a Record> + Send + 'a,
-            impl Iterator<Item = &'a Record> + Send + 'a,
-        >,
-    ) -> Result<ResponseInfo, NetError> {
-        let mut octets = Vec::with_capacity(512);
-        let info = response.destructive_emit(&mut BinEncoder::new(&mut octets))?;
-        send(&self.socket, &octets, self.to);
-        Ok(info)
+impl Way for ByUdp {
+    async fn send(&self, message: Vec<u8>) -> bool {
+        send(&self.socket, &message, self.to);
+        true
     }
 }

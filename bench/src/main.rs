@@ -40,7 +40,6 @@ mod plan;
 mod record;
 mod report;
 mod run;
-mod stats;
 mod tools;
 
 use std::path::{Path, PathBuf};
@@ -49,6 +48,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, anyhow};
 use clap::Parser;
+
+use mat_bench::stats;
 
 use machine::Machine;
 use plan::{Conditions, Family, Measure, Plan, SetUp, Wishes};

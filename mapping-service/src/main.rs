@@ -34,7 +34,8 @@ enum Command {
         /// The zone file
         file: PathBuf,
     },
-    /// Print the zone as a zone file; mat-mapd must not run.
+    /// Print the zone as a zone file; mat-mapd must not run (one that runs is read with `dig AXFR`
+    /// and a key with transfer = true).
     Export,
 }
 

@@ -10,7 +10,7 @@ use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
 use crate::clock::unix_now;
 use crate::config::Config;
 use crate::daemon::recover;
-use crate::writer;
+use crate::writer::{Shared, write_snapshot};
 use crate::zone::update::{Draft, Refusal, Update};
 use crate::zone::{View as _, lower};
 use crate::zonefile;
@@ -63,17 +63,20 @@ pub fn import(config: &Path, path: &Path) -> anyhow::Result<String> {
             }
         }
     }
-    if changed > 0 {
-        // Written beside and renamed: whole, or not at all.
-        journal.compact(writer::snapshot(&zone, &replay, unix_now()))?;
-    }
     let (bindings, others) = zone.count();
-    Ok(format!(
+    let said = format!(
         "{} sets read, {changed} changed; the zone has {bindings} bindings and {others} other \
          names, serial {}",
         sets.len(),
         zone.serial()
-    ))
+    );
+    if changed > 0 {
+        // Written beside and renamed: whole, or not at all.
+        let shared = Shared::new(zone, replay);
+        let new = write_snapshot(&shared, journal.begin_compaction()?, unix_now())?;
+        journal.adopt(new)?;
+    }
+    Ok(said)
 }
 
 /// An update that puts sets in the place of those of the same name and type.
@@ -106,8 +109,7 @@ pub fn export(config: &Path, out: &mut impl Write) -> anyhow::Result<()> {
             config.data_dir.display()
         );
     }
-    let (zone, _, _) = recover(&config)
-        .context("the zone of a mat-mapd that runs can be read with `dig AXFR` and a key with transfer = true")?;
+    let (zone, _, _) = recover(&config)?;
     let soa = |record: &Record| record.record_type() == RecordType::SOA;
     // Other servers want the SOA first.
     let (first, rest): (Vec<Record>, Vec<Record>) = zone.records().partition(soa);

@@ -19,7 +19,7 @@ use mat_proto::{Binding, record};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::history::{Before, History};
-use crate::journal::{Entry, Finished, Journal, JournalError, NewJournal, chunks};
+use crate::journal::{Entry, Finished, Journal, JournalError, NewJournal};
 use crate::policy::{Denial, Policy};
 use crate::replay::{Memory, Receipt};
 use crate::zone::update::{Draft, Refusal, Update};
@@ -31,7 +31,7 @@ pub const QUEUE: usize = 1024;
 /// Updates that share one fdatasync at most.
 const BATCH: usize = 256;
 
-/// Names of a snapshot that are copied while nothing can be published.
+/// Names in an entry of a snapshot, copied while nothing can be published.
 const PIECE: usize = 256;
 
 /// An update whose signature has been verified.
@@ -253,16 +253,6 @@ fn work(shared: &Shared, journal: &mut Journal, batch: Vec<Job>) {
     }
 }
 
-/// What a journal has to hold for a restart to know all of that.
-pub(crate) fn snapshot(
-    zone: &Zone,
-    replay: &Memory,
-    now: u64,
-) -> impl Iterator<Item = Entry> + use<> {
-    let receipts = replay.committed(now).into_iter().map(Entry::from);
-    chunks(zone.snapshot()).chain(receipts)
-}
-
 /// Has another thread write a smaller journal, while changes go on; whether it does.
 fn begin_compaction(
     shared: &Arc<Shared>,
@@ -290,20 +280,24 @@ fn begin_compaction(
     begun.is_ok()
 }
 
-/// Writes what is published, piece by piece: changes of the meantime may be in it or not, and
-/// follow in any case.
-fn write_snapshot(
+/// Writes all that a restart has to know, piece by piece: changes of the meantime may be in it or
+/// not, and follow in any case.
+pub(crate) fn write_snapshot(
     shared: &Shared,
     mut new: NewJournal,
     now: u64,
 ) -> Result<Finished, JournalError> {
-    let (buried, mut next) = shared.read(|zone| (zone.buried(), zone.first()));
-    for entry in chunks(buried) {
-        new.push(&entry)?;
+    let buried = shared.read(Zone::buried);
+    for some in buried.chunks(PIECE) {
+        new.push(&Entry::from(Change {
+            buried: some.iter().cloned().collect(),
+            ..Change::default()
+        }))?;
     }
-    while let Some(from) = next {
+    let mut from = Some(Name::root());
+    while let Some(name) = from {
         let piece;
-        (piece, next) = shared.read(|zone| zone.piece(&from, PIECE));
+        (piece, from) = shared.read(|zone| zone.piece(&name, PIECE));
         new.push(&Entry::from(piece))?;
     }
     let receipts = shared.replay().committed(now);

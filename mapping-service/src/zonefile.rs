@@ -28,7 +28,9 @@ pub struct ZoneFileError {
 /// # Errors
 /// The first entry that cannot be read.
 pub fn parse(text: &str, origin: &Name) -> Result<Vec<Record>, ZoneFileError> {
-    if let Some((line, what)) = misread(text) {
+    let entries = entries(text);
+    let misread = |entry: &Entry| Some((entry.line, entry.misread?));
+    if let Some((line, what)) = entries.iter().find_map(misread) {
         let error = ParseError::Message(what);
         return Err(ZoneFileError { line, error });
     }
@@ -39,74 +41,73 @@ pub fn parse(text: &str, origin: &Name) -> Result<Vec<Record>, ZoneFileError> {
             .flat_map(|set| set.into_parts().records)
             .collect()),
         Err(error) => {
-            let entries = entries(text);
             // The text up to an entry's end can be read, or not, by itself.
-            let good = entries.partition_point(|(_, end)| read(&text[..*end]).is_ok());
-            let line = entries.get(good).map_or(1, |(line, _)| *line);
+            let good = entries.partition_point(|entry| read(&text[..entry.end]).is_ok());
+            let line = entries.get(good).map_or(1, |entry| entry.line);
             Err(ZoneFileError { line, error })
         }
     }
 }
 
-/// The first line with something that the parser would take for something else.
-fn misread(text: &str) -> Option<(usize, &'static str)> {
-    let mut start = 0;
-    entries(text).into_iter().find_map(|(line, end)| {
-        let entry = &text[std::mem::replace(&mut start, end)..end];
-        let (mut depth, mut quoted, mut strings) = (false, false, false);
-        let mut octets = entry.bytes().peekable();
-        while let Some(octet) = octets.next() {
-            match octet {
-                b'\\' if octets.next().is_some_and(|o| o.is_ascii_digit()) => {
-                    return Some((line, "an escape of three digits is not understood"));
-                }
-                b'"' => {
-                    quoted = !quoted;
-                    strings = true;
-                }
-                b';' if !quoted => while octets.next_if(|o| *o != b'\n').is_some() {},
-                b'(' if !quoted => depth = true,
-                _ => {}
-            }
-        }
-        if depth && strings {
-            return Some((
-                line,
-                "a quoted string in parentheses is not understood: write one line",
-            ));
-        }
-        let include = entry.trim_start().starts_with("$INCLUDE");
-        include.then_some((line, "$INCLUDE is not understood: put the files together"))
-    })
+/// A line, or several if a parenthesis or a quoted string spans them.
+struct Entry {
+    /// The line it begins at, from 1.
+    line: usize,
+    /// The offset behind it.
+    end: usize,
+    /// What in it the parser would take for something else.
+    misread: Option<&'static str>,
 }
 
-/// For each entry the line it begins at and the offset behind it: a line, or several if a
-/// parenthesis or a quoted string spans them.
-fn entries(text: &str) -> Vec<(usize, usize)> {
-    let (mut depth, mut quoted, mut comment, mut escaped) = (0_u32, false, false, false);
-    let (mut line, mut begin) = (1, 1);
+fn entries(text: &str) -> Vec<Entry> {
     let mut entries = Vec::new();
-    for (at, c) in text.char_indices() {
+    let (mut line, mut begin, mut start) = (1, 1, 0);
+    let (mut depth, mut quoted, mut comment, mut escaped) = (0_u32, false, false, false);
+    let (mut parenthesis, mut string, mut digits) = (false, false, false);
+    let ends = text.char_indices().chain([(text.len(), '\n')]);
+    for (at, c) in ends {
         match c {
             '\n' => {
                 comment = false;
                 line += 1;
-                if depth == 0 && !quoted {
-                    entries.push((begin, at + 1));
-                    begin = line;
+                if (depth > 0 || quoted) && at < text.len() {
+                    continue;
                 }
+                let end = text.len().min(at + 1);
+                let include = text[start..end].trim_start().starts_with("$INCLUDE");
+                let misread = match (digits, parenthesis && string, include) {
+                    (true, ..) => Some("an escape of three digits is not understood"),
+                    (_, true, _) => {
+                        Some("a quoted string in parentheses is not understood: write one line")
+                    }
+                    (.., true) => Some("$INCLUDE is not understood: put the files together"),
+                    _ => None,
+                };
+                entries.push(Entry {
+                    line: begin,
+                    end,
+                    misread,
+                });
+                (begin, start) = (line, end);
+                (parenthesis, string, digits) = (false, false, false);
             }
-            _ if comment || std::mem::take(&mut escaped) => {}
+            _ if comment => {}
+            c if std::mem::take(&mut escaped) => digits |= c.is_ascii_digit(),
             '\\' => escaped = true,
-            '"' => quoted = !quoted,
+            '"' => {
+                quoted = !quoted;
+                string = true;
+            }
             _ if quoted => {}
             ';' => comment = true,
-            '(' => depth += 1,
+            '(' => {
+                depth += 1;
+                parenthesis = true;
+            }
             ')' => depth = depth.saturating_sub(1),
             _ => {}
         }
     }
-    entries.push((begin, text.len()));
     entries
 }
 

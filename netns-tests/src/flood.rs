@@ -4,7 +4,6 @@
 //! The strangers' addresses are forged, in a prefix where locators may be; each contact names
 //! homes that exist, so that the forwarder cannot tell it from a real one without asking.
 
-use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +19,7 @@ use serde_json::Value;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::testbed::{Instance, Options, STRANGERS, Testbed};
-use crate::{Cmd, Host, Process};
+use crate::{Cmd, Host};
 
 /// Contacts a second.
 pub const RATE: u32 = 10_000;
@@ -114,7 +113,7 @@ pub fn run(settings: Settings) -> Result<Report> {
 
     let to_contacts = SocketAddr::new(site.spec.locator(1).parse()?, CONTROL);
     let to_discard = SocketAddr::new(site.spec.gateway().parse()?, DISCARD);
-    let before = memory_kib(&site.matd)?;
+    let before = site.matd.memory_kib()?;
     let (mut rounds, mut rate) = (Vec::new(), 0.0);
     for _ in 0..settings.rounds {
         let quiet = transfer(&user, &web, settings)?;
@@ -144,7 +143,7 @@ pub fn run(settings: Settings) -> Result<Report> {
         mbits: settings.mbits,
         rate,
         rounds,
-        memory_kib: [before, memory_kib(&site.matd)?],
+        memory_kib: [before, site.matd.memory_kib()?],
         counters: bed.status("a")?["counters"].clone(),
         messages: [count("sent")?, count("got")?],
     };
@@ -242,11 +241,4 @@ fn contact(n: u32, to: SocketAddr) -> Result<Vec<u8>> {
     let head = [0x45, 0, length[0], length[1], 0, 0, 0, 0, 64, 17, 0, 0];
     let udp = [port[0], port[1], high, low, datagram[0], datagram[1], 0, 0];
     Ok([&head[..], &from.octets(), &to.ip().octets(), &udp, &message].concat())
-}
-
-fn memory_kib(process: &Process) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{}/status", process.pid()))?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let number = line.and_then(|line| line.split_whitespace().nth(1));
-    Ok(number.context("no VmRSS")?.parse()?)
 }

@@ -52,6 +52,7 @@
 
 mod cmd;
 pub mod counters;
+pub mod dns_servers;
 pub mod evacuation;
 pub mod flood;
 mod host;

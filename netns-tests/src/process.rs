@@ -49,6 +49,17 @@ impl Process {
         self.0.pid
     }
 
+    /// Its resident memory in KiB.
+    ///
+    /// # Errors
+    /// It has ended.
+    pub fn memory_kib(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let number = line.and_then(|line| line.split_whitespace().nth(1));
+        Ok(number.context("no VmRSS")?.parse()?)
+    }
+
     /// Where its standard output and standard error go.
     pub fn log_path(&self) -> &Path {
         &self.0.log

@@ -29,11 +29,7 @@ use std::path::{Path, PathBuf};
 
 use hickory_proto::rr::Name;
 
-use crate::zone::Change;
 pub use entry::{Entry, EntryError};
-
-/// RRsets per entry of a snapshot.
-const SNAPSHOT_CHUNK: usize = 512;
 
 /// Below this size compaction is not worth it.
 const SMALL: u64 = 4 << 20;
@@ -233,15 +229,6 @@ impl Journal {
     /// Whether the file has outgrown its snapshot.
     pub fn wants_compaction(&self) -> bool {
         !self.poisoned && self.len > SMALL.max(4 * self.base)
-    }
-
-    /// Replaces the file by one that holds just `entries`.
-    pub fn compact(&mut self, entries: impl Iterator<Item = Entry>) -> Result<(), JournalError> {
-        let mut new = self.begin_compaction()?;
-        for entry in entries {
-            new.push(&entry)?;
-        }
-        self.adopt(new.finish()?)
     }
 
     /// Begins a file to take the place of this one. What has been appended until now is to be
@@ -527,20 +514,6 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
-/// A snapshot cut into entries of bounded size.
-pub fn chunks(change: Change) -> impl Iterator<Item = Entry> {
-    let (mut sets, mut buried) = (change.sets.into_iter(), change.buried.into_iter());
-    std::iter::from_fn(move || {
-        let part = Change {
-            sets: sets.by_ref().take(SNAPSHOT_CHUNK).collect(),
-            buried: buried.by_ref().take(SNAPSHOT_CHUNK).collect(),
-            ..Change::default()
-        };
-        let over = part.sets.is_empty() && part.buried.is_empty();
-        (!over).then(|| Entry::from(part))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use hickory_proto::rr::{RData, RecordType};
@@ -549,7 +522,7 @@ mod tests {
     use super::*;
     use crate::replay::Receipt;
     use crate::zone::tests::{apex, name};
-    use crate::zone::{RrSet, Zone};
+    use crate::zone::{Change, RrSet, Zone};
 
     fn entry(i: u64) -> Entry {
         let mut change = Zone::new(&apex()).snapshot();
@@ -705,7 +678,9 @@ mod tests {
             journal.append(&[entry(1)]).unwrap();
         }
         let before = journal.size();
-        journal.compact(chunks(zone.snapshot())).unwrap();
+        let mut new = journal.begin_compaction().unwrap();
+        new.push(&Entry::from(zone.snapshot())).unwrap();
+        journal.adopt(new.finish().unwrap()).unwrap();
         assert!(journal.size() < before);
         journal.append(&[Entry::from(zone.snapshot())]).unwrap();
         drop(journal);
@@ -802,9 +777,7 @@ mod tests {
         go_on(&mut journal, &mut zone, 1..50);
         let mut new = journal.begin_compaction().unwrap();
         go_on(&mut journal, &mut zone, 50..60);
-        for entry in chunks(zone.snapshot()) {
-            new.push(&entry).unwrap();
-        }
+        new.push(&Entry::from(zone.snapshot())).unwrap();
         go_on(&mut journal, &mut zone, 60..70);
         let new = new.finish().unwrap();
         go_on(&mut journal, &mut zone, 70..80);

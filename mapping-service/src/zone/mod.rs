@@ -296,17 +296,9 @@ impl Zone {
         }
     }
 
-    /// What is remembered of names that are gone, as a change.
-    pub(crate) fn buried(&self) -> Change {
-        Change {
-            buried: self.buried.iter().collect(),
-            ..Change::default()
-        }
-    }
-
-    /// The first name.
-    pub(crate) fn first(&self) -> Option<Name> {
-        Some(self.nodes.iter().next()?.name.clone())
+    /// What is remembered of names that are gone.
+    pub(crate) fn buried(&self) -> Vec<(Name, Epoch)> {
+        self.buried.iter().collect()
     }
 
     /// The sets of up to `count` names from `from` on, as a change, and the name behind them.

@@ -4,55 +4,38 @@ use std::process::Command;
 
 use crate::harness::*;
 
-fn run(arguments: &[&str], config: Option<&str>) -> (bool, String) {
-    let dir = directory();
-    let path = dir.path().join("mapd.toml");
-    if let Some(config) = config {
-        std::fs::write(&path, config).unwrap();
-    }
-    let output = Command::new(env!("CARGO_BIN_EXE_mat-mapd"))
-        .arg("--config")
-        .arg(&path)
-        .args(arguments)
-        .output()
-        .unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (
-        output.status.success(),
-        String::from_utf8_lossy(&text).into_owned(),
-    )
-}
-
 #[test]
 fn check_config_finds_mistakes_and_starts_nothing() {
-    let (ok, said) = run(&["check-config"], Some(&config("53")));
+    let dir = directory();
+    let (ok, said) = run(dir.path(), &config("53"), &["check-config"]);
     assert!(ok && said.contains("2 key(s): no mistakes found"), "{said}");
     let wrong = config("53").replace("192.0.2.0/25", "192.0.2.0/33");
     for arguments in [&["check-config"][..], &[]] {
-        let (ok, said) = run(arguments, Some(&wrong));
+        let (ok, said) = run(dir.path(), &wrong, arguments);
         assert!(!ok);
         assert!(
-            said.contains("mapd.toml:16: key.homes = \"192.0.2.0/33\""),
+            said.contains("run.toml:16: key.homes = \"192.0.2.0/33\""),
             "{said}"
         );
     }
-    let (ok, said) = run(&[], None);
+    let (ok, said) = run_file(&dir.path().join("missing.toml"), &[]);
     assert!(
         !ok && said.contains("name the configuration with --config FILE"),
         "{said}"
     );
-    let (ok, said) = run(&["chekc-config"], Some(&config("53")));
+    let (ok, said) = run(dir.path(), &config("53"), &["chekc-config"]);
     assert!(!ok && said.contains("check-config"), "{said}");
 }
 
 #[test]
 fn secrets_are_never_shown() {
     let short = config("53").replace(SECRET_A, "c2VjcmV0");
-    let (ok, said) = run(&["check-config"], Some(&short));
+    let dir = directory();
+    let (ok, said) = run(dir.path(), &short, &["check-config"]);
     assert!(!ok && said.contains("6 octets"), "{said}");
     assert!(!said.contains("c2VjcmV0"), "{said}");
     let broken = config("53").replace(&format!("\"{SECRET_A}\""), "c2VjcmV0!");
-    let (ok, said) = run(&["check-config"], Some(&broken));
+    let (ok, said) = run(dir.path(), &broken, &["check-config"]);
     assert!(!ok && !said.contains("c2VjcmV0"), "{said}");
 }
 

@@ -2,7 +2,6 @@
 //! place.
 
 use std::net::IpAddr;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -144,16 +143,9 @@ fn a_deleted_binding_does_not_come_back_older_after_a_restart() {
 
 /// Starts mat-mapd, which must end by itself with an error.
 fn fails_to_start(config: &str, dir: &std::path::Path) -> String {
-    let path = dir.join("second.toml");
-    let data = dir.join("data").display().to_string();
-    std::fs::write(&path, config.replace("DATA", &data)).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_mat-mapd"))
-        .arg("--config")
-        .arg(&path)
-        .output()
-        .unwrap();
-    assert!(!output.status.success());
-    String::from_utf8_lossy(&output.stderr).into_owned()
+    let (ok, said) = run(dir, config, &[]);
+    assert!(!ok, "{said}");
+    said
 }
 
 #[test]

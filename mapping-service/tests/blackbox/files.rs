@@ -1,28 +1,14 @@
 //! Zone files in and out, and what other servers think of them.
 
 use std::path::Path;
-use std::process::Command;
 
 use crate::harness::*;
 
 const SMALL: &str = include_str!("../zones/small.txt");
 
-/// Runs mat-mapd on the journal in `dir`; whether it went well, and what it said.
+/// Runs mat-mapd on the journal in `dir`.
 fn offline(dir: &Path, arguments: &[&str]) -> (bool, String) {
-    let config_path = dir.join("mapd.toml");
-    let data = dir.join("data").display().to_string();
-    std::fs::write(&config_path, config("0").replace("DATA", &data)).unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_mat-mapd"))
-        .arg("--config")
-        .arg(config_path)
-        .args(arguments)
-        .output()
-        .unwrap();
-    let text = [output.stdout, output.stderr].concat();
-    (
-        output.status.success(),
-        String::from_utf8_lossy(&text).into_owned(),
-    )
+    run(dir, &config("0"), arguments)
 }
 
 fn import(dir: &Path, text: &str) -> (bool, String) {

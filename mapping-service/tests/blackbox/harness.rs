@@ -206,6 +206,23 @@ impl Tool {
     }
 }
 
+/// Runs mat-mapd with `config`, its journal in `dir`, until it ends; whether it went well, and
+/// what it said.
+pub fn run(dir: &Path, config: &str, arguments: &[&str]) -> (bool, String) {
+    let path = dir.join("run.toml");
+    let data = dir.join("data").display().to_string();
+    std::fs::write(&path, config.replace("DATA", &data)).unwrap();
+    run_file(&path, arguments)
+}
+
+/// The same with a configuration that is there, or not.
+pub fn run_file(config: &Path, arguments: &[&str]) -> (bool, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mat-mapd"));
+    command.arg("--config").arg(config).args(arguments);
+    let ended = Tool::of(command.output());
+    (ended.ok, ended.text)
+}
+
 pub fn config(port: &str) -> String {
     format!("zone = \"{ZONE}\"\nlisten = [\"127.0.0.1:{port}\"]\ndata_dir = \"DATA\"\n{KEYS}")
 }

@@ -25,22 +25,8 @@ fn scenarios() -> Vec<PathBuf> {
     files
 }
 
-/// Whether there is a server to test.
-fn taken(seat: Seat) -> bool {
-    if seat.taken() {
-        return true;
-    }
-    let empty = format!(
-        "the seat of {} is empty: run scripts/dns-servers",
-        seat.name()
-    );
-    assert!(std::env::var("MAT_CONFORMANCE_ALL").is_err(), "{empty}");
-    eprintln!("{empty}");
-    false
-}
-
 fn all_scenarios(seat: Seat) {
-    if !taken(seat) {
+    if !seat.taken() {
         return;
     }
     let mut wrong = Vec::new();
@@ -55,7 +41,7 @@ fn all_scenarios(seat: Seat) {
 }
 
 async fn what_forwarders_rely_on(seat: Seat) {
-    if taken(seat) {
+    if seat.taken() {
         race::one_winner_of_every_race(seat).await.unwrap();
         race::faults_of_signatures_are_named(seat).await.unwrap();
     }

@@ -3,13 +3,13 @@
 //! All begin with the same apex at serial 1 and know one key that may do everything.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use hickory_proto::rr::Name;
 use mat_mapping::client::{Algorithm, MapClient, TsigKey};
+use mat_netns::dns_servers::{self, free_address};
 use mat_netns::wait_until;
 use tempfile::TempDir;
 
@@ -55,7 +55,11 @@ impl Seat {
 
     /// Whether it is here: mat-mapd always, the others once `scripts/dns-servers` has run.
     pub fn taken(self) -> bool {
-        self == Seat::Mat || fetched().join("ready").exists()
+        match self {
+            Seat::Mat => true,
+            Seat::Bind => dns_servers::is_here("named"),
+            Seat::Knot => dns_servers::is_here("knotd"),
+        }
     }
 
     /// The key that may do everything.
@@ -67,37 +71,28 @@ impl Seat {
     pub fn start(self) -> Server {
         let address = free_address();
         let dir = tempfile::tempdir().unwrap();
-        let (program, arguments, config) = match self {
+        let other = |name| dns_servers::program(name).unwrap().command();
+        let (mut command, arguments, config) = match self {
             Seat::Mat => {
-                let program = PathBuf::from(env!("CARGO_BIN_EXE_mat-mapd"));
-                (program, &["--config"][..], mat_config(address, dir.path()))
+                let mapd = Command::new(env!("CARGO_BIN_EXE_mat-mapd"));
+                (mapd, &["--config"][..], mat_config(address, dir.path()))
             }
             // In the foreground.
             Seat::Bind => {
-                let program = fetched().join("usr/sbin/named");
-                (
-                    program,
-                    &["-g", "-n", "1", "-c"][..],
-                    bind_config(address, dir.path()),
-                )
+                let arguments = &["-g", "-n", "1", "-c"][..];
+                (other("named"), arguments, bind_config(address, dir.path()))
             }
-            Seat::Knot => {
-                let program = fetched().join("usr/sbin/knotd");
-                (program, &["-c"][..], knot_config(address, dir.path()))
-            }
+            Seat::Knot => (
+                other("knotd"),
+                &["-c"][..],
+                knot_config(address, dir.path()),
+            ),
         };
         let file = dir.path().join("config");
         std::fs::write(&file, config).unwrap();
         std::fs::write(dir.path().join("zone"), ZONE_FILE).unwrap();
         let log = File::create(dir.path().join("log")).unwrap();
-        let mut command = Command::new(program);
         command.args(arguments).arg(file).current_dir(dir.path());
-        if self != Seat::Mat {
-            command.env(
-                "LD_LIBRARY_PATH",
-                fetched().join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH)),
-            );
-        }
         command.env_remove("RUST_LOG").env_remove("NOTIFY_SOCKET");
         command.stdin(Stdio::null());
         command.stdout(log.try_clone().unwrap()).stderr(log);
@@ -118,25 +113,6 @@ impl Seat {
             server.log()
         );
         server
-    }
-}
-
-/// Where `scripts/dns-servers` puts the others.
-fn fetched() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/dns-servers")
-}
-
-/// A port that nobody has. It is below those that the system gives to whoever asks for any, so
-/// that no client has it by the time the server takes it.
-fn free_address() -> SocketAddr {
-    static COUNT: AtomicU16 = AtomicU16::new(0);
-    let first = (std::process::id() % 500) as u16 * 20;
-    loop {
-        let port = 20_000 + (first + COUNT.fetch_add(1, Ordering::Relaxed)) % 10_000;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        if UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok() {
-            return address;
-        }
     }
 }
 

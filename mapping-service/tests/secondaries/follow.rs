@@ -1,5 +1,6 @@
 //! A secondary from its first transfer on.
 
+use mat_netns::dns_servers::free_address;
 use mat_netns::wait_until;
 use nix::sys::signal::Signal;
 

@@ -6,6 +6,8 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::SOA;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
+use mat_netns::dns_servers::free_address;
+
 use crate::servers::*;
 
 /// The SOA serials among `records`, and how many others there are between them.

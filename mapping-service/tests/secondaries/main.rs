@@ -10,19 +10,8 @@ mod told;
 
 use servers::Kind;
 
-/// Whether there is a server to test.
-fn is_here(kind: Kind) -> bool {
-    if servers::fetched().join("ready").exists() {
-        return true;
-    }
-    let missing = format!("{kind:?} is not here: run scripts/dns-servers");
-    assert!(std::env::var("MAT_CONFORMANCE_ALL").is_err(), "{missing}");
-    eprintln!("{missing}");
-    false
-}
-
 async fn follows(kind: Kind) {
-    if is_here(kind) {
+    if kind.is_here() {
         follow::follows(kind).await;
     }
 }

@@ -1,17 +1,17 @@
 //! mat-mapd as the primary, and who can be its secondary.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::Name;
 use mat_mapping::client::{Algorithm, MapClient, Swap, TsigKey};
 use mat_mapping::tsig::{Link, Stamp};
+use mat_netns::dns_servers::{self, free_address};
 use mat_netns::wait_until;
 use mat_proto::{Binding, Epoch};
 use nix::sys::prctl::set_child_subreaper;
@@ -32,25 +32,6 @@ pub enum Kind {
     Bind,
     Knot,
     Nsd,
-}
-
-/// Where `scripts/dns-servers` puts them.
-pub fn fetched() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/dns-servers")
-}
-
-/// A port that nobody has. It is below those that the system gives to whoever asks for any, so
-/// that no client has it by the time the server takes it.
-pub fn free_address() -> SocketAddr {
-    static COUNT: AtomicU16 = AtomicU16::new(0);
-    let first = (std::process::id() % 500) as u16 * 20;
-    loop {
-        let port = 20_000 + (first + COUNT.fetch_add(1, Ordering::Relaxed)) % 10_000;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        if UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok() {
-            return address;
-        }
-    }
 }
 
 /// A running server in a process group of its own, since NSD is several processes; all
@@ -244,24 +225,34 @@ fn binding(home: u8, place: u8) -> Binding {
 }
 
 impl Kind {
+    fn program(self) -> &'static str {
+        match self {
+            Kind::Bind => "named",
+            Kind::Knot => "knotd",
+            Kind::Nsd => "nsd",
+        }
+    }
+
+    /// Whether it is here.
+    pub fn is_here(self) -> bool {
+        dns_servers::is_here(self.program())
+    }
+
     /// Starts it as a secondary of `primary` without any zone.
     pub fn start(self, address: SocketAddr, primary: SocketAddr, dir: &Path) -> Server {
-        let (program, arguments) = match self {
-            // In the foreground.
-            Kind::Bind => ("named", &["-g", "-n", "1", "-c"][..]),
-            Kind::Knot => ("knotd", &["-c"][..]),
-            Kind::Nsd => ("nsd", &["-d", "-c"][..]),
+        // In the foreground.
+        let arguments = match self {
+            Kind::Bind => &["-g", "-n", "1", "-c"][..],
+            Kind::Knot => &["-c"],
+            Kind::Nsd => &["-d", "-c"],
         };
         let config = match self {
             Kind::Bind => bind_config,
             Kind::Knot => knot_config,
             Kind::Nsd => nsd_config,
         };
-        let mut command = Command::new(fetched().join("usr/sbin").join(program));
-        command.args(arguments).env(
-            "LD_LIBRARY_PATH",
-            fetched().join(format!("usr/lib/{}-linux-gnu", std::env::consts::ARCH)),
-        );
+        let mut command = dns_servers::program(self.program()).unwrap().command();
+        command.args(arguments);
         let config = config(address.port(), primary.port(), dir);
         Server::start(command, address, dir, &config)
     }

@@ -1,31 +1,16 @@
 //! BIND and Knot as the mapping service, with the configurations of `docs/other-servers`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use mat_netns::testbed::{OPERATOR_SECRET, Options, Testbed, Transfer, serve};
-use mat_netns::{Cmd, Process, wait_until};
+use mat_netns::{Cmd, Process, dns_servers, wait_until};
 
 use crate::record::{hand_to, shown};
-use std::time::Duration;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const PACE: &str = "--tcp-rate-mbps 50";
-
-/// Where `scripts/dns-servers` puts them; nothing if it has not been called.
-fn fetched(program: &str) -> Result<Option<Cmd>> {
-    let usr = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/dns-servers/usr");
-    let path = usr.join("sbin").join(program);
-    if path.exists() {
-        let library = usr.join(format!("lib/{}-linux-gnu", std::env::consts::ARCH));
-        return Ok(Some(Cmd::new(path).env("LD_LIBRARY_PATH", library)));
-    }
-    if std::env::var_os("MAT_CONFORMANCE_ALL").is_some() {
-        bail!("{} is missing: call scripts/dns-servers", path.display());
-    }
-    println!("not tested: {program} is missing; scripts/dns-servers fetches it");
-    Ok(None)
-}
 
 /// Puts another server in mat-mapd's place.
 fn replace(bed: &Testbed, program: Cmd, config: &str) -> Result<Process> {
@@ -66,9 +51,10 @@ fn replace(bed: &Testbed, program: Cmd, config: &str) -> Result<Process> {
 
 /// Instances are attached, moved by `matctl` and by `nsupdate` while they are used, and detached.
 fn serves(program: &str, config: &str) -> Result<()> {
-    let Some(program) = fetched(program)? else {
+    if !dns_servers::is_here(program) {
         return Ok(());
-    };
+    }
+    let program = dns_servers::program(program)?.cmd();
     let bed = Testbed::new(Options::new()?)?;
     let _other = replace(&bed, program, config)?;
     let web = bed.instance("web", 10, "a")?;

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use mat_bench::stats::percentile;
+use mat_netns::dns_servers::program;
 use mat_netns::{Cmd, Host, Lab, Process, wait_until};
 use serde::{Deserialize, Serialize};
 
-use crate::servers::{ADDRESS, KEY, SECRET, ZONE, tool};
+use crate::servers::{ADDRESS, KEY, SECRET, ZONE};
 
 /// Questions a second when it is asked how long they take.
 const PACE: u32 = 10_000;
@@ -130,7 +132,7 @@ impl Load {
         let (ip, port) = ADDRESS;
         let (port, seconds) = (port.to_string(), self.seconds.to_string());
         let words = ["-s", ip, "-p", &port, "-c", "4", "-l", &seconds];
-        Ok(tool("bin/dnsperf")?.args(words).arg("-d").arg(file))
+        Ok(program("dnsperf")?.cmd().args(words).arg("-d").arg(file))
     }
 
     /// Moves, in an order in which no binding comes twice while its last one is under way.
@@ -214,16 +216,8 @@ fn said(text: &str) -> Result<Said> {
 fn p99(text: &str) -> Result<f64> {
     let answers = text.lines().filter(|line| line.starts_with("> "));
     let seconds = answers.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-    let mut ms: Vec<f64> = seconds.map(|s| s * 1e3).collect();
-    anyhow::ensure!(!ms.is_empty(), "dnsperf tells of no answer:\n{text}");
-    Ok(percentile(&mut ms, 99.0))
-}
-
-/// Nearest rank; 0 without samples.
-pub fn percentile(samples: &mut [f64], percent: f64) -> f64 {
-    samples.sort_by(f64::total_cmp);
-    let rank = (percent / 100.0 * samples.len() as f64).ceil() as usize;
-    samples.get(rank.max(1) - 1).copied().unwrap_or(0.0)
+    let ms: Vec<f64> = seconds.map(|s| s * 1e3).collect();
+    percentile(&ms, 99.0).with_context(|| format!("dnsperf tells of no answer:\n{text}"))
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use mat_bench::stats::percentile;
 use mat_netns::results::{self, Keep};
 use mat_netns::{Host, Lab};
 use serde::{Deserialize, Serialize};
@@ -137,7 +138,7 @@ fn turn(lab: &Lab, host: &Host, load: &Load, seat: Seat) -> Result<Turn> {
     let server = host.spawn(prepared)?;
     load.wait_for_answer(host)?;
     let start = begun.elapsed().as_secs_f64();
-    let memory_kib = memory_kib(server.pid())?;
+    let memory_kib = server.memory_kib()?;
 
     let queries = load.queries(host)?;
     let query_p99_ms = load.query_p99(host)?;
@@ -177,13 +178,6 @@ fn sync_times(folder: &Path) -> Result<[f64; 2]> {
         times.push(begun.elapsed().as_secs_f64() * 1e3);
     }
     std::fs::remove_file(path)?;
-    let of = |percent| load::percentile(&mut times.clone(), percent);
+    let of = |percent| percentile(&times, percent).unwrap_or_default();
     Ok([of(50.0), of(99.0)])
-}
-
-fn memory_kib(pid: u32) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let number = line.and_then(|line| line.split_whitespace().nth(1));
-    Ok(number.context("no VmRSS")?.parse()?)
 }

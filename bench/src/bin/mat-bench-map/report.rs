@@ -2,7 +2,8 @@
 
 use std::fmt::Write as _;
 
-use crate::load::percentile;
+use mat_bench::stats::percentile;
+
 use crate::servers::Seat;
 use crate::{Report, Turn};
 
@@ -41,8 +42,8 @@ pub fn table(report: &Report) -> String {
             continue;
         }
         let median = |of: &dyn Fn(&Turn) -> f64| {
-            let mut values: Vec<f64> = turns.iter().map(|turn| of(turn)).collect();
-            percentile(&mut values, 50.0)
+            let values: Vec<f64> = turns.iter().map(|turn| of(turn)).collect();
+            percentile(&values, 50.0).unwrap_or_default()
         };
         // Writing into a String does not fail.
         let _ = writeln!(

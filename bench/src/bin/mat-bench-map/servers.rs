@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
+use mat_netns::dns_servers::program;
 use mat_netns::{Cmd, Host};
 use serde::{Deserialize, Serialize};
 
@@ -52,8 +53,8 @@ impl Seat {
                      locators = [\"all\"]\n"
                 );
                 std::fs::write(&config, text)?;
-                let program = beside("mat-mapd")?;
-                let mapd = || Cmd::new(&program).arg("--config").arg(&config);
+                let path = beside("mat-mapd")?;
+                let mapd = || Cmd::new(&path).arg("--config").arg(&config);
                 host.run(mapd().arg("import").arg(load.zone()))?;
                 mapd()
             }
@@ -67,7 +68,7 @@ impl Seat {
                      allow-update {{ key {KEY}; }}; }};\n"
                 );
                 std::fs::write(&config, text)?;
-                tool("sbin/named")?.arg("-f").arg("-c").arg(&config)
+                program("named")?.cmd().arg("-f").arg("-c").arg(&config)
             }
             Seat::Knot | Seat::KnotJournal => {
                 let sync = match self {
@@ -83,7 +84,7 @@ impl Seat {
                      zone:\n  - domain: {ZONE}\n    file: {zone}\n    acl: change\n{sync}"
                 );
                 std::fs::write(&config, text)?;
-                tool("sbin/knotd")?.arg("-c").arg(&config)
+                program("knotd")?.cmd().arg("-c").arg(&config)
             }
         };
         Ok(cmd)
@@ -96,19 +97,4 @@ fn beside(name: &str) -> Result<PathBuf> {
     let path = own.with_file_name(name);
     ensure!(path.exists(), "{} is not built", path.display());
     Ok(path)
-}
-
-/// A program that `scripts/dns-servers` has fetched.
-pub fn tool(name: &str) -> Result<Cmd> {
-    let own = std::env::current_exe()?;
-    let target = own.parent().and_then(Path::parent);
-    let usr = target.context("no target folder")?.join("dns-servers/usr");
-    let path = usr.join(name);
-    ensure!(
-        path.exists(),
-        "{} is not there: call scripts/dns-servers",
-        path.display()
-    );
-    let library = usr.join(format!("lib/{}-linux-gnu", std::env::consts::ARCH));
-    Ok(Cmd::new(path).env("LD_LIBRARY_PATH", library))
 }

@@ -15,6 +15,11 @@ use hickory_proto::rr::{Name, RecordType};
 use ipnet::IpNet;
 use mat_proto::record;
 use serde::Deserialize;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring::default_provider;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject as _};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::server::NoServerSessionStorage;
 use toml::Spanned;
 
 use crate::notify::Secondary;
@@ -45,6 +50,17 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// Who is told of changes.
     pub notify: Vec<Secondary>,
+    /// Where DNS is served over TLS, with push.
+    pub tls: Option<Tls>,
+}
+
+/// DNS over TLS.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// Addresses to serve on, TCP.
+    pub listen: Vec<SocketAddr>,
+    /// The certificate to show, and its key.
+    pub config: Arc<ServerConfig>,
 }
 
 /// TSIG keys and what they may do, by name.
@@ -138,9 +154,15 @@ impl Config {
             }
             keys.insert(entry.key.name().clone(), Arc::new(entry));
         }
-        let listen = source.listen(&file)?;
-        let metrics_listen = source.metrics(&file, &listen)?;
+        let listen = source.listen("listen", &file.listen)?;
+        let tls = match &file.tls {
+            Some(table) => Some(source.tls(table, &listen)?),
+            None => None,
+        };
+        let taken = tls.iter().flat_map(|tls| &tls.listen).chain(&listen);
+        let metrics_listen = source.metrics(&file, taken)?;
         Ok(Config {
+            tls,
             listen,
             notify: source.notify(&file, &keys)?,
             data_dir: file.data_dir.unwrap_or_else(|| DATA_DIR.into()),
@@ -167,6 +189,7 @@ struct File {
     private: Vec<Spanned<String>>,
     #[serde(default)]
     notify: Vec<NotifyTable>,
+    tls: Option<TlsTable>,
     #[serde(default)]
     key: Vec<KeyTable>,
 }
@@ -176,6 +199,14 @@ struct File {
 struct NotifyTable {
     address: Spanned<String>,
     key: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TlsTable {
+    listen: Spanned<Vec<Spanned<String>>>,
+    certificate: Spanned<PathBuf>,
+    private_key: Spanned<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -284,36 +315,81 @@ impl Source<'_> {
         })
     }
 
-    fn listen(&self, file: &File) -> Result<Vec<SocketAddr>, ConfigError> {
-        let addresses = file.listen.get_ref();
+    fn listen(
+        &self,
+        key: &'static str,
+        list: &Spanned<Vec<Spanned<String>>>,
+    ) -> Result<Vec<SocketAddr>, ConfigError> {
+        let addresses = list.get_ref();
         if addresses.is_empty() {
             return Err(self.wrong(
-                "listen",
-                &file.listen,
+                key,
+                list,
                 "is empty; name at least one address, e.g. [\"203.0.113.53:53\"]",
             ));
         }
         let mut named = Vec::new();
         for text in addresses {
-            let address = self.address("listen", text)?;
+            let address = self.address(key, text)?;
             if named.contains(&address) && address.port() != 0 {
-                return Err(self.wrong("listen", text, "is named twice; name each address once"));
+                return Err(self.wrong(key, text, "is named twice; name each address once"));
             }
             named.push(address);
         }
         Ok(named)
     }
 
-    fn metrics(
+    fn tls(&self, table: &TlsTable, others: &[SocketAddr]) -> Result<Tls, ConfigError> {
+        let listen = self.listen("tls.listen", &table.listen)?;
+        let mut both = listen.iter().zip(table.listen.get_ref());
+        let plain = |address: &SocketAddr| others.contains(address) && address.port() != 0;
+        if let Some((_, text)) = both.find(|(address, _)| plain(address)) {
+            let mend =
+                "is in `listen`, where DNS is served without TLS; choose another port, e.g. 853";
+            return Err(self.wrong("tls.listen", text, mend));
+        }
+        let wrong = |key, value, what: String| self.wrong(key, value, what);
+        let read = |error: &pem::Error| match error {
+            pem::Error::NoItemsFound => "holds none in PEM form".to_owned(),
+            error => format!("cannot be read: {error}"),
+        };
+        let chain: Result<Vec<_>, _> =
+            CertificateDer::pem_file_iter(self.beside(&table.certificate))
+                .and_then(Iterator::collect);
+        let chain = chain.map_err(|e| wrong("tls.certificate", &table.certificate, read(&e)))?;
+        let key = PrivateKeyDer::from_pem_file(self.beside(&table.private_key));
+        let key = key.map_err(|e| wrong("tls.private_key", &table.private_key, read(&e)))?;
+        let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
+            .with_safe_default_protocol_versions()
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, key));
+        let mut config = config.map_err(|error| {
+            let mend = "they must belong together";
+            let what = format!("does not go with tls.private_key: {error}; {mend}");
+            wrong("tls.certificate", &table.certificate, what)
+        })?;
+        // Nobody comes back often enough for what would have to be remembered of him.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        let config = Arc::new(config);
+        Ok(Tls { listen, config })
+    }
+
+    /// Files are named relative to the configuration's.
+    fn beside(&self, file: &Spanned<PathBuf>) -> PathBuf {
+        let directory = self.path.parent().unwrap_or(Path::new(""));
+        directory.join(file.get_ref())
+    }
+
+    fn metrics<'a>(
         &self,
         file: &File,
-        listen: &[SocketAddr],
+        mut taken: impl Iterator<Item = &'a SocketAddr>,
     ) -> Result<Option<SocketAddr>, ConfigError> {
         let Some(text) = &file.metrics_listen else {
             return Ok(None);
         };
         let address = self.address("metrics_listen", text)?;
-        if listen.contains(&address) && address.port() != 0 {
+        if taken.any(|taken| *taken == address) && address.port() != 0 {
             let mend = "is in `listen`, where DNS is served; choose another port";
             return Err(self.wrong("metrics_listen", text, mend));
         }
@@ -387,12 +463,7 @@ impl Source<'_> {
                 .map_err(|e| of_name(e.to_string())),
             (None, Some(file)) => {
                 let wrong = |what: String| self.wrong("key.secret_file", file, what);
-                let path = self
-                    .path
-                    .parent()
-                    .unwrap_or(Path::new(""))
-                    .join(file.get_ref());
-                let text = std::fs::read_to_string(&path)
+                let text = std::fs::read_to_string(self.beside(file))
                     .map_err(|e| wrong(format!("cannot be read: {e}")))?;
                 if !text.contains('{') {
                     return TsigKey::from_base64(name, algorithm, &text)

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use futures_util::future::join_all;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
@@ -20,9 +21,11 @@ use crate::config::Config;
 use crate::journal::{Entry, Journal};
 use crate::metrics;
 use crate::notify::Teller;
+use crate::push::{self, Push};
 use crate::replay::Memory;
 use crate::server::counters::Counters;
-use crate::server::tcp::Tcp;
+use crate::server::tcp::{Door, Tcp};
+use crate::server::tls::Certificate;
 use crate::server::udp::Udp;
 use crate::server::{Handler, KeyRing};
 use crate::writer::{self, QUEUE, Shared};
@@ -40,10 +43,16 @@ const REPORT: Duration = Duration::from_secs(60);
 /// Serves until SIGTERM or SIGINT.
 pub async fn serve(path: &Path) -> anyhow::Result<()> {
     let config = Config::load(path)?;
+    allow_descriptors();
     // Before the journal: a second mat-mapd on the same address ends here.
     let mut sockets = Vec::new();
     for address in &config.listen {
         sockets.push(bind(*address).await?);
+    }
+    let mut tls_listeners = Vec::new();
+    for address in config.tls.iter().flat_map(|tls| &tls.listen) {
+        let listener = TcpListener::bind(address).await;
+        tls_listeners.push(listener.map_err(|e| anyhow!(explain(*address, "TLS", &e)))?);
     }
     let metrics = match config.metrics_listen {
         Some(address) => Some(metrics::listen(address).await.map_err(|e| anyhow!(e))?),
@@ -69,17 +78,38 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
     let keys = Arc::new(KeyRing::default());
     keys.set(config.keys.clone(), config.private.clone());
     let counters = Arc::new(Counters::default());
-    let handler = Handler::new(shared.clone(), keys.clone(), queue, counters.clone());
+    let push = Push::new(shared.clone());
+    let handler = Handler::new(
+        shared.clone(),
+        keys.clone(),
+        queue,
+        counters.clone(),
+        push.clone(),
+    );
     let handler = Arc::new(handler);
+    let certificate = config.tls.as_ref().map(|tls| tls.config.clone());
+    let certificate = certificate.map(|config| Arc::new(Certificate::new(config)));
     let (mut ports, mut listeners) = (Vec::new(), Vec::new());
     for (udp, tcp) in sockets {
         tracing::info!(address = %tcp.local_addr()?, "listening");
         ports.push(Udp::start(udp, handler.clone())?);
-        listeners.push(Tcp::start(tcp, handler.clone()));
+        let door = Door {
+            handler: handler.clone(),
+            certificate: None,
+        };
+        listeners.push(Tcp::start(tcp, door));
+    }
+    for listener in tls_listeners {
+        tracing::info!(address = %listener.local_addr()?, "listening, TLS");
+        let door = Door {
+            handler: handler.clone(),
+            certificate: certificate.clone(),
+        };
+        listeners.push(Tcp::start(listener, door));
     }
     if let Some(listener) = metrics {
         tracing::info!(address = %listener.local_addr()?, "metrics");
-        let serving = metrics::serve(listener, shared.clone(), counters.clone());
+        let serving = metrics::serve(listener, shared.clone(), counters.clone(), push.clone());
         tokio::spawn(async move {
             if let Err(error) = serving.await {
                 tracing::error!(%error, "metrics are no longer served");
@@ -106,6 +136,7 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
     };
     // Dropped at the end, and ends with it.
     let mut tellers = JoinSet::new();
+    tellers.spawn(push::deliver(push));
     for secondary in &config.notify {
         tellers.spawn(teller.clone().run(secondary.clone()));
     }
@@ -117,7 +148,7 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload(path, &config, &keys),
+            _ = hangup.recv() => reload(path, &config, &keys, certificate.as_deref()),
             _ = report.tick() => {
                 let now = counters.to_string();
                 if now != reported {
@@ -178,38 +209,49 @@ pub(crate) fn recover(config: &Config) -> anyhow::Result<(Zone, Memory, Journal)
 
 /// The same port for UDP and TCP, also if it is 0 (any).
 async fn bind(address: SocketAddr) -> anyhow::Result<(UdpSocket, TcpListener)> {
-    let explain = |what: &str, error: &io::Error| {
-        let mend = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                "another program has it (see `ss -lnptu`); stop that one or change `listen`"
-            }
-            io::ErrorKind::AddrNotAvailable => {
-                "this machine does not have that address; change `listen` or add it"
-            }
-            io::ErrorKind::PermissionDenied => {
-                "ports below 1024 need CAP_NET_BIND_SERVICE; start as root or change `listen`"
-            }
-            _ => "change `listen`",
-        };
-        format!("cannot listen on {address} ({what}): {error}; {mend}")
-    };
     let mut last = String::new();
     for _ in 0..16 {
         let tcp = TcpListener::bind(address)
             .await
-            .map_err(|error| anyhow::anyhow!(explain("TCP", &error)))?;
+            .map_err(|error| anyhow!(explain(address, "TCP", &error)))?;
         match UdpSocket::bind(tcp.local_addr()?) {
             Ok(udp) => {
                 widen(&udp);
                 return Ok((udp, tcp));
             }
-            Err(error) => last = explain("UDP", &error),
+            Err(error) => last = explain(address, "UDP", &error),
         }
         if address.port() != 0 {
             break;
         }
     }
     bail!(last)
+}
+
+fn explain(address: SocketAddr, what: &str, error: &io::Error) -> String {
+    let mend = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "another program has it (see `ss -lnptu`); stop that one or change `listen`"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "this machine does not have that address; change `listen` or add it"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "ports below 1024 need CAP_NET_BIND_SERVICE; start as root or change `listen`"
+        }
+        _ => "change `listen`",
+    };
+    format!("cannot listen on {address} ({what}): {error}; {mend}")
+}
+
+/// A connection takes a descriptor, and what a service is given at first is for those who use
+/// select(2).
+fn allow_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
 }
 
 /// Room for as many updates as the writer takes, beside questions: what is lost is sent again
@@ -222,7 +264,11 @@ fn widen(socket: &UdpSocket) {
     }
 }
 
-fn reload(path: &Path, running: &Config, keys: &KeyRing) {
+fn addresses(config: &Config) -> Option<&[SocketAddr]> {
+    config.tls.as_ref().map(|tls| &tls.listen[..])
+}
+
+fn reload(path: &Path, running: &Config, keys: &KeyRing, certificate: Option<&Certificate>) {
     match Config::load(path) {
         Ok(new) => {
             if new.listen != running.listen
@@ -230,14 +276,18 @@ fn reload(path: &Path, running: &Config, keys: &KeyRing) {
                 || new.data_dir != running.data_dir
                 || new.apex.origin != running.apex.origin
                 || new.notify != running.notify
+                || addresses(&new) != addresses(running)
             {
                 tracing::warn!(
-                    "zone, listen, metrics_listen, data_dir and notify change at the next start only"
+                    "zone, listen, tls.listen, metrics_listen, data_dir and notify change at the next start only"
                 );
+            }
+            if let (Some(certificate), Some(tls)) = (certificate, new.tls) {
+                certificate.set(tls.config);
             }
             let count = new.keys.len();
             keys.set(new.keys, new.private);
-            tracing::info!(keys = count, "keys and policies reloaded");
+            tracing::info!(keys = count, "keys, policies and certificate reloaded");
         }
         Err(error) => tracing::error!(%error, "not reloaded; the old keys and policies stay"),
     }

@@ -39,8 +39,10 @@
 //! journal   disk   framed entries, torn ends, compaction
 //! history   pure   what has changed of late
 //! writer    thread check -> apply -> commit -> publish -> answer, in batches
-//! server    wire   UDP and TCP, TSIG, transfer whole (AXFR) or of what changed (IXFR)
+//! server    wire   UDP, TCP and TLS, TSIG, subscriptions, transfer whole (AXFR) or of what changed (IXFR)
 //! notify    wire   tells secondaries of changes, its pace pure
+//! dso       pure   the messages of stateful operations and of push
+//! push      pure   who has subscribed to what, and what waits for whom
 //! config, daemon, metrics   mat-mapd
 //! zonefile, offline  a zone as text, into the journal and out of it
 //! client           for forwarders and matctl; also works against BIND and Knot
@@ -57,12 +59,14 @@ pub mod client;
 mod clock;
 pub mod config;
 pub mod daemon;
+pub mod dso;
 pub mod history;
 pub mod journal;
 pub mod metrics;
 pub mod notify;
 pub mod offline;
 pub mod policy;
+mod push;
 pub mod replay;
 pub mod server;
 pub mod tsig;

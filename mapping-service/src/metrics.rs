@@ -8,6 +8,7 @@ use axum::Router;
 use axum::routing::get;
 use tokio::net::TcpListener;
 
+use crate::push::Push;
 use crate::server::counters::Counters;
 use crate::writer::Shared;
 
@@ -26,17 +27,18 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener, String> {
 ///
 /// # Errors
 /// The socket fails.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     shared: Arc<Shared>,
     counters: Arc<Counters>,
+    push: Arc<Push>,
 ) -> std::io::Result<()> {
-    let answer = move || async move { text(&shared, &counters) };
+    let answer = move || async move { text(&shared, &counters, &push) };
     axum::serve(listener, Router::new().route("/metrics", get(answer))).await
 }
 
 /// All metrics.
-fn text(shared: &Shared, counters: &Counters) -> String {
+fn text(shared: &Shared, counters: &Counters, push: &Push) -> String {
     let mut text = String::new();
     let (names, locators, serial) =
         shared.read(|zone| (zone.names(), zone.locators(), zone.serial()));
@@ -48,6 +50,11 @@ fn text(shared: &Shared, counters: &Counters) -> String {
             "journal_bytes",
             "Octets of the journal.",
             shared.journal_bytes(),
+        ),
+        (
+            "subscriptions",
+            "Sets that somebody wants to hear of.",
+            push.subscriptions() as u64,
         ),
     ];
     for (name, help, value) in gauges {

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::history::{Before, History};
 use crate::journal::{Entry, Finished, Journal, JournalError, NewJournal};
 use crate::policy::{Denial, Policy};
+use crate::push::{Changes, SetKey};
 use crate::replay::{Memory, Receipt};
 use crate::zone::update::{Draft, Refusal, Update};
 use crate::zone::{Change, Zone};
@@ -85,6 +86,7 @@ pub struct Shared {
     replay: Mutex<Memory>,
     journal_bytes: AtomicU64,
     serial: watch::Sender<u32>,
+    changes: Changes,
 }
 
 impl Shared {
@@ -96,6 +98,7 @@ impl Shared {
             history: Mutex::default(),
             replay: Mutex::new(replay),
             journal_bytes: AtomicU64::new(0),
+            changes: Changes::default(),
         }
     }
 
@@ -126,6 +129,11 @@ impl Shared {
         self.serial.subscribe()
     }
 
+    /// Which sets have changed, for those who want to hear of it.
+    pub(crate) fn changes(&self) -> &Changes {
+        &self.changes
+    }
+
     fn history(&self) -> MutexGuard<'_, History> {
         self.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -136,7 +144,14 @@ impl Shared {
         let before = self.read(|zone| Before::of(zone, &change));
         let mut zone = self.zone.write().unwrap_or_else(PoisonError::into_inner);
         self.history().note(before);
+        // Whoever wants to hear of changes from now on has to wait until this one can be read.
+        let wanted = self.changes.are_wanted();
+        let sets: Option<Vec<SetKey>> = wanted.then(|| change.sets.keys().cloned().collect());
         zone.apply(change);
+        drop(zone);
+        if let Some(sets) = sets {
+            self.changes.note(sets);
+        }
     }
 }
 

@@ -17,10 +17,11 @@
 //! cannot be told from a wrong clock.
 //!
 //! # Limitations
-//! No DNSSEC validation and no TLS yet: an answer is verified if and only if it
-//! carries a valid TSIG.
+//! No DNSSEC validation: an answer is verified if and only if it carries a valid TSIG. Over TLS
+//! there is [`push`] only.
 
 mod exchange;
+pub mod push;
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -41,6 +41,18 @@ causes! {
     Truncated = "truncated",
     /// TCP connections refused: too many, or too many of one client.
     TcpRefused = "tcp_refused",
+    /// Connections without a TLS handshake.
+    TlsFailed = "tls_failed",
+    /// Subscriptions accepted.
+    Subscribed = "subscriptions",
+    /// Subscriptions refused.
+    SubscribeRefused = "subscriptions_refused",
+    /// Messages that tell subscribers what is, or has changed.
+    Pushed = "pushes",
+    /// Subscribers cut off because they did not take what has changed.
+    PushOverrun = "push_overruns",
+    /// Sessions aborted because of a message that has no place in one.
+    SessionFault = "session_faults",
     /// Messages that cannot be understood.
     Malformed = "malformed",
     /// Opcodes that are not served.

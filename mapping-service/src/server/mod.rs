@@ -1,4 +1,4 @@
-//! The mapping service on the wire: DNS over UDP and TCP.
+//! The mapping service on the wire: DNS over UDP, TCP and TLS.
 //!
 //! Messages are parsed and written by hickory's types; sockets are read by `udp`
 //! and `tcp`, because hickory-server has a task for each datagram, which costs
@@ -18,7 +18,7 @@
 //!
 //! # Limitations
 //! Zone transfers are for keys with that right only. Nobody notifies a primary, so an
-//! incoming NOTIFY is not served. No DNSSEC, no TLS.
+//! incoming NOTIFY is not served. No DNSSEC.
 
 mod auth;
 pub mod counters;
@@ -26,7 +26,9 @@ mod message;
 mod quick;
 mod quiet;
 mod reply;
+mod session;
 pub(crate) mod tcp;
+pub(crate) mod tls;
 mod transfer;
 pub(crate) mod udp;
 
@@ -42,6 +44,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::config::{KeyEntry, Keys};
 use crate::policy::{self, Scope};
+use crate::push::Push;
 use crate::replay::{Receipt, Seen};
 use crate::tsig::Signature;
 use crate::writer::{Failure, Job, Order, Shared};
@@ -100,6 +103,7 @@ pub struct Handler {
     keys: Arc<KeyRing>,
     queue: mpsc::Sender<Order>,
     counters: Arc<Counters>,
+    push: Arc<Push>,
     quiet: Quiet,
     /// Each copies the zone.
     transfers: Semaphore,
@@ -159,14 +163,16 @@ enum Asked {
 
 impl Handler {
     /// Answers from `shared`, believes `keys`, hands updates to `queue` (the
-    /// writer's), and counts what happens.
-    pub fn new(
+    /// writer's), subscriptions to `push`, and counts what happens.
+    pub(crate) fn new(
         shared: Arc<Shared>,
         keys: Arc<KeyRing>,
         queue: mpsc::Sender<Order>,
         counters: Arc<Counters>,
+        push: Arc<Push>,
     ) -> Self {
         Handler {
+            push,
             shared,
             keys,
             queue,

@@ -170,7 +170,9 @@ mod tests {
         let zone = zone();
         let shared = Arc::new(Shared::new(zone.clone(), Memory::default()));
         let (queue, _orders) = tokio::sync::mpsc::channel(1);
-        let handler = Handler::new(shared, Arc::new(KeyRing::default()), queue, Arc::default());
+        let push = crate::push::Push::new(shared.clone());
+        let keys = Arc::new(KeyRing::default());
+        let handler = Handler::new(shared, keys, queue, Arc::default(), push);
         let from = "192.0.2.1:5353".parse().unwrap();
         let names = [
             "10.2.0.192.h4.map.example.",

@@ -1,8 +1,9 @@
-//! DNS over TCP (RFC 7766): how many may connect, how long they may take, and how much may wait
-//! for them.
+//! DNS over TCP (RFC 7766) and over TLS (RFC 7858): how many may connect, how long they may take,
+//! and how much may wait for them.
 //!
 //! Requests of one connection are worked on side by side and answered as they are ready (section
-//! 7). Whoever does not read his answers is not read any further, and cut off.
+//! 7). Whoever does not read his answers is not read any further, and cut off. Over TLS a
+//! connection may become a [`Session`].
 
 use std::collections::HashMap;
 use std::io;
@@ -11,8 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hickory_server::net::xfer::Protocol;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
@@ -22,10 +22,16 @@ use super::Handler;
 use super::counters::Cause;
 use super::message::{Received, receive};
 use super::reply::Way;
+use super::session::{Outgoing, Session};
+use super::tls::Certificate;
 use crate::clock::unix_now;
+use crate::dso;
+use crate::push::{Mailbox, PIECE, Waiting};
 
 /// Connections in all: a descriptor and some KiB each.
 const CONNECTIONS: usize = 4096;
+/// The same over TLS, where they stay.
+const SESSIONS: usize = 16_384;
 /// Of one client; an IPv6 client has a whole /64.
 const PER_CLIENT: usize = 64;
 /// A request has to be there by then, and an answer to be taken.
@@ -44,10 +50,10 @@ pub(crate) struct Tcp {
 }
 
 impl Tcp {
-    /// Serves `listener` until [`Tcp::stop`].
-    pub(crate) fn start(listener: TcpListener, handler: Arc<Handler>) -> Self {
+    /// Serves whoever comes to `door` until [`Tcp::stop`].
+    pub(crate) fn start(listener: TcpListener, door: Door) -> Self {
         let (stop, stopping) = watch::channel(false);
-        let accepting = tokio::spawn(accept(listener, handler, stopping));
+        let accepting = tokio::spawn(accept(listener, door, stopping));
         Tcp { stop, accepting }
     }
 
@@ -64,8 +70,43 @@ impl Tcp {
     }
 }
 
-async fn accept(listener: TcpListener, handler: Arc<Handler>, mut stopping: watch::Receiver<bool>) {
-    let guests = Arc::new(Guests::default());
+/// What is behind a listener.
+#[derive(Clone)]
+pub(crate) struct Door {
+    pub(crate) handler: Arc<Handler>,
+    /// Over TLS: what proves who we are.
+    pub(crate) certificate: Option<Arc<Certificate>>,
+}
+
+impl Door {
+    async fn enter(self, stream: TcpStream, from: SocketAddr, stopping: watch::Receiver<bool>) {
+        // Answers are small, and waited for.
+        let _at_worst_slower = stream.set_nodelay(true);
+        let Some(certificate) = &self.certificate else {
+            return serve(stream, from, self, stopping).await;
+        };
+        match timeout(IDLE, certificate.acceptor().accept(stream)).await {
+            Ok(Ok(stream)) => serve(stream, from, self, stopping).await,
+            failed => {
+                self.handler.counters.add(Cause::TlsFailed);
+                if self.handler.quiet.may_speak(unix_now()) {
+                    let why = match failed {
+                        Ok(Err(error)) => error.to_string(),
+                        _ => "it takes too long".to_owned(),
+                    };
+                    tracing::warn!(%from, %why, "no TLS connection");
+                }
+            }
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, door: Door, mut stopping: watch::Receiver<bool>) {
+    let handler = door.handler.clone();
+    let guests = Arc::new(Guests::new(match door.certificate {
+        None => CONNECTIONS,
+        Some(_) => SESSIONS,
+    }));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -76,7 +117,7 @@ async fn accept(listener: TcpListener, handler: Arc<Handler>, mut stopping: watc
         match accepted {
             Ok((stream, from)) => match Guests::admit(&guests, from.ip()) {
                 Some(guest) => {
-                    let serving = serve(stream, from, handler.clone(), stopping.clone());
+                    let serving = door.clone().enter(stream, from, stopping.clone());
                     connections.spawn(async move {
                         serving.await;
                         drop(guest);
@@ -99,8 +140,11 @@ async fn accept(listener: TcpListener, handler: Arc<Handler>, mut stopping: watc
 }
 
 /// Who is connected.
-#[derive(Debug, Default)]
-struct Guests(Mutex<HashMap<IpAddr, usize>>);
+#[derive(Debug)]
+struct Guests {
+    at_most: usize,
+    here: Mutex<HashMap<IpAddr, usize>>,
+}
 
 /// One of them, until dropped.
 #[derive(Debug)]
@@ -110,6 +154,13 @@ struct Guest {
 }
 
 impl Guests {
+    fn new(at_most: usize) -> Self {
+        Guests {
+            at_most,
+            here: Mutex::default(),
+        }
+    }
+
     fn admit(this: &Arc<Self>, ip: IpAddr) -> Option<Guest> {
         let client = match ip {
             IpAddr::V4(_) => ip,
@@ -118,7 +169,7 @@ impl Guests {
         let mut guests = this.lock();
         let all: usize = guests.values().sum();
         let own = guests.get(&client).copied().unwrap_or(0);
-        if all >= CONNECTIONS || own >= PER_CLIENT {
+        if all >= this.at_most || own >= PER_CLIENT {
             return None;
         }
         guests.insert(client, own + 1);
@@ -129,7 +180,7 @@ impl Guests {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.here.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -145,35 +196,57 @@ impl Drop for Guest {
     }
 }
 
-async fn serve(
-    stream: TcpStream,
-    from: SocketAddr,
-    handler: Arc<Handler>,
-    mut stopping: watch::Receiver<bool>,
-) {
-    // Answers are small, and waited for.
-    let _at_worst_slower = stream.set_nodelay(true);
-    let (mut reader, writer) = stream.into_split();
+async fn serve<S>(stream: S, from: SocketAddr, door: Door, mut stopping: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let handler = door.handler;
+    let (mut reader, writer) = split(stream);
     let (answers, waiting) = mpsc::channel(AT_ONCE);
     let slots = Arc::new(Semaphore::new(AT_ONCE));
+    let mut session = door
+        .certificate
+        .is_some()
+        .then(|| Session::new(handler.clone(), from));
     // All of it ends with this task.
     let mut tasks = JoinSet::new();
-    tasks.spawn(write(writer, waiting));
+    let mailbox = session.as_ref().map(Session::mailbox);
+    tasks.spawn(write(writer, waiting, handler.clone(), mailbox));
     loop {
+        let patience = session.as_ref().and_then(Session::patience).unwrap_or(IDLE);
         let next = async {
             // Closed only by its owner, which is here.
             let slot = slots.clone().acquire_owned().await.ok()?;
-            let message = timeout(IDLE, read(&mut reader)).await.ok()?.ok()?;
+            let message = timeout(patience, read(&mut reader)).await.ok()?.ok()?;
             Some((slot, message))
         };
         let next = tokio::select! {
             next = next => next,
             () = answers.closed() => None,
-            _ = stopping.wait_for(|stop| *stop) => None,
+            () = told(&mut stopping) => {
+                if let Some(goodbye) = session.as_ref().and_then(Session::goodbye) {
+                    let _gone = answers.send(goodbye).await;
+                }
+                None
+            }
         };
         let Some((slot, octets)) = next else {
             break;
         };
+        if let Some(session) = &mut session
+            && dso::is_dso(&octets)
+        {
+            match session.handle(&octets) {
+                Ok(outgoing) => {
+                    for outgoing in outgoing {
+                        // Whoever is gone is noticed above.
+                        let _gone = answers.send(outgoing).await;
+                    }
+                    continue;
+                }
+                Err(()) => break,
+            }
+        }
         let now = unix_now();
         match receive(&octets, from, Protocol::Tcp) {
             Received::Request(request) => {
@@ -186,7 +259,7 @@ async fn serve(
             Received::Malformed(error, answer) => {
                 handler.malformed(from, &error, now);
                 // Where the next message begins is anybody's guess.
-                let _gone = answers.send(answer).await;
+                let _gone = answers.send(Outgoing::Message(answer)).await;
                 break;
             }
             Received::Nothing => {}
@@ -197,34 +270,120 @@ async fn serve(
     while tasks.join_next().await.is_some() {}
 }
 
+/// Waits until it is time to end.
+async fn told(stopping: &mut watch::Receiver<bool>) {
+    // If whoever tells is gone, so it is.
+    let _gone = stopping.wait_for(|stop| *stop).await;
+}
+
 /// A message and its length before it (section 8).
-async fn read(reader: &mut OwnedReadHalf) -> io::Result<Vec<u8>> {
+async fn read(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let length = reader.read_u16().await?;
     let mut octets = vec![0; length.into()];
     reader.read_exact(&mut octets).await?;
     Ok(octets)
 }
 
-/// Writes answers until there are no more, or they are not taken.
-async fn write(mut writer: OwnedWriteHalf, mut waiting: mpsc::Receiver<Vec<u8>>) {
-    while let Some(answer) = waiting.recv().await {
-        let Ok(length) = u16::try_from(answer.len()) else {
-            return;
+/// Writes what is to be sent until there is no more, or it is not taken.
+async fn write(
+    writer: impl AsyncWrite + Unpin,
+    mut waiting: mpsc::Receiver<Outgoing>,
+    handler: Arc<Handler>,
+    mailbox: Option<Arc<Mailbox>>,
+) {
+    let mut pen = Pen { writer, handler };
+    loop {
+        let changed = async {
+            match &mailbox {
+                Some(mailbox) => mailbox.take().await,
+                None => std::future::pending().await,
+            }
         };
-        // In one piece: the length alone would be a segment.
-        let message = [&length.to_be_bytes(), answer.as_slice()].concat();
-        if !matches!(timeout(IDLE, writer.write_all(&message)).await, Ok(Ok(()))) {
+        let changed = tokio::select! {
+            outgoing = waiting.recv() => match outgoing {
+                Some(outgoing) => match pen.write(outgoing).await {
+                    Some(()) => continue,
+                    None => return,
+                },
+                None => break,
+            },
+            changed = changed => changed,
+        };
+        // That a subscription is accepted comes before what changes.
+        while let Ok(outgoing) = waiting.try_recv() {
+            if pen.write(outgoing).await.is_none() {
+                return;
+            }
+        }
+        if pen.tell(changed).await.is_none() {
             return;
         }
+    }
+    // Over TLS it says that this was all.
+    let _gone = timeout(IDLE, pen.writer.shutdown()).await;
+}
+
+/// The writing half of a connection.
+struct Pen<W> {
+    writer: W,
+    handler: Arc<Handler>,
+}
+
+impl<W: AsyncWrite + Unpin> Pen<W> {
+    async fn write(&mut self, outgoing: Outgoing) -> Option<()> {
+        match outgoing {
+            Outgoing::Message(message) => self.message(&message).await,
+            Outgoing::State(subscription) => {
+                let mut from = Some(subscription.name.clone());
+                while let Some(name) = from {
+                    let messages;
+                    (messages, from) = self.handler.state(&subscription, &name);
+                    self.messages(messages).await?;
+                }
+                Some(())
+            }
+        }
+    }
+
+    /// What has changed.
+    async fn tell(&mut self, changed: Waiting) -> Option<()> {
+        if changed.overrun {
+            self.handler.counters.add(Cause::PushOverrun);
+            return None;
+        }
+        let sets: Vec<_> = changed.sets.into_iter().collect();
+        for some in sets.chunks(PIECE) {
+            self.messages(self.handler.news(some)).await?;
+        }
+        Some(())
+    }
+
+    async fn messages(&mut self, messages: Vec<Vec<u8>>) -> Option<()> {
+        for message in messages {
+            self.message(&message).await?;
+            self.handler.counters.add(Cause::Pushed);
+        }
+        Some(())
+    }
+
+    async fn message(&mut self, message: &[u8]) -> Option<()> {
+        let length = u16::try_from(message.len()).ok()?;
+        // In one piece: the length alone would be a segment.
+        let message = [&length.to_be_bytes(), message].concat();
+        let written = async {
+            self.writer.write_all(&message).await?;
+            self.writer.flush().await
+        };
+        timeout(IDLE, written).await.ok()?.ok()
     }
 }
 
 /// Where answers go.
-struct ByTcp(mpsc::Sender<Vec<u8>>);
+struct ByTcp(mpsc::Sender<Outgoing>);
 
 impl Way for ByTcp {
     async fn send(&self, message: Vec<u8>) -> bool {
-        self.0.send(message).await.is_ok()
+        self.0.send(Outgoing::Message(message)).await.is_ok()
     }
 }
 
@@ -234,7 +393,7 @@ mod tests {
 
     #[test]
     fn a_client_has_its_share_of_connections_and_no_more() {
-        let guests = Arc::new(Guests::default());
+        let guests = Arc::new(Guests::new(CONNECTIONS));
         let ip = |text: &str| text.parse().unwrap();
         let admit = |ip| Guests::admit(&guests, ip);
         let mut own: Vec<Guest> = (0..PER_CLIENT)

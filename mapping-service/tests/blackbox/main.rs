@@ -8,6 +8,7 @@ mod files;
 mod harness;
 mod hostile;
 mod privacy;
+mod push;
 mod race;
 mod signatures;
 mod tools;

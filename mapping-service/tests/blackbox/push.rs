@@ -1,0 +1,419 @@
+//! Push over TLS: who hears of what, when, and what becomes of those who break the rules.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_proto::op::{Message as Plain, ResponseCode};
+use hickory_proto::rr::RecordType;
+use mat_mapping::client::push::{Changed, Endpoint, Health, Subscriber, certificates};
+use mat_mapping::client::{MapClient, Swap};
+use mat_mapping::dso::{DSOTYPENI, Message, News, Subscription, Tlv, octet};
+use mat_netns::wait_until;
+use mat_proto::{Binding, Home};
+use tokio::sync::mpsc;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use crate::harness::*;
+
+/// What the example configuration tells people to type.
+fn make_certificate(dir: &Path) {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/mat-mapd.example.toml");
+    let example = std::fs::read_to_string(example).unwrap();
+    let lines = example
+        .lines()
+        .skip_while(|line| !line.contains("openssl req"));
+    let command: String = lines
+        .take_while(|line| line.contains("openssl") || line.starts_with("#     "))
+        .map(|line| line.trim_start_matches('#').trim_end_matches('\\'))
+        .collect();
+    let made = Command::new("sh")
+        .args(["-c", &command])
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{command}: {made:?}");
+}
+
+/// The configuration with TLS at this address.
+fn with_tls(config: &str, port: &str) -> String {
+    let tls = format!(
+        "[tls]\nlisten = [\"127.0.0.1:{port}\"]\ncertificate = \"mat-mapd.pem\"\nprivate_key = \"mat-mapd.key\"\n\n[[key]]"
+    );
+    config.replacen("[[key]]", &tls, 1)
+}
+
+fn start(dir: &Path, edit: impl Fn(&str) -> String) -> (Mapd, SocketAddr) {
+    let port = |file: &str| std::fs::read_to_string(dir.join(file)).unwrap_or("0".to_owned());
+    let config = with_tls(&edit(&config(&port("port"))), &port("tls-port"));
+    let mut mapd = Mapd::start_with(dir, &config);
+    let listening = mapd.wait_for("listening, TLS address=");
+    let tls: SocketAddr = listening.rsplit_once('=').unwrap().1.parse().unwrap();
+    std::fs::write(dir.join("port"), mapd.address.port().to_string()).unwrap();
+    std::fs::write(dir.join("tls-port"), tls.port().to_string()).unwrap();
+    (mapd, tls)
+}
+
+fn endpoint(dir: &Path, address: SocketAddr) -> Endpoint {
+    let roots = certificates(&dir.join("mat-mapd.pem")).unwrap();
+    Endpoint::new(address, "ns1.map.example", &roots).unwrap()
+}
+
+async fn swap(client: &MapClient, home: Home, expect: Option<&Binding>, new: Option<&Binding>) {
+    let done = client.compare_and_swap(home, expect, new).await.unwrap();
+    assert_eq!(done, Swap::Committed);
+}
+
+async fn next(news: &mut mpsc::Receiver<Changed>) -> Changed {
+    tokio::time::timeout(PATIENCE, news.recv())
+        .await
+        .unwrap()
+        .unwrap()
+}
+
+/// Until push is certain.
+async fn known(subscriber: &Subscriber, home: Home) -> Option<Binding> {
+    let asking = async {
+        loop {
+            if let Some(known) = subscriber.get(home) {
+                return known;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asking).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_is_known_at_once_and_after_an_interruption() {
+    let dir = directory();
+    make_certificate(dir.path());
+    let (mapd, tls) = start(dir.path(), str::to_owned);
+    let client = mapd.client();
+    let (sender, mut news) = mpsc::channel(16);
+    let age = Duration::from_secs(1);
+    let subscriber = Subscriber::start(name(ZONE), endpoint(dir.path(), tls), age, sender);
+    let first = binding("192.0.2.10", 1, "198.51.100.10");
+    let home = first.home();
+    assert_eq!(known(&subscriber, home).await, None);
+    assert_eq!(subscriber.health(), Health::Connected(1));
+
+    swap(&client, home, None, Some(&first)).await;
+    let changed = |binding: &Binding| Changed {
+        home,
+        binding: Some(binding.clone()),
+    };
+    assert_eq!(next(&mut news).await, changed(&first));
+    assert_eq!(subscriber.get(home), Some(Some(first.clone())));
+    let second = binding("192.0.2.10", 2, "198.51.100.11");
+    swap(&client, home, Some(&first), Some(&second)).await;
+    assert_eq!(next(&mut news).await, changed(&second));
+    // Nobody has asked for that one.
+    let other = binding("192.0.2.11", 1, "198.51.100.12");
+    swap(&client, other.home(), None, Some(&other)).await;
+
+    mapd.kill();
+    let away = || matches!(subscriber.health(), Health::Away(_)).then_some(());
+    wait_until(PATIENCE, "the interruption to be noticed", away).unwrap();
+    assert_eq!(subscriber.get(home), None);
+    let (mapd, _) = start(dir.path(), str::to_owned);
+    swap(&client, home, Some(&second), None).await;
+    let there = known(&subscriber, home).await;
+    assert_eq!(there, None);
+    swap(
+        &client,
+        home,
+        None,
+        Some(&binding("192.0.2.10", 7, "198.51.100.10")),
+    )
+    .await;
+    assert_eq!(
+        next(&mut news).await,
+        changed(&binding("192.0.2.10", 7, "198.51.100.10"))
+    );
+    // It says that it goes.
+    mapd.stop();
+    wait_until(PATIENCE, "the end to be noticed", away).unwrap();
+    let Health::Away(why) = subscriber.health() else {
+        panic!("connected");
+    };
+    assert!(
+        why.contains("left alone") || why.contains("refused"),
+        "{why}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefix_is_followed_with_all_that_is_there() {
+    let dir = directory();
+    make_certificate(dir.path());
+    let (mapd, tls) = start(dir.path(), str::to_owned);
+    let client = mapd.client();
+    let mut there = Vec::new();
+    for n in 1..=20 {
+        let binding = binding(&format!("192.0.2.{n}"), 1, &format!("198.51.100.{n}"));
+        swap(&client, binding.home(), None, Some(&binding)).await;
+        there.push(binding);
+    }
+    let six = binding("2001:db8:1::1", 1, "2001:db8:a::1");
+    swap(&client, six.home(), None, Some(&six)).await;
+    let (sender, mut news) = mpsc::channel(16);
+    let below = name("2.0.192.h4.map.example.");
+    let _subscriber = Subscriber::follow(name(ZONE), &below, endpoint(dir.path(), tls), sender);
+    let mut told = Vec::new();
+    for _ in 1..=20 {
+        told.extend(next(&mut news).await.binding);
+    }
+    told.sort_by_key(Binding::home);
+    assert_eq!(told, there);
+    // What is elsewhere does not come; what comes next is this.
+    let again = binding("2001:db8:1::1", 2, "2001:db8:a::2");
+    swap(&client, six.home(), Some(&six), Some(&again)).await;
+    swap(&client, there[4].home(), Some(&there[4]), None).await;
+    let gone = next(&mut news).await;
+    assert_eq!((gone.home, gone.binding), (there[4].home(), None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_believed_who_has_another_certificate() {
+    let dir = directory();
+    make_certificate(dir.path());
+    let (_mapd, tls) = start(dir.path(), str::to_owned);
+    let other = directory();
+    make_certificate(other.path());
+    let (sender, _news) = mpsc::channel(1);
+    let away = |endpoint: Endpoint, sender| async move {
+        let age = Duration::from_secs(1);
+        let subscriber = Subscriber::start(name(ZONE), endpoint, age, sender);
+        let why = || match subscriber.health() {
+            Health::Away(why) if why.contains("certificate") => Some(why),
+            _ => None,
+        };
+        tokio::task::block_in_place(|| wait_until(PATIENCE, "the certificate to be refused", why))
+            .unwrap()
+    };
+    away(endpoint(other.path(), tls), sender.clone()).await;
+    let roots = certificates(&dir.path().join("mat-mapd.pem")).unwrap();
+    let named = Endpoint::new(tls, "ns2.map.example", &roots).unwrap();
+    let why = away(named, sender).await;
+    assert!(why.contains("name"), "{why}");
+}
+
+/// A TLS connection on which anything can be said.
+struct Raw(StreamOwned<ClientConnection, TcpStream>);
+
+impl Raw {
+    fn connect(dir: &Path, address: SocketAddr) -> Raw {
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(&dir.join("mat-mapd.pem")).unwrap() {
+            roots.add(CertificateDer::from(certificate)).unwrap();
+        }
+        let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = "ns1.map.example".try_into().unwrap();
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let connection = ClientConnection::new(Arc::new(config), name).unwrap();
+        Raw(StreamOwned::new(connection, stream))
+    }
+
+    fn say(&mut self, octets: &[u8]) {
+        let length = u16::try_from(octets.len()).unwrap().to_be_bytes();
+        self.0.write_all(&[&length, octets].concat()).unwrap();
+    }
+
+    fn request(&mut self, id: u16, tlv: Tlv) {
+        self.say(&Message::Request { id, tlv }.emit().unwrap());
+    }
+
+    /// `None`: the connection is closed.
+    fn hear(&mut self) -> Option<Vec<u8>> {
+        let mut length = [0; 2];
+        self.0.read_exact(&mut length).ok()?;
+        let mut octets = vec![0; u16::from_be_bytes(length).into()];
+        self.0.read_exact(&mut octets).ok()?;
+        Some(octets)
+    }
+
+    fn message(&mut self) -> Option<Message> {
+        Some(Message::parse(&self.hear()?).unwrap())
+    }
+
+    fn code_of(&mut self, id: u16, tlv: Tlv) -> u8 {
+        self.request(id, tlv);
+        match self.message() {
+            Some(Message::Response { id: of, code, .. }) if of == id => code,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn at(owner: &str) -> Tlv {
+    Tlv::Subscribe(Subscription::at(&name(owner), RecordType::SVCB))
+}
+
+fn below(owner: &str) -> Tlv {
+    Tlv::Subscribe(Subscription::below(&name(owner), RecordType::SVCB))
+}
+
+#[test]
+fn sessions_follow_the_rules_and_those_who_do_not_are_cut_off() {
+    let dir = directory();
+    make_certificate(dir.path());
+    let private =
+        |config: &str| config.replace("data_dir", "private = [\"192.0.2.128/25\"]\ndata_dir");
+    let (mapd, tls) = start(dir.path(), private);
+    let codes = [
+        (
+            at(&format!("10.2.0.192.h4.{ZONE}")),
+            octet(ResponseCode::NoError),
+        ),
+        (
+            at(&format!("200.2.0.192.h4.{ZONE}")),
+            octet(ResponseCode::Refused),
+        ),
+        (
+            below(&format!("2.0.192.h4.{ZONE}")),
+            octet(ResponseCode::Refused),
+        ),
+        (below(ZONE), octet(ResponseCode::Refused)),
+        (
+            at("10.2.0.192.h4.other.example."),
+            octet(ResponseCode::NotAuth),
+        ),
+        (Tlv::Unknown(0xf841), DSOTYPENI),
+    ];
+    let mut session = Raw::connect(dir.path(), tls);
+    for (n, (tlv, code)) in codes.into_iter().enumerate() {
+        assert_eq!(session.code_of(n as u16 + 1, tlv), code, "{n}");
+    }
+    // Questions beside it, also long ones that are no DSO message.
+    let question = hickory_proto::op::Query::query(name(ZONE), RecordType::SOA);
+    let mut plain = Plain::new(
+        7,
+        hickory_proto::op::MessageType::Query,
+        hickory_proto::op::OpCode::Query,
+    );
+    plain.add_query(question);
+    session.say(&plain.to_vec().unwrap());
+    let answer = Plain::from_vec(&session.hear().unwrap()).unwrap();
+    assert_eq!((answer.metadata.id, answer.answers.len()), (7, 1));
+
+    // What was subscribed to comes, first whole; what was unsubscribed from does not.
+    let update = |home: u8, epoch: u32| {
+        let done = mapd.nsupdate(&format!(
+            "update delete {home}.2.0.192.h4.{ZONE} SVCB\nupdate add {home}.2.0.192.h4.{ZONE} 0 SVCB 1 . ipv4hint=198.51.100.{home} key65280={epoch} key65281=native key65282=30"
+        ));
+        assert!(done.ok, "{}", done.text);
+    };
+    update(10, 1);
+    let push = |session: &mut Raw| match session.message() {
+        Some(Message::Unidirectional {
+            tlv: Tlv::Push(news),
+            ..
+        }) => news,
+        other => panic!("{other:?}"),
+    };
+    let news = push(&mut session);
+    let cleared = News::Cleared(name(&format!("10.2.0.192.h4.{ZONE}")), RecordType::SVCB);
+    assert_eq!(news[0], cleared);
+    assert!(
+        matches!(&news[1..], [News::Added(record)] if record.ttl == 0),
+        "{news:?}"
+    );
+    assert_eq!(session.code_of(8, at(&format!("11.2.0.192.h4.{ZONE}"))), 0);
+    let over = Message::Unidirectional {
+        code: 0,
+        tlv: Tlv::Unsubscribe(1),
+    };
+    session.say(&over.emit().unwrap());
+    // The answer shows that it has been read.
+    assert_eq!(session.code_of(9, Tlv::Unknown(0xf841)), DSOTYPENI);
+    update(10, 2);
+    update(11, 1);
+    let news = push(&mut session);
+    assert_eq!(
+        news[0],
+        News::Cleared(name(&format!("11.2.0.192.h4.{ZONE}")), RecordType::SVCB)
+    );
+
+    // Who breaks the rules.
+    let faults: [&[Message]; 5] = [
+        &[
+            Message::Request {
+                id: 1,
+                tlv: at(ZONE),
+            },
+            Message::Request {
+                id: 1,
+                tlv: at(&format!("h4.x.{ZONE}")),
+            },
+        ],
+        &[
+            Message::Request {
+                id: 1,
+                tlv: at(ZONE),
+            },
+            Message::Request {
+                id: 2,
+                tlv: at(ZONE),
+            },
+        ],
+        // Nothing is established.
+        &[Message::Unidirectional {
+            code: 0,
+            tlv: Tlv::Unsubscribe(1),
+        }],
+        &[Message::Response {
+            id: 4,
+            code: 0,
+            tlv: None,
+        }],
+        &[Message::Request {
+            id: 5,
+            tlv: Tlv::Push(Vec::new()),
+        }],
+    ];
+    for (n, messages) in faults.into_iter().enumerate() {
+        let mut session = Raw::connect(dir.path(), tls);
+        for message in messages {
+            session.say(&message.emit().unwrap());
+        }
+        let mut said = 0;
+        while session.hear().is_some() {
+            said += 1;
+        }
+        assert!(said <= 1, "{n}: {said}");
+    }
+    // Garbage instead of a handshake, and a session without TLS.
+    let mut garbage = TcpStream::connect(tls).unwrap();
+    garbage.set_read_timeout(Some(PATIENCE)).unwrap();
+    garbage.write_all(&[0x5a; 600]).unwrap();
+    assert!(garbage.read_to_end(&mut Vec::new()).is_ok_and(|n| n < 100));
+    let keepalive = Message::Request {
+        id: 1,
+        tlv: at(ZONE),
+    }
+    .emit()
+    .unwrap();
+    let mut plain = TcpStream::connect(mapd.address).unwrap();
+    plain.set_read_timeout(Some(PATIENCE)).unwrap();
+    plain
+        .write_all(&[&(keepalive.len() as u16).to_be_bytes()[..], &keepalive].concat())
+        .unwrap();
+    let mut answer = [0; 6];
+    plain.read_exact(&mut answer).unwrap();
+    assert_eq!(
+        (answer[5] & 0xf, answer[4] >> 3 & 0xf),
+        (octet(ResponseCode::NotImp), 6)
+    );
+    mapd.stop();
+}

@@ -125,6 +125,19 @@ pub struct Zone {
     pub trust: Trust,
     /// Key that signs queries and updates; without one nothing can be claimed.
     pub key: Option<Key>,
+    /// Who tells of changes, so that nobody has to ask.
+    pub push: Option<Push>,
+}
+
+/// A server of DNS push notifications (RFC 8765).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Push {
+    /// Where it is, TCP.
+    pub server: SocketAddr,
+    /// The name in its certificate.
+    pub name: String,
+    /// That certificate, or those that have signed it, in DER form.
+    pub certificates: Vec<Vec<u8>>,
 }
 
 /// `[mapping]` and `[[zone]]`.
@@ -144,6 +157,11 @@ impl Mapping {
     /// Which of the zones speaks for which home.
     pub fn zoning(&self) -> Zoning {
         Zoning::new(self.zones.iter().skip(1).map(|zone| &zone.homes[..]))
+    }
+
+    /// Whether any zone tells of changes by itself.
+    pub fn is_pushed(&self) -> bool {
+        self.zones.iter().any(|zone| zone.push.is_some())
     }
 
     /// The weakest trust of any zone.

@@ -595,6 +595,7 @@ fn describe(queues: &[Tun], joins: Joins) -> String {
 
 fn agent_config(config: &Config) -> AgentConfig {
     let limits = &config.limits;
+    let poll = Duration::from_millis(config.mapping.poll_ms);
     AgentConfig {
         homes: config.homes.prefixes.clone(),
         locators: config.locators.prefixes.clone(),
@@ -602,9 +603,11 @@ fn agent_config(config: &Config) -> AgentConfig {
         exclusive: config.locators.exclusive,
         control_port: config.control_port,
         lease_seconds: config.mapping.lease_s,
-        poll: Duration::from_millis(config.mapping.poll_ms),
+        poll,
         stop_after: match config.mapping.on_isolation {
             OnIsolation::Serve => None,
+            // What stands for an answer may be so old.
+            OnIsolation::StopAfter(time) if config.mapping.is_pushed() => Some(time - poll),
             OnIsolation::StopAfter(time) => Some(time),
         },
         zoning: config.mapping.zoning(),

@@ -138,6 +138,8 @@ pub struct Context {
     pub(crate) local: Option<Locator>,
     /// Where they came from before, until the given time.
     pub(crate) local_previous: Option<(Locator, Time)>,
+    /// Where else the own home can be at once: the peer may hear that it is before we do.
+    pub(crate) local_others: Vec<Locator>,
     /// The peer's binding as of the highest epoch known.
     pub(crate) binding: Option<Binding>,
     /// Where the peer was before, until the given time.
@@ -167,6 +169,8 @@ pub struct Context {
     pub(crate) probing: Option<(u64, Time)>,
     pub(crate) round_trip_us: Option<u64>,
     pub(crate) created: Time,
+    /// When we last asked to be told of changes of the peer.
+    pub(crate) watched: Option<Time>,
     /// When the peer's forwarder was last heard of. Packets are in the tally.
     pub(crate) heard: Option<Time>,
     /// When a stranger last made us OPEN again.
@@ -195,6 +199,7 @@ impl Context {
             peer,
             local: None,
             local_previous: None,
+            local_others: Vec::new(),
             binding: None,
             previous: Vec::new(),
             lease_until: Time(0),
@@ -213,6 +218,7 @@ impl Context {
             probing: None,
             round_trip_us: None,
             created: now,
+            watched: None,
             heard: None,
             last_reopen: None,
             hold: Hold::default(),
@@ -270,7 +276,8 @@ impl Context {
         let locals = self
             .local
             .into_iter()
-            .chain(self.local_previous.map(|(l, _)| l));
+            .chain(self.local_previous.map(|(l, _)| l))
+            .chain(self.local_others.iter().copied());
         let locals: Vec<Locator> = locals.collect();
         for remote in named.chain(self.previous.iter().map(|(l, _)| *l)) {
             pairs.extend(locals.iter().map(|local| (remote, *local)));

@@ -119,6 +119,8 @@ pub struct Options {
     pub extra: String,
     /// Room for 254 instances at each site.
     pub crowded: bool,
+    /// The mapping service tells forwarders what changes; otherwise they ask.
+    pub push: bool,
 }
 
 impl Options {
@@ -130,6 +132,7 @@ impl Options {
             offloads: true,
             extra: String::new(),
             crowded: false,
+            push: true,
         })
     }
 
@@ -241,7 +244,10 @@ impl Testbed {
             "203.0.113.81/28",
         )?;
         address6(&plain, &router, "p", "2001:db8:80::80", "2001:db8:80::1")?;
-        let mapd_config = lab.write("mat-mapd.toml", mapd_config(lab.dir()))?;
+        if options.push {
+            make_certificate(&map, lab.dir())?;
+        }
+        let mapd_config = lab.write("mat-mapd.toml", mapd_config(lab.dir(), options.push))?;
         let mapd = start_mapd(&map, &options, &mapd_config)?;
         let mut sites = Vec::new();
         for spec in SITES {
@@ -532,6 +538,18 @@ pub fn toml_list<S: AsRef<str>>(items: &[S]) -> String {
     format!("[{}]", quoted.join(", "))
 }
 
+/// As the example configuration of mat-mapd tells people to.
+fn make_certificate(host: &Host, dir: &Path) -> Result<()> {
+    let openssl = Cmd::from(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 \
+         -subj /CN=ns1.map.example -addext subjectAltName=DNS:ns1.map.example \
+         -addext basicConstraints=critical,CA:FALSE",
+    );
+    let key = openssl.arg("-keyout").arg(dir.join("mat-mapd.key"));
+    host.run(key.arg("-out").arg(dir.join("mat-mapd.pem")))?;
+    Ok(())
+}
+
 fn matd_config(options: &Options, spec: SiteSpec, socket: &Path, state: &Path) -> String {
     format!(
         "site = \"{name}\"\n\
@@ -543,8 +561,14 @@ fn matd_config(options: &Options, spec: SiteSpec, socket: &Path, state: &Path) -
          [locators]\nprefixes = {locators}\npool = {pool}\n\
          [mapping]\nservers = [\"203.0.113.53:53\"]\nzone = \"map.example.\"\ntrust = \"tsig\"\n\
          key = {{ name = \"site-{name}.\", algorithm = \"hmac-sha256\", secret = \"{secret}\" }}\n\
-         {extra}\n",
+         {push}{extra}\n",
         name = spec.name,
+        push = match options.push {
+            true =>
+                "push = { server = \"203.0.113.53:853\", name = \"ns1.map.example\", \
+                 certificate = \"mat-mapd.pem\" }\n",
+            false => "",
+        },
         socket = socket.display(),
         state = state.display(),
         homes = toml_list(&HOMES),
@@ -558,13 +582,17 @@ fn matd_config(options: &Options, spec: SiteSpec, socket: &Path, state: &Path) -
     )
 }
 
-fn mapd_config(dir: &Path) -> String {
+fn mapd_config(dir: &Path, push: bool) -> String {
     let mut text = format!(
         "zone = \"map.example.\"\n\
          listen = [\"203.0.113.53:53\", \"[2001:db8:53::53]:53\"]\n\
          data_dir = \"{}\"\n",
         dir.join("mapd").display()
     );
+    if push {
+        text += "[tls]\nlisten = [\"203.0.113.53:853\", \"[2001:db8:53::53]:853\"]\n\
+                 certificate = \"mat-mapd.pem\"\nprivate_key = \"mat-mapd.key\"\n";
+    }
     for site in SITES {
         text += &format!(
             "[[key]]\nname = \"site-{}\"\nsecret = \"{}\"\nhomes = {}\nlocators = {}\n",

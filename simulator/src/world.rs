@@ -701,7 +701,7 @@ impl World {
             let (life, delay) = (self.sites[site].life, self.sites[site].map_delay);
             match output {
                 Output::Write(frame) => self.route(site, frame.packet),
-                Output::Lookup(home) => {
+                Output::Lookup(home) | Output::Refresh(home) => {
                     self.later(delay, Event::Ask(site, life, Question::Lookup(home)));
                 }
                 Output::Update { home, expect, new } => {
@@ -732,6 +732,7 @@ impl World {
                 }
                 Output::Disconnect(..)
                 | Output::Announce(_)
+                | Output::Watch(_)
                 | Output::Steer(..)
                 | Output::Unsteer(..) => {}
             }

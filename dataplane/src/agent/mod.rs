@@ -3,8 +3,8 @@
 //!
 //! One input, then drain the outputs until there are none:
 //! [`Agent::handle_packet`], [`Agent::handle_control`],
-//! [`Agent::handle_lookup`], [`Agent::handle_update`], [`Agent::handle_timeout`]
-//! or one of the operations ([`Agent::attach`] ..), then [`Agent::poll_output`],
+//! [`Agent::handle_lookup`], [`Agent::handle_news`], [`Agent::handle_update`],
+//! [`Agent::handle_timeout`] or one of the operations ([`Agent::attach`] ..), then [`Agent::poll_output`],
 //! then sleep no longer than [`Agent::poll_timeout`] says.
 //!
 //! Not in here: sockets, devices, clocks, threads, DNS. Randomness comes in as a
@@ -93,6 +93,12 @@ pub enum Output {
     /// Ask the mapping service for a binding; answer with
     /// [`Agent::handle_lookup`].
     Lookup(Home),
+    /// The same, and what it said a moment ago will do: answer with that
+    /// ([`Agent::handle_news`]), or ask.
+    Refresh(Home),
+    /// Be told of changes of this home ([`Agent::handle_news`]) for the next minutes, if
+    /// that is possible.
+    Watch(Home),
     /// Compare-and-swap the binding of a home; answer with
     /// [`Agent::handle_update`].
     Update {

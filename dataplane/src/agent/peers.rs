@@ -78,6 +78,8 @@ const ONE_WAY: Duration = Duration::from_secs(2);
 pub(super) const VACATED: Duration = Duration::from_secs(10);
 /// How often a context with traffic is looked after.
 const MAINTENANCE: Duration = Duration::from_secs(1);
+/// So often it is said that a peer is of interest.
+const WATCH: Duration = Duration::from_secs(60);
 /// A PROBE unanswered for this long leads to a look-up.
 const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -122,6 +124,27 @@ impl Agent {
         }
     }
 
+    /// What the mapping service has pushed, or pushed a while ago: things may have gone on
+    /// since, and be known here.
+    pub fn handle_news(&mut self, now: Now, home: Home, answer: Answer) {
+        let contexts = self.table.of_peer(home).into_iter();
+        let peers = contexts.filter_map(|id| Some(self.table.get(id)?.epoch()));
+        let own = self.own.get(&home).map(|own| own.epoch());
+        let known = peers.chain(own).max();
+        match &answer {
+            Answer::Found { binding, .. } if known.is_some_and(|k| binding.epoch() >= k) => {
+                self.handle_lookup(now, home, answer);
+            }
+            _ => {
+                self.now = now;
+                self.lookups.remove(&home);
+                if known.is_some() {
+                    self.lookup(home);
+                }
+            }
+        }
+    }
+
     pub(super) fn lookup_due(&mut self, home: Home) {
         let due = self.lookups.get(&home).and_then(|l| l.retry);
         if due.is_some_and(|at| at <= self.now.time) {
@@ -134,9 +157,18 @@ impl Agent {
 
     /// Asks the mapping service about `home`, unless it is being asked.
     pub(super) fn lookup(&mut self, home: Home) {
+        self.ask(home, Output::Lookup(home));
+    }
+
+    /// The same, where it is only to be seen that things are as they were.
+    pub(super) fn refresh(&mut self, home: Home) {
+        self.ask(home, Output::Refresh(home));
+    }
+
+    fn ask(&mut self, home: Home, output: Output) {
         if let Entry::Vacant(slot) = self.lookups.entry(home) {
             slot.insert(Lookup { retry: None });
-            self.outputs.push_back(Output::Lookup(home));
+            self.outputs.push_back(output);
         }
     }
 
@@ -167,8 +199,10 @@ impl Agent {
         }
         let id = self.table.obtain(own, peer, self.now.time)?;
         let local = self.own.get(&own).and_then(|own| own.serving());
+        let others = self.uplink_if_exclusive(own);
         if let Some(context) = self.table.get_mut(id) {
             context.local = local.or(context.local);
+            context.local_others = others;
         }
         Some(id)
     }
@@ -187,11 +221,15 @@ impl Agent {
                     return self.verified(id, &binding, until);
                 }
                 _ => {
+                    let known = context.binding.is_some();
                     if context.keys.is_some() && context.remote().is_some() {
                         // The peer itself may renew the lease, if the service cannot.
                         self.probe(id);
                     }
-                    self.lookup(peer);
+                    match known {
+                        true => self.refresh(peer),
+                        false => self.lookup(peer),
+                    }
                     self.context_at(id, time + RETRY);
                     return;
                 }
@@ -466,6 +504,11 @@ impl Agent {
         let Some(context) = self.table.get_mut(id) else {
             return;
         };
+        let watched = context.watched.is_some_and(|at| time.since(at) < WATCH);
+        if context.is_open() && used && !watched {
+            context.watched = Some(time);
+            self.outputs.push_back(Output::Watch(peer));
+        }
         context
             .probing
             .take_if(|(_, sent)| time.since(*sent) >= PROBE_PATIENCE);

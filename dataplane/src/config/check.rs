@@ -4,18 +4,22 @@ use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ipnet::IpNet;
+use mat_mapping::client::push;
 use mat_proto::{CONTROL_PORT, Home, Locator};
 use toml::Spanned;
 
-use super::raw::{Raw, RawInstance, RawKey, RawLimits, RawLocators, RawPair, RawTun, RawZone};
+use super::raw::{
+    Raw, RawInstance, RawKey, RawLimits, RawLocators, RawPair, RawPush, RawTun, RawZone,
+};
 use super::source::{ConfigError, Finding, Source};
 use super::{
-    Config, Homes, Instance, Key, Limits, Locators, Mapping, OnIsolation, Pair, Placement, Trust,
-    TunConfig, Zone, family_of,
+    Config, Homes, Instance, Key, Limits, Locators, Mapping, OnIsolation, Pair, Placement, Push,
+    Trust, TunConfig, Zone, family_of,
 };
 
 /// Linux: IFNAMSIZ without the final NUL.
@@ -212,37 +216,37 @@ impl<'a> Checker<'a> {
     }
 
     fn mapping(&mut self, raw: &Raw, homes: &Homes) -> Mapping {
-        let mapping = &raw.mapping;
+        let given = &raw.mapping;
         let first = Zone {
             homes: Vec::new(),
-            servers: self.servers("mapping.servers", &mapping.servers),
-            name: self.domain("mapping.zone", &mapping.zone),
-            trust: self.trust(
-                "mapping.trust",
-                mapping.trust.clone(),
-                mapping.key.is_some(),
-            ),
-            key: mapping
+            servers: self.servers("mapping.servers", &given.servers),
+            name: self.domain("mapping.zone", &given.zone),
+            trust: self.trust("mapping.trust", given.trust.clone(), given.key.is_some()),
+            key: given
                 .key
                 .as_ref()
                 .and_then(|key| self.key("mapping.key", key)),
+            push: given
+                .push
+                .as_ref()
+                .and_then(|push| self.push("mapping.push", push)),
         };
         let mut zones = vec![first];
         for raw in &raw.zone {
             let zone = self.zone(raw, homes, &zones);
             zones.push(zone);
         }
-        Mapping {
+        let mapping = Mapping {
             zones,
-            lease_s: mapping
+            lease_s: given
                 .lease_s
                 .as_ref()
                 .map_or(30, |n| self.number("mapping.lease_s", n, LEASE_S)),
-            poll_ms: mapping
+            poll_ms: given
                 .poll_ms
                 .as_ref()
                 .map_or(1_000, |n| self.number("mapping.poll_ms", n, 100..=60_000)),
-            on_isolation: mapping
+            on_isolation: given
                 .on_isolation
                 .as_ref()
                 .and_then(|text| {
@@ -254,7 +258,21 @@ impl<'a> Checker<'a> {
                     )
                 })
                 .unwrap_or(OnIsolation::Serve),
+        };
+        let poll = Duration::from_millis(mapping.poll_ms);
+        if let (Some(text), OnIsolation::StopAfter(time)) =
+            (&given.on_isolation, mapping.on_isolation)
+            && mapping.is_pushed()
+            && time < poll * 3
+        {
+            self.fault(
+                "mapping.on_isolation",
+                text.span(),
+                "is too soon: with push an answer is up to mapping.poll_ms old",
+                "write at least three times that, or a shorter mapping.poll_ms",
+            );
         }
+        mapping
     }
 
     /// A `[[zone]]`; `others` are those before it.
@@ -287,7 +305,38 @@ impl<'a> Checker<'a> {
             name,
             trust: self.trust("zone.trust", raw.trust.clone(), raw.key.is_some()),
             key: raw.key.as_ref().and_then(|key| self.key("zone.key", key)),
+            push: raw
+                .push
+                .as_ref()
+                .and_then(|push| self.push("zone.push", push)),
         }
+    }
+
+    fn push(&mut self, at: &str, raw: &RawPush) -> Option<Push> {
+        let server = self.parsed::<SocketAddr>(
+            &format!("{at}.server"),
+            &raw.server,
+            "is not an address with a port",
+            "write \"203.0.113.53:853\" or \"[2001:db8::53]:853\"",
+        );
+        let file = self.folder.join(raw.certificate.get_ref());
+        let certificates = push::certificates(&file).or_else(|problem| {
+            let name = format!("{at}.certificate");
+            let mend = "copy the file that `tls.certificate` of mat-mapd names";
+            self.fault(&name, raw.certificate.span(), &problem, mend);
+            Err(())
+        });
+        let (server, certificates) = (server?, certificates.ok()?);
+        let name = raw.name.get_ref();
+        if let Err(problem) = push::Endpoint::new(server, name, &certificates) {
+            let mend = "write the name that the certificate is for, as in \"ns1.map.example\"";
+            self.fault(&format!("{at}.name"), raw.name.span(), &problem, mend);
+        }
+        Some(Push {
+            server,
+            name: name.clone(),
+            certificates,
+        })
     }
 
     fn servers(&mut self, name: &str, raw: &Spanned<Vec<Spanned<String>>>) -> Vec<SocketAddr> {

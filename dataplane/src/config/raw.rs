@@ -64,6 +64,7 @@ pub(super) struct RawMapping {
     pub zone: Text,
     pub trust: Spanned<Trust>,
     pub key: Option<Spanned<RawKey>>,
+    pub push: Option<RawPush>,
     pub lease_s: Option<Number>,
     pub poll_ms: Option<Number>,
     pub on_isolation: Option<Text>,
@@ -77,6 +78,15 @@ pub(super) struct RawZone {
     pub zone: Text,
     pub trust: Spanned<Trust>,
     pub key: Option<Spanned<RawKey>>,
+    pub push: Option<RawPush>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPush {
+    pub server: Text,
+    pub name: Text,
+    pub certificate: Text,
 }
 
 #[derive(Deserialize)]

@@ -131,5 +131,6 @@ fn report(config: &Config) -> Report {
         identity: identity(config, path, Some(PairDuty::Standby)),
         status: idle.status(clock.now()),
         threads: Vec::new(),
+        push: Vec::new(),
     }
 }

@@ -106,6 +106,21 @@ pub struct Report {
     /// What its data threads have done.
     #[serde(default)]
     pub threads: Vec<MeterReading>,
+    /// Zones that push what changes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub push: Vec<PushStatus>,
+}
+
+/// How push from one zone is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushStatus {
+    /// Its name.
+    pub zone: String,
+    /// Homes whose changes come by themselves.
+    pub subscriptions: usize,
+    /// Why none do, and the zone is asked instead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub away: Option<String>,
 }
 
 /// `POST /v1/attach`.
@@ -353,6 +368,7 @@ async fn status(State(api): State<Api>) -> Answer<Report> {
         identity,
         status,
         threads: meters.map(|meter| meter.reading()).collect(),
+        push: api.control.directory().push(),
     }))
 }
 

@@ -70,7 +70,8 @@ pub struct Parts {
 
 impl Control {
     /// Puts the parts together.
-    pub fn new(parts: Parts, config: &crate::config::Config) -> Arc<Self> {
+    pub fn new(mut parts: Parts, config: &crate::config::Config) -> Arc<Self> {
+        parts.directory.subscribe(&parts.engine);
         Arc::new(Control {
             engine: parts.engine,
             directory: RwLock::new(Arc::new(parts.directory)),
@@ -96,7 +97,8 @@ impl Control {
     }
 
     /// Uses other zones, servers or keys from now on.
-    pub fn set_directory(&self, directory: Directory) {
+    pub fn set_directory(&self, mut directory: Directory) {
+        directory.subscribe(&self.engine);
         *self.directory.write().unwrap_or_else(|e| e.into_inner()) = Arc::new(directory);
     }
 
@@ -314,6 +316,17 @@ impl Control {
                     this.engine.lookup(home, answer);
                 });
             }
+            Output::Refresh(home) => {
+                let this = Arc::clone(self);
+                tokio::spawn(async move {
+                    let directory = this.directory();
+                    match directory.recent(home) {
+                        Some(answer) => this.engine.news(home, answer),
+                        None => this.engine.lookup(home, directory.get(home).await),
+                    }
+                });
+            }
+            Output::Watch(home) => self.directory().watch(home),
             Output::Update { home, expect, new } => {
                 let this = Arc::clone(self);
                 tokio::spawn(async move {
@@ -376,7 +389,8 @@ impl Control {
         }
     }
 
-    fn directory(&self) -> Arc<Directory> {
+    /// The mapping service.
+    pub fn directory(&self) -> Arc<Directory> {
         Arc::clone(&self.directory.read().unwrap_or_else(|e| e.into_inner()))
     }
 

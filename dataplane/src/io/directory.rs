@@ -1,23 +1,37 @@
-//! The mapping service as a whole: every zone with servers and key of its own, and each home
-//! asked for where it belongs.
+//! The mapping service as a whole: every zone with servers, key and push of its own, and each
+//! home asked for where it belongs.
 
-use anyhow::Context;
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use mat_mapping::client::push::{Changed, Endpoint, Health, Subscriber};
 use mat_mapping::client::{Algorithm, MapClient, MapError, Swap, TsigKey};
 use mat_proto::{Binding, Home};
 
+use tokio::sync::mpsc;
+
+use super::api::PushStatus;
+use super::engine::EngineHandle;
 use crate::agent::{Answer, Proof, UpdateResult};
 use crate::config::{Config, KeyAlgorithm, Trust, Zone};
 use crate::zoning::Zoning;
+
+/// Changes that wait for the data thread.
+const NEWS: usize = 256;
 
 /// All zones.
 pub struct Directory {
     zoning: Zoning,
     zones: Vec<Member>,
+    /// What is pushed stands for an answer for so long.
+    age: Duration,
 }
 
 struct Member {
     client: MapClient,
     trust: Trust,
+    endpoint: Option<Endpoint>,
+    subscriber: Option<Subscriber>,
 }
 
 impl Directory {
@@ -30,7 +44,55 @@ impl Directory {
         Ok(Directory {
             zoning: config.mapping.zoning(),
             zones: zones.collect::<anyhow::Result<_>>()?,
+            age: Duration::from_millis(config.mapping.poll_ms),
         })
+    }
+
+    /// Has what zones push go to the data thread, until this is dropped.
+    pub fn subscribe(&mut self, engine: &EngineHandle) {
+        for zone in &mut self.zones {
+            let Some(endpoint) = zone.endpoint.take() else {
+                continue;
+            };
+            let (news, mut changes) = mpsc::channel(NEWS);
+            let name = zone.client.zone().clone();
+            zone.subscriber = Some(Subscriber::start(name, endpoint, self.age, news));
+            let engine = engine.clone();
+            tokio::spawn(async move {
+                while let Some(Changed { home, binding }) = changes.recv().await {
+                    engine.news(home, pushed(binding));
+                }
+            });
+        }
+    }
+
+    /// What a zone has pushed of a home, if it would have pushed what has changed. From now on it
+    /// does.
+    pub fn recent(&self, home: Home) -> Option<Answer> {
+        let subscriber = self.zone(home).subscriber.as_ref()?;
+        subscriber.get(home).map(pushed)
+    }
+
+    /// Has a zone push what becomes of a home, for some minutes.
+    pub fn watch(&self, home: Home) {
+        // What is known already was told when it came.
+        let _known = self.recent(home);
+    }
+
+    /// How push is doing.
+    pub fn push(&self) -> Vec<PushStatus> {
+        let subscribed = self.zones.iter().filter_map(|zone| {
+            let (subscriptions, away) = match zone.subscriber.as_ref()?.health() {
+                Health::Connected(subscriptions) => (subscriptions, None),
+                Health::Away(why) => (0, Some(why)),
+            };
+            Some(PushStatus {
+                zone: zone.client.zone().to_string(),
+                subscriptions,
+                away,
+            })
+        });
+        subscribed.collect()
     }
 
     /// What is said of a home.
@@ -82,6 +144,15 @@ impl Directory {
     }
 }
 
+/// A server that pushes has proved who it is.
+fn pushed(binding: Option<Binding>) -> Answer {
+    let proof = Proof::Signed;
+    match binding {
+        Some(binding) => Answer::Found { binding, proof },
+        None => Answer::NotFound { proof },
+    }
+}
+
 fn member(zone: &Zone) -> anyhow::Result<Member> {
     let name = zone.name.parse().context("mapping.zone")?;
     let key = zone.key.as_ref().map(|key| {
@@ -93,7 +164,13 @@ fn member(zone: &Zone) -> anyhow::Result<Member> {
         let name = key.name.parse().context("mapping.key.name")?;
         TsigKey::new(name, algorithm, key.secret.clone()).context("mapping.key")
     });
+    let endpoint = zone.push.as_ref().map(|push| {
+        let endpoint = Endpoint::new(push.server, &push.name, &push.certificates);
+        endpoint.map_err(|why| anyhow!("mapping.push: {why}"))
+    });
     Ok(Member {
+        endpoint: endpoint.transpose()?,
+        subscriber: None,
         client: MapClient::new(name, zone.servers.clone(), key.transpose()?),
         trust: zone.trust,
     })

@@ -42,6 +42,10 @@ pub(super) enum Outgoing {
     State(Subscription),
 }
 
+/// The connection is to be closed.
+#[derive(Debug)]
+pub(super) struct Aborted;
+
 /// One of them.
 pub(super) struct Session {
     handler: Arc<Handler>,
@@ -92,7 +96,7 @@ impl Session {
     }
 
     /// Does what a message wants; fails if the session is to be aborted.
-    pub(super) fn handle(&mut self, octets: &[u8]) -> Result<Vec<Outgoing>, ()> {
+    pub(super) fn handle(&mut self, octets: &[u8]) -> Result<Vec<Outgoing>, Aborted> {
         let message = match Message::parse(octets) {
             Ok(message) => message,
             Err(Fault::Refuse { id, code }) => {
@@ -122,7 +126,7 @@ impl Session {
         }
     }
 
-    fn request(&mut self, id: u16, tlv: Tlv) -> Result<Vec<Outgoing>, ()> {
+    fn request(&mut self, id: u16, tlv: Tlv) -> Result<Vec<Outgoing>, Aborted> {
         match tlv {
             Tlv::Keepalive { .. } => {
                 self.established = true;
@@ -141,7 +145,7 @@ impl Session {
         }
     }
 
-    fn subscribe(&mut self, id: u16, mut wanted: Subscription) -> Result<Vec<Outgoing>, ()> {
+    fn subscribe(&mut self, id: u16, mut wanted: Subscription) -> Result<Vec<Outgoing>, Aborted> {
         if DNSClass::from(wanted.class) == DNSClass::ANY {
             wanted.class = DNSClass::IN.into();
         }
@@ -188,11 +192,12 @@ impl Session {
         }
     }
 
-    fn abort(&self, why: &str) {
+    fn abort(&self, why: &str) -> Aborted {
         self.handler.counters.add(Cause::SessionFault);
         if self.handler.quiet.may_speak(unix_now()) {
             tracing::warn!(from = %self.from, %why, "session aborted");
         }
+        Aborted
     }
 }
 

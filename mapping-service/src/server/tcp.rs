@@ -22,7 +22,7 @@ use super::Handler;
 use super::counters::Cause;
 use super::message::{Received, receive};
 use super::reply::Way;
-use super::session::{Outgoing, Session};
+use super::session::{Aborted, Outgoing, Session};
 use super::tls::Certificate;
 use crate::clock::unix_now;
 use crate::dso;
@@ -244,7 +244,7 @@ where
                     }
                     continue;
                 }
-                Err(()) => break,
+                Err(Aborted) => break,
             }
         }
         let now = unix_now();

@@ -119,6 +119,15 @@ fn mapping(report: &Report) -> String {
             );
         }
     }
+    for push in &report.push {
+        let _ = match &push.away {
+            None => write!(text, ", pushes {} homes", push.subscriptions),
+            Some(why) => write!(text, ", NO PUSH ({why})"),
+        };
+        if report.push.len() > 1 {
+            let _ = write!(text, " of {}", push.zone);
+        }
+    }
     text
 }
 

@@ -208,6 +208,12 @@ impl Agent {
             self.own_locators.retain(|_, owner| *owner != home);
             self.own_locators.extend(usable.iter().map(|l| (*l, home)));
             self.home_changed(home);
+            for id in self.table.of_own(home) {
+                if let Some(context) = self.table.get_mut(id) {
+                    context.local_others.clone_from(&usable);
+                }
+                self.reindexed(id);
+            }
             if let (Some(lost), false) = (lost, usable.is_empty()) {
                 self.note(home, None, format!("{lost} is gone from the uplink"));
                 self.renumber(home);
@@ -298,7 +304,7 @@ impl Agent {
         if ours {
             self.serve_known(home, epoch, Duration::ZERO);
         }
-        self.lookup(home);
+        self.refresh(home);
     }
 
     pub(in crate::agent) fn install(&mut self, home: Home, own: Own) {
@@ -431,6 +437,15 @@ impl Agent {
         usable
             .filter(|l| l.family() == home.family() && self.in_locators(l.ip()))
             .collect()
+    }
+
+    /// The same, if they are the host's own: what is not led to us it answers itself, and
+    /// refuses.
+    pub(in crate::agent) fn uplink_if_exclusive(&self, home: Home) -> Vec<Locator> {
+        match self.config.exclusive {
+            true => self.uplink_for(home),
+            false => Vec::new(),
+        }
     }
 
     /// The instance that left no longer speaks from here.

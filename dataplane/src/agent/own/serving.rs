@@ -221,9 +221,12 @@ impl Agent {
         };
         if own.next_poll <= time {
             own.next_poll = time + poll;
-            let waits = matches!(own.role, Role::Prepared(Plan::Wait | Plan::Alone));
-            if !waits || own.updating.is_some() {
-                self.lookup(home);
+            match own.role {
+                // An update whose answer was lost is to be read back.
+                _ if own.updating.is_some() => self.lookup(home),
+                Role::Prepared(Plan::Wait | Plan::Alone) => {}
+                Role::Prepared(_) | Role::Departed { .. } => self.lookup(home),
+                Role::Registering | Role::Serving { .. } | Role::Idle => self.refresh(home),
             }
         }
         if let Some(own) = self.own.get(&home) {

@@ -309,7 +309,9 @@ impl World {
         while let Some(output) = self.agents[site].poll_output() {
             match output {
                 Output::Write(frame) => self.route(site, frame.packet),
-                Output::Lookup(home) => self.later(MAP_TIME, Happening::Answer(site, home)),
+                Output::Lookup(home) | Output::Refresh(home) => {
+                    self.later(MAP_TIME, Happening::Answer(site, home))
+                }
                 Output::Update { home, expect, new } => {
                     self.later(MAP_TIME, Happening::Update(site, home, expect, new));
                 }

@@ -74,6 +74,7 @@ type LastCall = Box<dyn FnOnce(&mut Agent, Now) -> bool + Send>;
 
 enum Input {
     Lookup(Home, Answer),
+    News(Home, Answer),
     Update(Home, Option<Binding>, UpdateResult),
     Control(SocketAddr, IpAddr, Vec<u8>),
     Uplink(Vec<Locator>),
@@ -97,6 +98,11 @@ impl EngineHandle {
     /// The answer to [`Output::Lookup`].
     pub fn lookup(&self, home: Home, answer: Answer) {
         self.put(Input::Lookup(home, answer));
+    }
+
+    /// What was pushed.
+    pub fn news(&self, home: Home, answer: Answer) {
+        self.put(Input::News(home, answer));
     }
 
     /// The answer to [`Output::Update`].
@@ -336,6 +342,7 @@ impl First {
             let mut last = false;
             match input {
                 Input::Lookup(home, answer) => agent.handle_lookup(now, home, answer),
+                Input::News(home, answer) => agent.handle_news(now, home, answer),
                 Input::Update(home, new, result) => {
                     agent.handle_update(now, home, new.as_ref(), result);
                 }

@@ -21,10 +21,11 @@ use crate::journal::{Entry, Journal};
 use crate::metrics;
 use crate::notify::Teller;
 use crate::replay::Memory;
+use crate::server::cookie::Secrets;
 use crate::server::counters::Counters;
 use crate::server::tcp::Tcp;
 use crate::server::udp::Udp;
-use crate::server::{Handler, KeyRing};
+use crate::server::{Handler, InForce, KeyRing};
 use crate::writer::{self, QUEUE, Shared};
 use crate::zone::Zone;
 
@@ -66,8 +67,8 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
             }
         })?;
 
-    let keys = Arc::new(KeyRing::default());
-    keys.set(config.keys.clone(), config.private.clone());
+    let own = Secrets::random().context("no random numbers")?;
+    let keys = Arc::new(KeyRing::new(in_force(&config, &own)));
     let counters = Arc::new(Counters::default());
     let handler = Handler::new(shared.clone(), keys.clone(), queue, counters.clone());
     let handler = Arc::new(handler);
@@ -117,7 +118,7 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload(path, &config, &keys),
+            _ = hangup.recv() => reload(path, &config, &keys, &own),
             _ = report.tick() => {
                 let now = counters.to_string();
                 if now != reported {
@@ -222,7 +223,18 @@ fn widen(socket: &UdpSocket) {
     }
 }
 
-fn reload(path: &Path, running: &Config, keys: &KeyRing) {
+/// What `config` says about those who ask; its cookies are made with an `own` secret unless it
+/// names one.
+fn in_force(config: &Config, own: &Secrets) -> InForce {
+    InForce {
+        keys: config.keys.clone(),
+        private: config.private.clone(),
+        cookies: config.cookies.as_ref().unwrap_or(own).clone(),
+        responses_per_second: config.responses_per_second,
+    }
+}
+
+fn reload(path: &Path, running: &Config, keys: &KeyRing, own: &Secrets) {
     match Config::load(path) {
         Ok(new) => {
             if new.listen != running.listen
@@ -235,9 +247,8 @@ fn reload(path: &Path, running: &Config, keys: &KeyRing) {
                     "zone, listen, metrics_listen, data_dir and notify change at the next start only"
                 );
             }
-            let count = new.keys.len();
-            keys.set(new.keys, new.private);
-            tracing::info!(keys = count, "keys and policies reloaded");
+            keys.set(in_force(&new, own));
+            tracing::info!(keys = new.keys.len(), "keys and policies reloaded");
         }
         Err(error) => tracing::error!(%error, "not reloaded; the old keys and policies stay"),
     }

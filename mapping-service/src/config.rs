@@ -766,6 +766,7 @@ locators = ["all"]
         let config = Config::load(&path).unwrap();
         assert_eq!(config.listen.len(), 2);
         assert_eq!(config.keys.len(), 4);
+        assert_eq!(config.responses_per_second, NonZeroU32::new(RESPONSES));
         assert_eq!(
             config.notify[0].key,
             Some(lower(&"secondary".parse().unwrap()))

@@ -39,7 +39,7 @@
 //! journal   disk   framed entries, torn ends, compaction
 //! history   pure   what has changed of late
 //! writer    thread check -> apply -> commit -> publish -> answer, in batches
-//! server    wire   UDP and TCP, TSIG, transfer whole (AXFR) or of what changed (IXFR)
+//! server    wire   UDP and TCP, TSIG, cookies, limit, transfer whole (AXFR) or of what changed (IXFR)
 //! notify    wire   tells secondaries of changes, its pace pure
 //! config, daemon, metrics   mat-mapd
 //! zonefile, offline  a zone as text, into the journal and out of it

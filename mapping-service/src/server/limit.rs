@@ -1,9 +1,12 @@
 //! How many answers go to whom: whoever asks over UDP in another's name has the answers sent
-//! there. Each client network has a token bucket; beyond it every second answer says "truncated"
-//! and no more, so that who is really there comes by TCP, and the others are none. Pure.
+//! there. Each client network has a token bucket. Beyond it every second answer says "truncated"
+//! and no more, so that whoever is really there comes by TCP, and the others are not sent. Pure,
+//! but for its seed.
 //!
 //! # Limitations
-//! Networks whose hashes are equal share a bucket. Which ones do, nobody outside can know.
+//! Networks whose hashes are equal share a bucket. Which ones do, nobody outside can know. Whoever
+//! has captured a signed question can ask it in another's name until the signature is too old:
+//! signed ones are not counted.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;

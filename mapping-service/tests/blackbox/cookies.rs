@@ -32,7 +32,7 @@ fn start(dir: &Path, more: &str) -> Mapd {
 }
 
 /// A question for the binding with this COOKIE option.
-fn question(cookie: Option<&[u8]>) -> Message {
+pub fn question(cookie: Option<&[u8]>) -> Message {
     let mut message = Message::new(rand_id(), MessageType::Query, OpCode::Query);
     message.add_query(Query::query(name(OWNER), RecordType::SVCB));
     message.edns = cookie.map(|octets| {

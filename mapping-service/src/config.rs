@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ use toml::Spanned;
 
 use crate::notify::Secondary;
 use crate::policy::{Policy, Scope};
+use crate::server::cookie::Secrets;
 use crate::tsig::{Algorithm, TsigKey};
 use crate::zone::{Apex, lower};
 
@@ -32,6 +34,11 @@ pub const DATA_DIR: &str = "/var/lib/mat-mapd";
 
 /// Longest negative TTL: forwarders believe "not bound" for 2 s at most.
 const NEGATIVE_TTL: u32 = 2;
+
+/// Answers over UDP a second and client network unless the configuration says otherwise, and at
+/// most.
+const RESPONSES: u32 = 1000;
+const MOST_RESPONSES: u32 = 1_000_000;
 
 /// A configuration without mistakes.
 #[derive(Clone, Debug)]
@@ -50,6 +57,10 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// Who is told of changes.
     pub notify: Vec<Secondary>,
+    /// What DNS cookies are made with, if not with a secret of the server's own.
+    pub cookies: Option<Secrets>,
+    /// Answers over UDP a second that a client network gets; `None`: any number.
+    pub responses_per_second: Option<NonZeroU32>,
     /// Where DNS is served over TLS, with push.
     pub tls: Option<Tls>,
 }
@@ -165,6 +176,8 @@ impl Config {
             tls,
             listen,
             notify: source.notify(&file, &keys)?,
+            cookies: source.cookies(&file)?,
+            responses_per_second: source.responses(&file)?,
             data_dir: file.data_dir.unwrap_or_else(|| DATA_DIR.into()),
             apex,
             keys,
@@ -190,6 +203,8 @@ struct File {
     #[serde(default)]
     notify: Vec<NotifyTable>,
     tls: Option<TlsTable>,
+    cookie_secret: Option<Spanned<CookieSecret>>,
+    responses_per_second: Option<Spanned<u32>>,
     #[serde(default)]
     key: Vec<KeyTable>,
 }
@@ -224,6 +239,22 @@ struct KeyTable {
     #[serde(default)]
     transfer: bool,
     reads: Option<Vec<Spanned<String>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(
+    untagged,
+    expecting = "cookie_secret is no string and no array of strings"
+)]
+enum CookieSecret {
+    One(String),
+    More(Vec<String>),
+}
+
+impl fmt::Debug for CookieSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(not shown)")
+    }
 }
 
 struct Source<'t> {
@@ -420,6 +451,36 @@ impl Source<'_> {
         Ok(secondaries)
     }
 
+    fn cookies(&self, file: &File) -> Result<Option<Secrets>, ConfigError> {
+        let Some(given) = &file.cookie_secret else {
+            return Ok(None);
+        };
+        let texts = match given.get_ref() {
+            CookieSecret::One(text) => std::slice::from_ref(text),
+            CookieSecret::More(texts) => texts,
+        };
+        let secrets: Option<Vec<_>> = texts.iter().map(|text| octets(text)).collect();
+        match secrets.as_deref() {
+            Some([first]) => Ok(Some(Secrets::new(first, None))),
+            Some([first, second]) => Ok(Some(Secrets::new(first, Some(second)))),
+            _ => {
+                let mend = "is not 32 hex digits, or an array of one or two such texts; make one with `od -An -tx1 -N16 /dev/urandom | tr -d ' '`";
+                Err(self.wrong("cookie_secret", given, mend))
+            }
+        }
+    }
+
+    fn responses(&self, file: &File) -> Result<Option<NonZeroU32>, ConfigError> {
+        match &file.responses_per_second {
+            Some(rate) if *rate.get_ref() > MOST_RESPONSES => {
+                let mend = format!("is too many; write 1 to {MOST_RESPONSES}, or 0 for no limit");
+                Err(self.wrong("responses_per_second", rate, mend))
+            }
+            Some(rate) => Ok(NonZeroU32::new(*rate.get_ref())),
+            None => Ok(NonZeroU32::new(RESPONSES)),
+        }
+    }
+
     fn address(
         &self,
         key: &'static str,
@@ -528,6 +589,13 @@ impl Source<'_> {
     }
 }
 
+/// A secret in hex.
+fn octets(text: &str) -> Option<[u8; 16]> {
+    let is_hex = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
+    let number = is_hex.then(|| u128::from_str_radix(text, 16).ok());
+    number.flatten().map(u128::to_be_bytes)
+}
+
 /// A type by its name, or by its number as `TYPE65280` (RFC 3597 section 5).
 fn record_type(text: &str) -> Option<RecordType> {
     let number = text
@@ -562,6 +630,8 @@ locators = ["all"]
         assert_eq!(config.apex.nameservers[0].to_ascii(), "ns.map.example.");
         assert_eq!(config.data_dir, Path::new(DATA_DIR));
         assert_eq!(config.notify, []);
+        assert!(config.cookies.is_none());
+        assert_eq!(config.responses_per_second, NonZeroU32::new(RESPONSES));
         let entry = config.keys.values().next().unwrap();
         assert!(entry.policy.homes.contains("192.0.2.9".parse().unwrap()));
         assert!(!entry.policy.homes.contains("2001:db8::8".parse().unwrap()));
@@ -579,6 +649,29 @@ locators = ["all"]
         assert_eq!(entry.policy.types, wanted);
         assert!(types("\"TYPE2\"").is_err());
         assert!(types("\"TYPE65536\"").is_err());
+    }
+
+    #[test]
+    fn cookies_have_one_secret_or_two_and_answers_a_limit_or_none() {
+        let head = "zone = \"map.example.\"\nlisten = [\"127.0.0.1:53\"]\n";
+        let secret = "e5e973e5a6b2a43f48e7dc849e37bfcf";
+        for (given, wanted) in [
+            (format!("\"{secret}\""), true),
+            (format!("[\"{secret}\"]"), true),
+            (
+                format!("[\"{secret}\", \"{}\"]", secret.to_uppercase()),
+                true,
+            ),
+            (format!("[\"{secret}\", \"{secret}\", \"{secret}\"]"), false),
+            (format!("[\"{secret}\", \"\"]"), false),
+        ] {
+            let config = parse(&format!("{head}cookie_secret = {given}"));
+            assert_eq!(config.is_ok_and(|c| c.cookies.is_some()), wanted, "{given}");
+        }
+        for rate in [0, 1, 1_000_000] {
+            let config = parse(&format!("{head}responses_per_second = {rate}")).unwrap();
+            assert_eq!(config.responses_per_second, NonZeroU32::new(rate));
+        }
     }
 
     #[test]
@@ -664,6 +757,30 @@ locators = ["all"]
                 "mapd.toml:5: notify.address = \"192.0.2.1:53\": is named twice",
             ),
             (
+                format!("{head}cookie_secret = 5"),
+                "mapd.toml:3: cookie_secret is no string and no array of strings",
+            ),
+            (
+                format!("{head}cookie_secret = \"5eca\""),
+                "mapd.toml:3: cookie_secret = (not shown): is not 32 hex digits",
+            ),
+            (
+                format!("{head}cookie_secret = \"+{}\"", "5".repeat(31)),
+                "mapd.toml:3: cookie_secret = (not shown): is not 32 hex digits",
+            ),
+            (
+                format!("{head}\ncookie_secret = []"),
+                "mapd.toml:4: cookie_secret = (not shown): is not 32 hex digits, or an array",
+            ),
+            (
+                format!("{head}responses_per_second = -1"),
+                "mapd.toml:3: invalid value: integer `-1`, expected u32",
+            ),
+            (
+                format!("{head}responses_per_second = 2000000"),
+                "mapd.toml:3: responses_per_second = 2000000: is too many; write 1 to 1000000",
+            ),
+            (
                 format!("{head}{KEY}algorithm = \"hmac-md5\""),
                 "key.algorithm = \"hmac-md5\": is not offered",
             ),
@@ -720,6 +837,7 @@ locators = ["all"]
         let config = Config::load(&path).unwrap();
         assert_eq!(config.listen.len(), 2);
         assert_eq!(config.keys.len(), 4);
+        assert_eq!(config.responses_per_second, NonZeroU32::new(RESPONSES));
         assert_eq!(
             config.notify[0].key,
             Some(lower(&"secondary".parse().unwrap()))

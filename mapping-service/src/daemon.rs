@@ -23,11 +23,12 @@ use crate::metrics;
 use crate::notify::Teller;
 use crate::push::{self, Push};
 use crate::replay::Memory;
+use crate::server::cookie::Secrets;
 use crate::server::counters::Counters;
 use crate::server::tcp::{Door, Tcp};
 use crate::server::tls::Certificate;
 use crate::server::udp::Udp;
-use crate::server::{Handler, KeyRing};
+use crate::server::{Handler, InForce, KeyRing};
 use crate::writer::{self, QUEUE, Shared};
 use crate::zone::Zone;
 
@@ -75,8 +76,8 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
             }
         })?;
 
-    let keys = Arc::new(KeyRing::default());
-    keys.set(config.keys.clone(), config.private.clone());
+    let own = Secrets::random().context("no random numbers")?;
+    let keys = Arc::new(KeyRing::new(in_force(&config, &own)));
     let counters = Arc::new(Counters::default());
     let push = Push::new(shared.clone());
     let handler = Handler::new(
@@ -148,7 +149,7 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
-            _ = hangup.recv() => reload(path, &config, &keys, certificate.as_deref()),
+            _ = hangup.recv() => reload(path, &config, &keys, &own, certificate.as_deref()),
             _ = report.tick() => {
                 let now = counters.to_string();
                 if now != reported {
@@ -268,7 +269,24 @@ fn addresses(config: &Config) -> Option<&[SocketAddr]> {
     config.tls.as_ref().map(|tls| &tls.listen[..])
 }
 
-fn reload(path: &Path, running: &Config, keys: &KeyRing, certificate: Option<&Certificate>) {
+/// What `config` says about those who ask; its cookies are made with an `own` secret unless it
+/// names one.
+fn in_force(config: &Config, own: &Secrets) -> InForce {
+    InForce {
+        keys: config.keys.clone(),
+        private: config.private.clone(),
+        cookies: config.cookies.as_ref().unwrap_or(own).clone(),
+        responses_per_second: config.responses_per_second,
+    }
+}
+
+fn reload(
+    path: &Path,
+    running: &Config,
+    keys: &KeyRing,
+    own: &Secrets,
+    certificate: Option<&Certificate>,
+) {
     match Config::load(path) {
         Ok(new) => {
             if new.listen != running.listen
@@ -282,12 +300,14 @@ fn reload(path: &Path, running: &Config, keys: &KeyRing, certificate: Option<&Ce
                     "zone, listen, tls.listen, metrics_listen, data_dir and notify change at the next start only"
                 );
             }
-            if let (Some(certificate), Some(tls)) = (certificate, new.tls) {
-                certificate.set(tls.config);
+            keys.set(in_force(&new, own));
+            if let (Some(certificate), Some(tls)) = (certificate, &new.tls) {
+                certificate.set(tls.config.clone());
             }
-            let count = new.keys.len();
-            keys.set(new.keys, new.private);
-            tracing::info!(keys = count, "keys, policies and certificate reloaded");
+            tracing::info!(
+                keys = new.keys.len(),
+                "keys, policies and certificate reloaded"
+            );
         }
         Err(error) => tracing::error!(%error, "not reloaded; the old keys and policies stay"),
     }

@@ -39,7 +39,8 @@
 //! journal   disk   framed entries, torn ends, compaction
 //! history   pure   what has changed of late
 //! writer    thread check -> apply -> commit -> publish -> answer, in batches
-//! server    wire   UDP, TCP and TLS, TSIG, subscriptions, transfer whole (AXFR) or of what changed (IXFR)
+//! server    wire   UDP, TCP and TLS, TSIG, cookies, limit, subscriptions, transfer whole (AXFR) or of
+//!                  what changed (IXFR)
 //! notify    wire   tells secondaries of changes, its pace pure
 //! dso       pure   the messages of stateful operations and of push
 //! push      pure   who has subscribed to what, and what waits for whom

@@ -320,12 +320,12 @@ impl<'a> Checker<'a> {
             "write \"203.0.113.53:853\" or \"[2001:db8::53]:853\"",
         );
         let file = self.folder.join(raw.certificate.get_ref());
-        let certificates = push::certificates(&file).or_else(|problem| {
+        let certificates = push::certificates(&file);
+        if let Err(problem) = &certificates {
             let name = format!("{at}.certificate");
             let mend = "copy the file that `tls.certificate` of mat-mapd names";
-            self.fault(&name, raw.certificate.span(), &problem, mend);
-            Err(())
-        });
+            self.fault(&name, raw.certificate.span(), problem, mend);
+        }
         let (server, certificates) = (server?, certificates.ok()?);
         let name = raw.name.get_ref();
         if let Err(problem) = push::Endpoint::new(server, name, &certificates) {

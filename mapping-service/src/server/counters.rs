@@ -39,6 +39,16 @@ causes! {
     Private = "queries_private",
     /// Answers that did not fit UDP.
     Truncated = "truncated",
+    /// Client cookies without one of ours.
+    CookieNew = "cookies_new",
+    /// Requests with a valid server cookie.
+    CookieValid = "cookies_valid",
+    /// Server cookies that are too old, of another server or address, or made up.
+    CookieInvalid = "cookies_invalid",
+    /// Answers over UDP sent empty and truncated because their network had had too many.
+    RateLimitedTruncated = "rate_limited_truncated",
+    /// Answers over UDP not sent for the same reason.
+    RateLimitedDropped = "rate_limited_dropped",
     /// TCP connections refused: too many, or too many of one client.
     TcpRefused = "tcp_refused",
     /// Connections without a TLS handshake.

@@ -13,7 +13,9 @@
 //! * it takes the asker's EDNS size as its own limit;
 //! * IXFR never reaches a `ZoneHandler`.
 //!
-//! An answer to a signed question is signed with the same key. Updates must be
+//! Answers over UDP go wherever the question says it came from, so each network gets so many a
+//! second (`limit`); whoever shows with a cookie (`cookie`) or a signature that it asks itself gets
+//! all it asks for. An answer to a signed question is signed with the same key. Updates must be
 //! signed; they go to the [`crate::writer`] and come back when they are on disk.
 //!
 //! # Limitations
@@ -21,7 +23,9 @@
 //! incoming NOTIFY is not served. No DNSSEC.
 
 mod auth;
+pub mod cookie;
 pub mod counters;
+mod limit;
 mod message;
 mod quick;
 mod quiet;
@@ -32,8 +36,10 @@ pub(crate) mod tls;
 mod transfer;
 pub(crate) mod udp;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
 
 use hickory_proto::ProtoError;
 use hickory_proto::op::{OpCode, Query, ResponseCode};
@@ -42,6 +48,7 @@ use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use crate::clock::unix_now;
 use crate::config::{KeyEntry, Keys};
 use crate::policy::{self, Scope};
 use crate::push::Push;
@@ -51,37 +58,39 @@ use crate::writer::{Failure, Job, Order, Shared};
 use crate::zone::Zone;
 use crate::zone::update::{Refusal, Update};
 use auth::Auth;
+use cookie::{Cookie, Secrets};
 use counters::{Cause, Counters};
+use limit::{Limiter, Verdict};
 use mat_proto::record;
 use quiet::Quiet;
 use reply::{Reply, Way};
 
-/// The keys in force and what only they may read, replaced as a whole on reload.
+/// The keys and whatever else is in force, replaced as a whole on reload.
 #[derive(Debug)]
 pub struct KeyRing(RwLock<Arc<InForce>>);
 
+/// What the configuration says about those who ask.
 #[derive(Debug)]
-struct InForce {
-    keys: Keys,
-    private: Scope,
-}
-
-impl Default for KeyRing {
-    /// No keys; everything is open.
-    fn default() -> Self {
-        KeyRing(RwLock::new(Arc::new(InForce {
-            keys: Keys::new(),
-            private: Scope::Prefixes(Vec::new()),
-        })))
-    }
+pub struct InForce {
+    /// The TSIG keys.
+    pub keys: Keys,
+    /// The homes whose bindings are told to them alone.
+    pub private: Scope,
+    /// What DNS cookies are made with.
+    pub cookies: Secrets,
+    /// Answers over UDP that a network gets; `None`: as many as it asks for.
+    pub responses_per_second: Option<NonZeroU32>,
 }
 
 impl KeyRing {
-    /// Puts `keys` in force, and from now on the bindings of `private` homes are told to them
-    /// alone.
-    pub fn set(&self, keys: Keys, private: Scope) {
-        let new = Arc::new(InForce { keys, private });
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = new;
+    /// Begins with these.
+    pub fn new(first: InForce) -> Self {
+        KeyRing(RwLock::new(Arc::new(first)))
+    }
+
+    /// Puts others in force.
+    pub fn set(&self, new: InForce) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
     }
 
     /// The key of that name.
@@ -105,6 +114,9 @@ pub struct Handler {
     counters: Arc<Counters>,
     push: Arc<Push>,
     quiet: Quiet,
+    limiter: Limiter,
+    /// When it began to count answers.
+    began: Instant,
     /// Each copies the zone.
     transfers: Semaphore,
 }
@@ -112,16 +124,46 @@ pub struct Handler {
 /// Zone transfers at the same time; others wait.
 const TRANSFERS: usize = 2;
 
+/// Who asks, as far as the request shows it.
+struct Asker {
+    auth: Auth,
+    cookie: Cookie,
+}
+
+impl Asker {
+    /// Whether the request is from where it says.
+    fn is_genuine(&self) -> bool {
+        self.cookie.is_valid() || matches!(self.auth, Auth::Valid(..))
+    }
+}
+
 impl Handler {
     /// Answers `request` at `now` (Unix seconds).
     async fn respond(&self, request: &Request, way: &impl Way, now: u64) {
         let in_force = self.keys.get();
-        let auth = Auth::of(
-            request.signature.as_deref(),
-            request.as_slice(),
-            &in_force.keys,
-            now,
-        );
+        let (edns, client) = (request.edns.as_ref(), request.src().ip());
+        let asker = Asker {
+            auth: Auth::of(
+                request.signature.as_deref(),
+                request.as_slice(),
+                &in_force.keys,
+                now,
+            ),
+            cookie: Cookie::of(edns, &in_force.cookies, client, now),
+        };
+        self.count_cookie(&asker.cookie);
+        if request.protocol() == Protocol::Udp && !asker.is_genuine() {
+            match self.admit(client, &in_force) {
+                Verdict::Answer => {}
+                Verdict::Truncate => {
+                    // Whoever is not there needs no answer.
+                    let _sent = reply::send(request, way, Reply::by_tcp(), &asker, None, now).await;
+                    return;
+                }
+                Verdict::Drop => return,
+            }
+        }
+        let auth = &asker.auth;
         let reply = if request.version() > 0 {
             Some(Reply::code(ResponseCode::BADVERS))
         } else if let Some((cause, why)) = auth.fault() {
@@ -134,13 +176,16 @@ impl Handler {
                 Cause::Malformed => ResponseCode::FormErr,
                 _ => ResponseCode::NotAuth,
             }))
+        } else if asker.cookie == Cookie::Malformed {
+            self.counters.add(Cause::Malformed);
+            Some(Reply::code(ResponseCode::FormErr))
         } else {
             match request.metadata.op_code {
-                OpCode::Query => match self.query(request, &auth, &in_force.private) {
+                OpCode::Query => match self.query(request, &asker, &in_force.private) {
                     Asked::Answer(reply) => Some(reply),
-                    Asked::Transfer => return self.transfer(request, way, &auth, now).await,
+                    Asked::Transfer => return self.transfer(request, way, &asker, now).await,
                 },
-                OpCode::Update => self.update(request, &auth, &in_force.private, now).await,
+                OpCode::Update => self.update(request, auth, &in_force.private, now).await,
                 _ => {
                     self.counters.add(Cause::NotImplemented);
                     Some(Reply::code(ResponseCode::NotImp))
@@ -148,7 +193,7 @@ impl Handler {
             }
         };
         if let Some(reply) = reply
-            && let Some(sent) = reply::send(request, way, reply, &auth, None, now).await
+            && let Some(sent) = reply::send(request, way, reply, &asker, None, now).await
             && sent.truncated
         {
             self.counters.add(Cause::Truncated);
@@ -178,18 +223,58 @@ impl Handler {
             queue,
             counters,
             quiet: Quiet::default(),
+            limiter: Limiter::default(),
+            began: Instant::now(),
             transfers: Semaphore::new(TRANSFERS),
         }
     }
 
-    /// Writes the answer to a datagram that is a plain question into `answer`.
-    fn quickly(&self, asked: &[u8], answer: &mut Vec<u8>) -> Option<()> {
+    /// Writes the answer to a datagram of `client` that is a plain question into `answer`, and
+    /// says whether it is to be sent.
+    fn quickly(&self, asked: &[u8], client: IpAddr, answer: &mut Vec<u8>) -> Option<Verdict> {
+        let in_force = self.keys.get();
         // Whether it may be told is for the whole server to find out.
-        if !self.keys.get().private.is_empty() {
+        if !in_force.private.is_empty() {
             return None;
         }
-        let answered = self.shared.read(|zone| quick::answer(zone, asked, answer));
-        answered.inspect(|()| self.counters.add(Cause::Query))
+        let question = quick::Question::read(asked)?;
+        let cookie = match question.cookie() {
+            Some(octets) => in_force.cookies.read(octets, client, unix_now()),
+            None => Cookie::None,
+        };
+        self.shared
+            .read(|zone| question.answer(zone, cookie.answer(), answer))?;
+        self.count_cookie(&cookie);
+        let verdict = match cookie {
+            Cookie::Valid(_) => Verdict::Answer,
+            _ => self.admit(client, &in_force),
+        };
+        match verdict {
+            Verdict::Answer => self.counters.add(Cause::Query),
+            Verdict::Truncate => question.truncate(cookie.answer(), answer),
+            Verdict::Drop => {}
+        }
+        Some(verdict)
+    }
+
+    /// What becomes of an answer over UDP to whoever may not be there.
+    fn admit(&self, client: IpAddr, in_force: &InForce) -> Verdict {
+        let Some(rate) = in_force.responses_per_second else {
+            return Verdict::Answer;
+        };
+        let verdict = self.limiter.admit(client, rate, self.began.elapsed());
+        match verdict {
+            Verdict::Answer => {}
+            Verdict::Truncate => self.counters.add(Cause::RateLimitedTruncated),
+            Verdict::Drop => self.counters.add(Cause::RateLimitedDropped),
+        }
+        verdict
+    }
+
+    fn count_cookie(&self, cookie: &Cookie) {
+        if let Some(cause) = cookie.cause() {
+            self.counters.add(cause);
+        }
     }
 
     /// Notes a datagram that cannot be read.
@@ -200,10 +285,18 @@ impl Handler {
         }
     }
 
-    fn query(&self, request: &Request, auth: &Auth, private: &Scope) -> Asked {
-        let [question] = request.queries.queries() else {
-            self.counters.add(Cause::Malformed);
-            return Asked::Answer(Reply::code(ResponseCode::FormErr));
+    fn query(&self, request: &Request, asker: &Asker, private: &Scope) -> Asked {
+        let question = match (request.queries.queries(), &asker.cookie) {
+            ([question], _) => question,
+            // Asked for a cookie alone (RFC 7873 section 5.4).
+            ([], Cookie::New(_) | Cookie::Valid(_)) => return Asked::Answer(Reply::default()),
+            ([], Cookie::Invalid(_)) => {
+                return Asked::Answer(Reply::code(ResponseCode::BADCOOKIE));
+            }
+            _ => {
+                self.counters.add(Cause::Malformed);
+                return Asked::Answer(Reply::code(ResponseCode::FormErr));
+            }
         };
         if !matches!(question.query_class(), DNSClass::IN | DNSClass::ANY) {
             self.counters.add(Cause::OutOfZone);
@@ -214,7 +307,7 @@ impl Handler {
             return Asked::Transfer;
         }
         let name = Name::from(question.name());
-        let key = match auth {
+        let key = match &asker.auth {
             Auth::Valid(entry, _) => Some(entry.policy.as_ref()),
             _ => None,
         };
@@ -232,7 +325,7 @@ impl Handler {
             self.counters.add(Cause::Private);
             return Asked::Answer(Reply::code(ResponseCode::Refused));
         };
-        self.counters.add(match (&found.code, auth) {
+        self.counters.add(match (&found.code, &asker.auth) {
             (ResponseCode::Refused, _) => Cause::OutOfZone,
             (_, Auth::Valid(..)) => Cause::SignedQuery,
             _ => Cause::Query,
@@ -356,8 +449,8 @@ impl Handler {
         failure.code()
     }
 
-    async fn transfer(&self, request: &Request, way: &impl Way, auth: &Auth, now: u64) {
-        let allowed = matches!(auth, Auth::Valid(entry, _) if entry.policy.transfer);
+    async fn transfer(&self, request: &Request, way: &impl Way, asker: &Asker, now: u64) {
+        let allowed = matches!(&asker.auth, Auth::Valid(entry, _) if entry.policy.transfer);
         let question = request.queries.queries().first();
         let ours = question.is_some_and(|q| {
             self.shared
@@ -385,9 +478,9 @@ impl Handler {
             };
             let since = since.filter(|_| !whole);
             let told = (&*self.shared, &*self.counters);
-            return transfer::send(request, way, told, auth, since, now).await;
+            return transfer::send(request, way, told, asker, since, now).await;
         };
         // Whoever is gone needs no refusal.
-        let _sent = reply::send(request, way, Reply::code(refused), auth, None, now).await;
+        let _sent = reply::send(request, way, Reply::code(refused), asker, None, now).await;
     }
 }

@@ -5,12 +5,13 @@ use std::future::Future;
 use hickory_proto::op::{Edns, Metadata, ResponseCode};
 use hickory_proto::rr::Record;
 use hickory_proto::rr::rdata::TSIG;
+use hickory_proto::rr::rdata::opt::{EdnsCode, EdnsOption};
 use hickory_proto::serialize::binary::{BinEncodable, BinEncoder};
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
 use hickory_server::zone_handler::MessageResponseBuilder;
 
-use super::auth::Auth;
+use super::Asker;
 
 /// Largest UDP answer, whatever the asker offers: fits any path unfragmented
 /// (RFC 9715).
@@ -21,6 +22,8 @@ pub(super) const UDP_PAYLOAD: u16 = 1232;
 pub(super) struct Reply {
     pub(super) code: ResponseCode,
     pub(super) authoritative: bool,
+    /// There is more by TCP.
+    pub(super) truncated: bool,
     pub(super) answers: Vec<Record>,
     /// What to answer instead if `answers` do not fit and being truncated means nothing.
     pub(super) shorter: Vec<Record>,
@@ -32,6 +35,14 @@ impl Reply {
     pub(super) fn code(code: ResponseCode) -> Self {
         Reply {
             code,
+            ..Reply::default()
+        }
+    }
+
+    /// That the answer is to be had by TCP.
+    pub(super) fn by_tcp() -> Self {
+        Reply {
+            truncated: true,
             ..Reply::default()
         }
     }
@@ -52,13 +63,13 @@ pub(super) struct Sent {
     pub(super) shortened: bool,
 }
 
-/// Sends `reply` to `request`, signed as `auth` demands. `prior` is set for
+/// Sends `reply` to `request` with the cookie of its `asker`, signed as its signature demands. `prior` is set for
 /// further messages of one answer. `None` if it could not be sent.
 pub(super) async fn send(
     request: &Request,
     way: &impl Way,
     mut reply: Reply,
-    auth: &Auth,
+    asker: &Asker,
     prior: Option<&[u8]>,
     now: u64,
 ) -> Option<Sent> {
@@ -67,11 +78,16 @@ pub(super) async fn send(
         let mut edns = Edns::new();
         edns.set_max_payload(limit.clamp(512, UDP_PAYLOAD));
         edns.set_dnssec_ok(asked.flags().dnssec_ok);
+        if let Some(cookie) = asker.cookie.answer() {
+            let cookie = EdnsOption::Unknown(EdnsCode::Cookie.into(), cookie.to_vec());
+            edns.options_mut().insert(cookie);
+        }
         edns
     });
     let mut meta = Metadata::response_from_request(&request.metadata);
     meta.response_code = reply.code;
     meta.authoritative = reply.authoritative;
+    meta.truncation = reply.truncated;
     let mut shortened = false;
     loop {
         let mut message = Vec::with_capacity(512);
@@ -81,7 +97,7 @@ pub(super) async fn send(
         let encoded = response.destructive_emit(&mut BinEncoder::new(&mut message));
         let mut mac = Vec::new();
         let whole = encoded.is_ok_and(|info| info.truncation == meta.truncation);
-        if whole && let Some(tsig) = auth.sign(&message, prior, now).ok()? {
+        if whole && let Some(tsig) = asker.auth.sign(&message, prior, now).ok()? {
             append(&mut message, &tsig)?;
             mac = tsig.data.mac;
         }

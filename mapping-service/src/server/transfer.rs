@@ -9,7 +9,7 @@ use hickory_proto::serialize::binary::BinEncodable;
 use hickory_server::net::xfer::Protocol;
 use hickory_server::server::Request;
 
-use super::auth::Auth;
+use super::Asker;
 use super::counters::{Cause, Counters};
 use super::reply::{self, Reply, UDP_PAYLOAD, Way};
 use crate::history::{Difference, History};
@@ -48,7 +48,7 @@ pub(super) async fn send(
     request: &Request,
     way: &impl Way,
     (shared, counters): (&Shared, &Counters),
-    auth: &Auth,
+    asker: &Asker,
     since: Option<u32>,
     now: u64,
 ) {
@@ -67,7 +67,7 @@ pub(super) async fn send(
             shorter: std::mem::take(&mut shorter),
             ..Reply::default()
         };
-        let sent = reply::send(request, way, reply, auth, prior.as_deref(), now).await;
+        let sent = reply::send(request, way, reply, asker, prior.as_deref(), now).await;
         let Some(sent) = sent else {
             tracing::warn!(from = %request.src(), "transfer broken off: the asker is gone");
             return;

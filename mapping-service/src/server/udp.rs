@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 
 use super::Handler;
 use super::counters::Cause;
+use super::limit::Verdict;
 use super::message::{Received, receive};
 use super::reply::Way;
 use crate::clock::unix_now;
@@ -91,10 +92,10 @@ impl Port {
                 continue;
             }
             let asked = &datagram[..length];
-            if self.handler.quickly(asked, &mut answer).is_some() {
-                send(&self.socket, &answer, from);
-            } else {
-                self.thoroughly(asked, from);
+            match self.handler.quickly(asked, from.ip(), &mut answer) {
+                Some(Verdict::Answer | Verdict::Truncate) => send(&self.socket, &answer, from),
+                Some(Verdict::Drop) => {}
+                None => self.thoroughly(asked, from),
             }
         }
         Ok(())
@@ -110,7 +111,11 @@ impl Port {
             Received::Request(request) => request,
             Received::Malformed(error, answer) => {
                 self.handler.malformed(from, &error, now);
-                return send(&self.socket, &answer, from);
+                // A header alone is as short as a truncated answer.
+                if self.handler.admit(from.ip(), &self.handler.keys.get()) != Verdict::Drop {
+                    send(&self.socket, &answer, from);
+                }
+                return;
             }
             Received::Nothing => return,
         };

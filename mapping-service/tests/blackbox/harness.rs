@@ -1,7 +1,7 @@
 //! Starts mat-mapd in a directory of its own on a free port, and speaks to it.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::{SocketAddr, UdpSocket};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, mpsc};
@@ -105,6 +105,18 @@ impl Mapd {
                 return line;
             }
         }
+    }
+
+    /// What it serves to scrapers, if its configuration says that it does.
+    pub fn metrics(&mut self) -> String {
+        let line = self.wait_for("metrics address=");
+        let mut stream = TcpStream::connect(line.rsplit_once('=').unwrap().1).unwrap();
+        stream
+            .write_all(b"GET /metrics HTTP/1.0\r\nhost: x\r\n\r\n")
+            .unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
     }
 
     pub fn signal(&self, signal: nix::sys::signal::Signal) {
@@ -223,8 +235,12 @@ pub fn run_file(config: &Path, arguments: &[&str]) -> (bool, String) {
     (ended.ok, ended.text)
 }
 
+/// All that ask here are one network, and some in floods: it has no limit.
 pub fn config(port: &str) -> String {
-    format!("zone = \"{ZONE}\"\nlisten = [\"127.0.0.1:{port}\"]\ndata_dir = \"DATA\"\n{KEYS}")
+    format!(
+        "zone = \"{ZONE}\"\nlisten = [\"127.0.0.1:{port}\"]\ndata_dir = \"DATA\"\n\
+         responses_per_second = 0\n{KEYS}"
+    )
 }
 
 /// A directory for one mat-mapd; the journal goes into `data` inside.

@@ -38,7 +38,8 @@ fn valid_messages() -> Vec<Vec<u8>> {
             .unwrap();
     let (update, _) = signed_update(&key_a(), now(), claim.clone(), claim);
     let (stale, _) = signed_update(&key_a(), 5, vec![], vec![delete_name("a.map.example.")]);
-    vec![question(), update, stale]
+    let with_cookie = crate::cookies::question(Some(&[7; 24])).to_vec().unwrap();
+    vec![question(), with_cookie, update, stale]
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 mod cli;
 mod client;
+mod cookies;
 mod durability;
 mod files;
 mod harness;

@@ -148,6 +148,7 @@ fn mat_config(address: SocketAddr, dir: &Path) -> String {
         r#"zone = "{ZONE}"
 listen = ["{address}"]
 data_dir = "{}/data"
+responses_per_second = 0
 nameservers = ["ns1.example.net.", "ns2.example.net."]
 [[key]]
 name = "{KEY}"

@@ -47,8 +47,10 @@ impl Seat {
         let config = folder.join("config");
         let cmd = match self {
             Seat::Mapd => {
+                // As the others are, which have no limit unless they are given one.
                 let text = format!(
                     "zone = \"{ZONE}\"\nlisten = [\"{ip}:{port}\"]\ndata_dir = \"{place}/data\"\n\
+                     responses_per_second = 0\n\
                      [[key]]\nname = \"{KEY}\"\nsecret = \"{SECRET}\"\nhomes = [\"all\"]\n\
                      locators = [\"all\"]\n"
                 );

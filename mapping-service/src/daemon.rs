@@ -230,17 +230,21 @@ async fn bind(address: SocketAddr) -> anyhow::Result<(UdpSocket, TcpListener)> {
 }
 
 fn explain(address: SocketAddr, what: &str, error: &io::Error) -> String {
+    let key = match what {
+        "TLS" => "tls.listen",
+        _ => "listen",
+    };
     let mend = match error.kind() {
         io::ErrorKind::AddrInUse => {
-            "another program has it (see `ss -lnptu`); stop that one or change `listen`"
+            format!("another program has it (see `ss -lnptu`); stop that one or change `{key}`")
         }
         io::ErrorKind::AddrNotAvailable => {
-            "this machine does not have that address; change `listen` or add it"
+            format!("this machine does not have that address; change `{key}` or add it")
         }
         io::ErrorKind::PermissionDenied => {
-            "ports below 1024 need CAP_NET_BIND_SERVICE; start as root or change `listen`"
+            format!("ports below 1024 need CAP_NET_BIND_SERVICE; start as root or change `{key}`")
         }
-        _ => "change `listen`",
+        _ => format!("change `{key}`"),
     };
     format!("cannot listen on {address} ({what}): {error}; {mend}")
 }

@@ -153,6 +153,11 @@ fn a_second_matd_leaves_the_first_alone() -> Result<()> {
 #[test]
 fn a_second_mat_mapd_leaves_the_first_alone() -> Result<()> {
     let bed = Testbed::new(Options::new()?)?;
+    let listen = "\"203.0.113.53:853\", \"[2001:db8:53::53]:853\"";
+    let (plain, tls) = (
+        "listen = [\"203.0.113.53:53\", \"[2001:db8:53::53]:53\"]",
+        format!("listen = [{listen}]"),
+    );
     let mapd = |file: &std::path::Path| {
         let mapd = Cmd::new(bed.options().binaries.join("mat-mapd"));
         complaint(&bed.map, mapd.arg("--config").arg(file))
@@ -161,11 +166,12 @@ fn a_second_mat_mapd_leaves_the_first_alone() -> Result<()> {
     let data = bed.lab.dir().join("mapd").display().to_string();
     let file = changed(&bed.mapd_config, &data, &elsewhere)?;
     says(&mapd(&file)?, &["203.0.113.53:53", "in use"]);
-    let file = changed(
-        &bed.mapd_config,
-        "\"203.0.113.53:53\", \"[2001:db8:53::53]:53\"",
-        "\"203.0.113.53:54\"",
-    )?;
+    let file = changed(&bed.mapd_config, plain, "listen = [\"203.0.113.53:54\"]")?;
+    says(
+        &mapd(&file)?,
+        &["203.0.113.53:853", "in use", "`tls.listen`"],
+    );
+    let file = changed(&file, &tls, "listen = [\"203.0.113.53:854\"]")?;
     says(&mapd(&file)?, &[&data]);
     let file = changed(&bed.mapd_config, "203.0.113.53:53", "203.0.113.54:53")?;
     says(&mapd(&file)?, &["203.0.113.54:53"]);

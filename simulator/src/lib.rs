@@ -16,6 +16,7 @@
 //! | `scenario` | what happens when, from a seed |
 //! | `network` | the ways between sites |
 //! | `mapping` | the mapping service |
+//! | `push` | what it tells a site by itself |
 //! | `host` | instances |
 //! | `mover` | what `matctl move` does |
 //! | `probes` | numbered datagrams between instances |
@@ -40,5 +41,6 @@ mod mapping;
 mod mover;
 mod network;
 mod probes;
+mod push;
 pub mod scenario;
 pub mod world;

@@ -22,6 +22,7 @@ use crate::mapping::Mapping;
 use crate::mover::Mover;
 use crate::network::{Network, Weather};
 use crate::probes::{self, Came, Probes};
+use crate::push::{Parcel, Push};
 use crate::scenario::{Act, COURSE, Scenario, Trip};
 
 /// UDP port of the control exchange.
@@ -30,6 +31,8 @@ pub(crate) const PORT: u16 = 6283;
 const HEADERS: usize = 28;
 /// A forwarder's question that gets no answer has failed after this time.
 const MAP_PATIENCE: Duration = Duration::from_secs(1);
+/// A way that was broken is tried again so often.
+const AGAIN: Duration = Duration::from_millis(500);
 /// A forwarder writes its state down so often.
 const SAVE: Duration = Duration::from_millis(250);
 /// When nothing bad happens any more, forwarders have so long to come right by themselves;
@@ -53,6 +56,10 @@ enum Event {
     Ask(usize, u32, Question),
     /// Its answer comes back.
     Told(usize, u32, Reply),
+    /// What it pushes to a site arrives.
+    Pushed(usize, Parcel),
+    /// A site that was cut off is connected again.
+    Reconnected(usize),
     /// A site connects an instance that is there.
     Connect(usize, u32, usize),
     Mover(usize, u32),
@@ -70,6 +77,7 @@ enum Question {
 enum Reply {
     Lookup(Home, Answer),
     Update(Home, Option<Binding>, UpdateResult),
+    News(Home, Answer),
 }
 
 struct Site {
@@ -81,6 +89,8 @@ struct Site {
     /// One way to the mapping service.
     map_delay: Duration,
     map_cut: Time,
+    /// Most sites are pushed what changes; the others ask.
+    push: Option<Push>,
 }
 
 struct Travel {
@@ -203,6 +213,7 @@ impl World {
         for site in 0..scenario.sites {
             let delay = world.chance.from(200, 50_000);
             let agent = world.fresh(site, 0);
+            let mut push = world.chance.apart(500 + site as u64);
             world.sites.push(Site {
                 agent: Some(agent),
                 life: 0,
@@ -210,6 +221,7 @@ impl World {
                 routes: BTreeSet::new(),
                 map_delay: Duration::from_micros(delay),
                 map_cut: Time(0),
+                push: push.per_mille(700).then(|| Push::new(push)),
             });
             world.later(SAVE, Event::Save(site));
         }
@@ -364,8 +376,17 @@ impl World {
                     Reply::Update(home, new, result) => {
                         agent.handle_update(now, home, new.as_ref(), result);
                     }
+                    Reply::News(home, answer) => agent.handle_news(now, home, answer),
                 });
             }
+            Event::Pushed(site, parcel) => {
+                let push = self.sites[site].push.as_mut();
+                if let Some((home, answer)) = push.and_then(|push| push.arrives(parcel)) {
+                    let now = self.now();
+                    self.call(site, |agent| agent.handle_news(now, home, answer));
+                }
+            }
+            Event::Reconnected(site) => self.push(site),
             Event::Connect(site, life, host) => {
                 if self.sites[site].life == life && self.places[host] == Some(site) {
                     let now = self.now();
@@ -423,6 +444,9 @@ impl World {
             } => {
                 if self.sites[site].agent.take().is_some() {
                     self.sites[site].life += 1;
+                    if let Some(push) = &mut self.sites[site].push {
+                        push.forgets();
+                    }
                     self.later(down, Event::Restart(site, forgets));
                 }
             }
@@ -432,6 +456,11 @@ impl World {
                 for site in sites {
                     let cut = &mut self.sites[site].map_cut;
                     *cut = (*cut).max(now + lasts);
+                    let back = cut.since(now) + AGAIN;
+                    if let Some(push) = &mut self.sites[site].push {
+                        push.breaks();
+                        self.later(back, Event::Reconnected(site));
+                    }
                 }
             }
             Act::LoseAnswers { lasts } => self.answers_lost = now + lasts,
@@ -701,6 +730,13 @@ impl World {
             let (life, delay) = (self.sites[site].life, self.sites[site].map_delay);
             match output {
                 Output::Write(frame) => self.route(site, frame.packet),
+                Output::Watch(home) => self.watch(site, home),
+                Output::Refresh(home) if let Some(answer) = self.recent(site, home) => {
+                    self.later(
+                        Duration::ZERO,
+                        Event::Told(site, life, Reply::News(home, answer)),
+                    );
+                }
                 Output::Lookup(home) | Output::Refresh(home) => {
                     self.later(delay, Event::Ask(site, life, Question::Lookup(home)));
                 }
@@ -732,7 +768,6 @@ impl World {
                 }
                 Output::Disconnect(..)
                 | Output::Announce(_)
-                | Output::Watch(_)
                 | Output::Steer(..)
                 | Output::Unsteer(..) => {}
             }
@@ -802,6 +837,9 @@ impl World {
                             .as_ref()
                             .and_then(|b| Some((b.active()?.locator, b.epoch())));
                         self.tell(format!("map: {home} from s{site} to {place:?}: {result:?}"));
+                        for site in 0..self.sites.len() {
+                            self.push(site);
+                        }
                         let unknown = UpdateResult::Unknown("answer lost".into());
                         Reply::Update(home, new, if lost { unknown } else { result })
                     }
@@ -814,6 +852,39 @@ impl World {
             self.sites[site].map_delay
         };
         self.later(delay, Event::Told(site, life, reply));
+    }
+
+    /// A site wants to hear of a home: what is there comes as soon as it can.
+    fn watch(&mut self, site: usize, home: Home) {
+        if let Some(push) = &mut self.sites[site].push {
+            push.watch(home);
+            self.push(site);
+        }
+    }
+
+    /// What a site has been told of a home without asking. It wants to hear of it.
+    fn recent(&mut self, site: usize, home: Home) -> Option<Answer> {
+        self.watch(site, home);
+        let Site { push, map_cut, .. } = &self.sites[site];
+        let push = push.as_ref().filter(|_| self.now >= *map_cut)?;
+        push.known(home)
+    }
+
+    /// Sends to a site what it does not know.
+    fn push(&mut self, site: usize) {
+        let now = self.now;
+        let Site {
+            push,
+            map_cut,
+            map_delay,
+            ..
+        } = &mut self.sites[site];
+        let Some(push) = push.as_mut().filter(|_| now >= *map_cut) else {
+            return;
+        };
+        for (at, parcel) in push.send(&self.map, now, *map_delay) {
+            self.later(at.since(now), Event::Pushed(site, parcel));
+        }
     }
 
     fn later(&mut self, after: Duration, event: Event) {

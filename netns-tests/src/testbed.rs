@@ -105,6 +105,10 @@ impl SiteSpec {
 /// The key that may do everything.
 pub const OPERATOR_SECRET: &str = "b3BlcmF0b3JvcGVyYXRvcm9wZXJhdG9yb3BlcmF0b3I=";
 
+/// Who pushes, as forwarders and matctl are told.
+const PUSH: &str = "push = { server = \"203.0.113.53:853\", name = \"ns1.map.example\", \
+                    certificate = \"mat-mapd.pem\" }\n";
+
 /// How to build a [`Testbed`].
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -353,6 +357,9 @@ impl Testbed {
              key = {{ name = \"operator.\", algorithm = \"hmac-sha256\", \
              secret = \"{OPERATOR_SECRET}\" }}\n"
         );
+        if self.options.push {
+            text += PUSH;
+        }
         for site in &self.sites {
             text += &format!(
                 "[[site]]\nname = \"{}\"\nsocket = \"{}\"\nnetns = \"{}\"\n",
@@ -564,9 +571,7 @@ fn matd_config(options: &Options, spec: SiteSpec, socket: &Path, state: &Path) -
          {push}{extra}\n",
         name = spec.name,
         push = match options.push {
-            true =>
-                "push = { server = \"203.0.113.53:853\", name = \"ns1.map.example\", \
-                 certificate = \"mat-mapd.pem\" }\n",
+            true => PUSH,
             false => "",
         },
         socket = socket.display(),

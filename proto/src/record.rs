@@ -23,6 +23,7 @@ use hickory_proto::rr::rdata::SVCB;
 use hickory_proto::rr::rdata::svcb::{IpHint, SvcParamKey, SvcParamValue, Unknown};
 use hickory_proto::rr::rdata::{A, AAAA};
 use hickory_proto::rr::{Name, RData, Record};
+use ipnet::IpNet;
 
 use crate::{
     Binding, BindingError, CONTROL_PORT, Entry, Epoch, Family, Home, Locator, Modes, Priority,
@@ -78,7 +79,11 @@ pub enum RecordError {
 ///
 /// Fails only if `zone` leaves no room (name longer than 255 octets).
 pub fn owner(home: Home, zone: &Name) -> Result<Name, hickory_proto::ProtoError> {
-    let relative = match home.ip() {
+    Name::from_ascii(owner_labels(home.ip()))?.append_domain(zone)
+}
+
+fn owner_labels(ip: IpAddr) -> String {
+    match ip {
         IpAddr::V4(ip) => {
             let [a, b, c, d] = ip.octets();
             format!("{d}.{c}.{b}.{a}.h4")
@@ -90,8 +95,21 @@ pub fn owner(home: Home, zone: &Name) -> Result<Name, hickory_proto::ProtoError>
             }
             text + "h6"
         }
+    }
+}
+
+/// The name below which the owners of all home addresses in `prefix` are, and as few others as
+/// possible: those of the prefix made shorter to whole octets, or digits of IPv6.
+///
+/// Fails only if `zone` leaves no room (name longer than 255 octets).
+pub fn above(prefix: IpNet, zone: &Name) -> Result<Name, hickory_proto::ProtoError> {
+    let free = match prefix {
+        IpNet::V4(prefix) => 4 - prefix.prefix_len() / 8,
+        IpNet::V6(prefix) => 32 - prefix.prefix_len() / 4,
     };
-    Name::from_ascii(relative)?.append_domain(zone)
+    let labels = owner_labels(prefix.network());
+    let labels: Vec<&str> = labels.split('.').skip(free.into()).collect();
+    Name::from_ascii(labels.join("."))?.append_domain(zone)
 }
 
 /// The home address whose binding lives at `owner`, if `owner` is such a name
@@ -310,6 +328,23 @@ mod tests {
                 other => panic!("not SVCB: {other:?}"),
             })
             .collect()
+    }
+
+    #[test]
+    fn owners_are_below_the_name_of_their_prefix() {
+        let above = |prefix: &str| above(prefix.parse().unwrap(), &zone()).unwrap();
+        for (prefix, name) in [
+            ("192.0.2.0/24", "2.0.192.h4.map.example."),
+            ("192.0.2.128/25", "2.0.192.h4.map.example."),
+            ("192.0.2.10/32", "10.2.0.192.h4.map.example."),
+            ("0.0.0.0/0", "h4.map.example."),
+            ("2001:db8::/31", "b.d.0.1.0.0.2.h6.map.example."),
+            ("::/0", "h6.map.example."),
+        ] {
+            assert_eq!(above(prefix).to_ascii(), name);
+        }
+        let home: Home = "2001:db8::7".parse().unwrap();
+        assert_eq!(above("2001:db8::7/128"), owner(home, &zone()).unwrap());
     }
 
     #[test]

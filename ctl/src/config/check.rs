@@ -8,6 +8,7 @@ use std::str::FromStr;
 use hickory_proto::rr::Name;
 use mat_dataplane::config::Source;
 use mat_dataplane::io::MacAddr;
+use mat_mapping::client::push::{self, Endpoint};
 use mat_mapping::client::{Algorithm, MapClient, TsigKey};
 use mat_proto::Home;
 use serde::Deserialize;
@@ -39,6 +40,15 @@ struct RawMapping {
     servers: Spanned<Vec<Text>>,
     zone: Text,
     key: Option<Spanned<RawKey>>,
+    push: Option<RawPush>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPush {
+    server: Text,
+    name: Text,
+    certificate: Text,
 }
 
 #[derive(Deserialize)]
@@ -86,6 +96,10 @@ impl<'a> Checker<'a> {
     pub fn config(mut self, raw: &Raw) -> Result<Config, ConfigError> {
         let config = Config {
             mapping: raw.mapping.as_ref().and_then(|raw| self.mapping(raw)),
+            push: raw
+                .mapping
+                .as_ref()
+                .and_then(|raw| self.push(raw.push.as_ref()?)),
             sites: self.sites(&raw.site),
             instances: self.instances(&raw.instance),
         };
@@ -121,6 +135,28 @@ impl<'a> Checker<'a> {
             None => None,
         };
         Some(MapClient::new(zone?, servers, key))
+    }
+
+    fn push(&mut self, raw: &RawPush) -> Option<Endpoint> {
+        let server = self.parsed::<SocketAddr>(
+            "mapping.push.server",
+            &raw.server,
+            "is not an address with a port",
+            "write \"203.0.113.53:853\" or \"[2001:db8::53]:853\"",
+        );
+        let file = self.folder.join(raw.certificate.get_ref());
+        let certificates = push::certificates(&file);
+        if let Err(problem) = &certificates {
+            let mend = "copy the file that `tls.certificate` of mat-mapd names";
+            let span = raw.certificate.span();
+            self.fault("mapping.push.certificate", span, problem, mend);
+        }
+        let endpoint = Endpoint::new(server?, raw.name.get_ref(), &certificates.ok()?);
+        if let Err(problem) = &endpoint {
+            let mend = "write the name that the certificate is for, as in \"ns1.map.example\"";
+            self.fault("mapping.push.name", raw.name.span(), problem, mend);
+        }
+        endpoint.ok()
     }
 
     fn key(&mut self, raw: &Spanned<RawKey>) -> Option<TsigKey> {

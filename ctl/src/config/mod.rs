@@ -14,6 +14,7 @@ use std::path::Path;
 use mat_dataplane::config::Source;
 pub use mat_dataplane::config::{ConfigError, Finding};
 use mat_mapping::client::MapClient;
+use mat_mapping::client::push::Endpoint;
 use mat_proto::Home;
 
 use crate::site::Site;
@@ -26,6 +27,8 @@ pub const DEFAULT_PATH: &str = "/etc/mat/matctl.toml";
 pub struct Config {
     /// The mapping service, if one is named.
     pub mapping: Option<MapClient>,
+    /// The server that tells of changes by itself, if one is named.
+    pub push: Option<Endpoint>,
     /// The sites, in the order of the file.
     pub sites: Vec<Site>,
     /// The instances, in the order of the file.

@@ -11,4 +11,5 @@ mod by_hand;
 mod keys;
 mod others;
 mod reuse;
+mod watch;
 mod zones;

@@ -1,27 +1,36 @@
 //! `matctl map watch`.
 //!
 //! # Limitations
-//! It asks once a second: of several changes within a second only the last is seen.
+//! Without push it asks once a second: of several changes within a second only the last is seen.
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use anyhow::{Context as _, bail};
+use ipnet::IpNet;
+use mat_mapping::client::push::{Changed, Endpoint, Health, Subscriber};
 use mat_mapping::client::{MapClient, MapError};
-use mat_proto::{Binding, Home};
+use mat_proto::{Binding, Home, record};
 use serde::Serialize;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::super::local_time::local;
 use super::super::{ConfigArg, block_on, say};
 use super::{client, line};
 
 const PERIOD: Duration = Duration::from_secs(1);
+/// A server that pushes has to be there by then.
+const PATIENCE: u32 = 5;
 
 /// `matctl map watch`
 #[derive(Clone, Debug, clap::Args)]
 pub struct WatchArgs {
-    /// Watch only this home address (all of the zone needs the right to transfer it)
-    home: Option<Home>,
+    /// Watch only this home address, or those of this prefix (without push, all but a single
+    /// address needs the right to transfer the zone)
+    #[arg(value_parser = homes)]
+    homes: Option<IpNet>,
     /// Print one JSON object a line
     #[arg(long)]
     json: bool,
@@ -29,49 +38,113 @@ pub struct WatchArgs {
     config: ConfigArg,
 }
 
+fn homes(text: &str) -> Result<IpNet, String> {
+    let single = text.parse::<Home>().map(|home| IpNet::from(home.ip()));
+    let net = single.or_else(|_| text.parse::<IpNet>());
+    net.map_err(|_| "write a home address or a prefix, as in 192.0.2.10 or 192.0.2.0/24".to_owned())
+}
+
 pub(super) fn run(args: WatchArgs) -> anyhow::Result<ExitCode> {
     let map = client(&args.config)?;
-    block_on(async {
-        // The first answer must come: a wrong key or zone is not worth watching.
-        let mut seen = read(&map, args.home).await?;
-        for change in changes(&BTreeMap::new(), &seen) {
-            show(&change, args.json)?;
-        }
-        let mut fault: Option<String> = None;
-        let mut tick = tokio::time::interval(PERIOD);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tick.tick().await;
-            match read(&map, args.home).await {
-                Ok(now) => {
-                    if fault.take().is_some() {
-                        eprintln!("matctl: the mapping service answers again");
-                    }
-                    for change in changes(&seen, &now) {
-                        show(&change, args.json)?;
-                    }
-                    seen = now;
+    match args.config.load()?.push {
+        Some(endpoint) => block_on(hear(&map, endpoint, &args)),
+        None => block_on(ask(&map, &args)),
+    }
+}
+
+/// Shows what is pushed.
+async fn hear(map: &MapClient, endpoint: Endpoint, args: &WatchArgs) -> anyhow::Result<ExitCode> {
+    let zone = map.zone().clone();
+    let below = args.homes.map(|homes| record::above(homes, &zone));
+    let below = below.transpose().context("the zone's name is too long")?;
+    let below = below.unwrap_or(zone.clone());
+    let (sender, mut news) = mpsc::channel(256);
+    let subscriber = Subscriber::follow(zone, &below, endpoint, sender);
+    let mut seen = Bindings::new();
+    let mut fault: Option<String> = None;
+    let mut tick = interval(PERIOD);
+    let (mut ticks, mut connected) = (0, false);
+    loop {
+        tokio::select! {
+            Some(Changed { home, binding }) = news.recv() => {
+                connected = true;
+                let wanted = args.homes.is_none_or(|homes| homes.contains(&home.ip()));
+                if wanted && seen.get(&home) != binding.as_ref() {
+                    match &binding {
+                        Some(binding) => seen.insert(home, binding.clone()),
+                        None => seen.remove(&home),
+                    };
+                    show(&Change { home, binding }, args.json)?;
                 }
-                Err(error) => {
-                    let text = error.to_string();
-                    if fault.as_ref() != Some(&text) {
-                        eprintln!("matctl: {text}; still trying");
-                        fault = Some(text);
+            }
+            _ = tick.tick() => match subscriber.health() {
+                Health::Connected(_) => {
+                    connected = true;
+                    if fault.take().is_some() {
+                        eprintln!("matctl: the mapping service pushes again");
+                    }
+                }
+                // A wrong certificate is not worth watching.
+                Health::Away(why) if !connected && ticks >= PATIENCE => {
+                    bail!("no push from the mapping service: {why}")
+                }
+                Health::Away(_) if !connected => ticks += 1,
+                Health::Away(why) => {
+                    if fault.as_ref() != Some(&why) {
+                        eprintln!("matctl: {why}; still trying");
+                        fault = Some(why);
                     }
                 }
             }
         }
-    })
+    }
+}
+
+/// Asks again and again, and shows what is different.
+async fn ask(map: &MapClient, args: &WatchArgs) -> anyhow::Result<ExitCode> {
+    // The first answer must come: a wrong key or zone is not worth watching.
+    let mut seen = read(map, args.homes).await?;
+    for change in changes(&BTreeMap::new(), &seen) {
+        show(&change, args.json)?;
+    }
+    let mut fault: Option<String> = None;
+    let mut tick = interval(PERIOD);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        match read(map, args.homes).await {
+            Ok(now) => {
+                if fault.take().is_some() {
+                    eprintln!("matctl: the mapping service answers again");
+                }
+                for change in changes(&seen, &now) {
+                    show(&change, args.json)?;
+                }
+                seen = now;
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if fault.as_ref() != Some(&text) {
+                    eprintln!("matctl: {text}; still trying");
+                    fault = Some(text);
+                }
+            }
+        }
+    }
 }
 
 type Bindings = BTreeMap<Home, Binding>;
 
-async fn read(map: &MapClient, home: Option<Home>) -> Result<Bindings, MapError> {
-    let bindings = match home {
+async fn read(map: &MapClient, homes: Option<IpNet>) -> Result<Bindings, MapError> {
+    let single = homes.filter(|homes| homes.prefix_len() == homes.max_prefix_len());
+    let single = single.and_then(|homes| Home::new(homes.addr()).ok());
+    let bindings = match single {
         Some(home) => map.get(home).await?.binding.into_iter().collect(),
         None => map.list().await?,
     };
-    Ok(bindings.into_iter().map(|b| (b.home(), b)).collect())
+    let wanted = |b: &Binding| homes.is_none_or(|homes| homes.contains(&b.home().ip()));
+    let bindings = bindings.into_iter().filter(wanted);
+    Ok(bindings.map(|b| (b.home(), b)).collect())
 }
 
 /// What is different, in order of home addresses.

@@ -4,7 +4,7 @@
 //! been answered: what was there has come by then. It stays so as long as questions are answered;
 //! after that nobody knows what has changed meanwhile.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message as Plain, MessageType, OpCode, Query, ResponseCode};
@@ -60,6 +60,8 @@ pub(super) struct Mirror {
     beat: Duration,
     wants: HashMap<Subscription, Want>,
     sets: HashMap<Name, Vec<SVCB>>,
+    /// What was there at the end of the last session, and has not been heard of since.
+    before: HashSet<Name>,
     session: Option<Session>,
 }
 
@@ -110,6 +112,7 @@ impl Mirror {
             beat: age / 2,
             wants: HashMap::new(),
             sets: HashMap::new(),
+            before: HashSet::new(),
             session: None,
         }
     }
@@ -177,7 +180,6 @@ impl Mirror {
 
     /// There is a connection, and nothing is known.
     pub(super) fn connected(&mut self) {
-        self.sets.clear();
         for want in self.wants.values_mut() {
             want.state = State::New;
         }
@@ -191,7 +193,7 @@ impl Mirror {
     /// The connection is gone.
     pub(super) fn disconnected(&mut self) {
         self.session = None;
-        self.sets.clear();
+        self.before.extend(self.sets.drain().map(|(name, _)| name));
     }
 
     /// When [`Mirror::output`] has something to say even if nothing happens.
@@ -275,7 +277,7 @@ impl Mirror {
             return;
         };
         let over = |want: &Want| want.until.is_some_and(|until| until <= now);
-        let (wants, sets) = (&mut self.wants, &mut self.sets);
+        let (wants, sets, before) = (&mut self.wants, &mut self.sets, &mut self.before);
         session.ids.retain(|id, subscription| {
             let want = wants.get(subscription);
             // What is not answered yet cannot be taken back.
@@ -284,6 +286,7 @@ impl Mirror {
                 session.over.push(*id);
                 wants.remove(subscription);
                 sets.remove(&subscription.name);
+                before.remove(&subscription.name);
             }
             !gone
         });
@@ -293,8 +296,7 @@ impl Mirror {
     /// Takes what has come; what it says of bindings is in the list.
     pub(super) fn input(&mut self, octets: &[u8]) -> Result<Vec<Changed>, Over> {
         if !dso::is_dso(octets) {
-            self.answered(octets)?;
-            return Ok(Vec::new());
+            return self.answered(octets);
         }
         let message = Message::parse(octets);
         match message.map_err(|_| Over::Nonsense("a message that cannot be read"))? {
@@ -344,10 +346,11 @@ impl Mirror {
         Ok(())
     }
 
-    /// An answer to whether the server is there.
-    fn answered(&mut self, octets: &[u8]) -> Result<(), Over> {
+    /// An answer to whether the server is there. What was there in the last session, and is not
+    /// in this one, is gone.
+    fn answered(&mut self, octets: &[u8]) -> Result<Vec<Changed>, Over> {
         let Some(session) = &mut self.session else {
-            return Ok(());
+            return Ok(Vec::new());
         };
         let answer = Plain::from_vec(octets);
         let answer = answer.map_err(|_| Over::Nonsense("an answer that cannot be read"))?;
@@ -363,7 +366,8 @@ impl Mirror {
         session.asked = Some((asked, true));
         session.heard = Some(asked);
         let beats = session.beats;
-        let wants = &mut self.wants;
+        let (wants, before) = (&mut self.wants, &mut self.before);
+        let mut gone = Vec::new();
         session.accepted.retain(|subscription| {
             let Some(want) = wants.get_mut(subscription) else {
                 return false;
@@ -372,12 +376,20 @@ impl Mirror {
                 State::Accepted(since) if since > beats => true,
                 State::Accepted(_) => {
                     want.state = State::Certain;
+                    gone.extend(before.extract_if(|name| subscription.covers(name)));
                     false
                 }
                 _ => false,
             }
         });
-        Ok(())
+        let homes = gone
+            .iter()
+            .filter_map(|name| record::home(name, &self.zone));
+        let gone = homes.map(|home| Changed {
+            home,
+            binding: None,
+        });
+        Ok(gone.collect())
     }
 
     fn news(&mut self, news: Vec<News>) -> Vec<Changed> {
@@ -392,10 +404,11 @@ impl Mirror {
             if !about || !self.is_wanted(name) {
                 continue;
             }
-            if !touched.contains(name) {
+            let name = name.clone();
+            if touched.last() != Some(&name) {
                 touched.push(name.clone());
             }
-            let name = name.clone();
+            self.before.remove(&name);
             match news {
                 News::Cleared(..) => {
                     self.sets.remove(&name);
@@ -420,6 +433,8 @@ impl Mirror {
                 }
             }
         }
+        touched.sort_unstable();
+        touched.dedup();
         let mut changed = Vec::new();
         for name in touched {
             // What is no binding is not certain: the server is asked, and the answer says why.
@@ -669,6 +684,37 @@ mod tests {
         assert_eq!(all, 250);
         assert!(server.respond(3, 0).is_err());
         assert!(server.respond(60_000, 0).is_err());
+    }
+
+    #[test]
+    fn what_is_gone_after_an_interruption_is_told() {
+        let mut server = Server::new();
+        let below = name("2.0.192.h4.map.example.");
+        server.mirror.follow(&below);
+        let accept = |server: &mut Server| {
+            let (id, _) = server.subscribed()[0];
+            server.respond(id, 0).unwrap();
+        };
+        accept(&mut server);
+        for n in 1..=3 {
+            assert_eq!(server.push(vec![News::Added(svcb(n, 1))]).len(), 1);
+        }
+        server.mirror.disconnected();
+        server.questions = 0;
+        server.connect();
+        accept(&mut server);
+        server.push(vec![News::Added(svcb(2, 2))]);
+        let mut gone = Vec::new();
+        for _ in 0..2 {
+            server.listen();
+            let answer = Plain::new(BEAT, MessageType::Response, OpCode::Query);
+            gone.extend(server.mirror.input(&answer.to_vec().unwrap()).unwrap());
+            server.now += AGE;
+        }
+        gone.sort_by_key(|changed| changed.home);
+        let homes: Vec<Home> = gone.iter().map(|changed| changed.home).collect();
+        assert_eq!(homes, [home(1), home(3)]);
+        assert!(gone.iter().all(|changed| changed.binding.is_none()));
     }
 
     #[test]

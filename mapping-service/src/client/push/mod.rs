@@ -10,6 +10,7 @@
 
 mod mirror;
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -44,6 +45,12 @@ pub struct Endpoint {
     address: SocketAddr,
     name: ServerName<'static>,
     tls: TlsConnector,
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Endpoint({}, {:?})", self.address, self.name)
+    }
 }
 
 impl Endpoint {
@@ -121,7 +128,7 @@ impl Subscriber {
     }
 
     /// Subscribes to all bindings of `zone` at `below` and below it. First comes what is there,
-    /// and so again after each interruption.
+    /// and so again after each interruption, with what is gone.
     pub fn follow(
         zone: Name,
         below: &Name,

@@ -113,6 +113,11 @@ bench-mapping: setup ## the mapping service beside BIND and Knot: questions, sig
 	$(CARGO) build --release --locked
 	scripts/privileged target/release/mat-bench-map --json bench/results/mapping/$(shell date -u +%F).json
 
+.PHONY: bench-push
+bench-push: setup ## ten thousand subscribers hear of a change; three minutes
+	$(CARGO) build --release --locked
+	scripts/privileged target/release/mat-bench-push --json bench/results/push/$(shell date -u +%F).json
+
 .PHONY: bench-renumber
 bench-renumber: setup ## the address of a node changes again and again; eight minutes
 	$(CARGO) build --release --locked

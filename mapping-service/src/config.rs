@@ -26,6 +26,7 @@ use toml::Spanned;
 use crate::notify::Secondary;
 use crate::policy::{Policy, Scope};
 use crate::server::cookie::Secrets;
+use crate::server::tcp::{PER_CLIENT, SESSIONS};
 use crate::tsig::{Algorithm, TsigKey};
 use crate::zone::{Apex, lower};
 
@@ -72,6 +73,8 @@ pub struct Tls {
     pub listen: Vec<SocketAddr>,
     /// The certificate to show, and its key.
     pub config: Arc<ServerConfig>,
+    /// Connections of one client address (an IPv6 /64) at the same time.
+    pub connections_per_client: usize,
 }
 
 /// TSIG keys and what they may do, by name.
@@ -222,6 +225,7 @@ struct TlsTable {
     listen: Spanned<Vec<Spanned<String>>>,
     certificate: Spanned<PathBuf>,
     private_key: Spanned<PathBuf>,
+    connections_per_client: Option<Spanned<usize>>,
 }
 
 #[derive(Deserialize)]
@@ -402,7 +406,19 @@ impl Source<'_> {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         let config = Arc::new(config);
-        Ok(Tls { listen, config })
+        let connections_per_client = match &table.connections_per_client {
+            None => PER_CLIENT,
+            Some(count) if (1..=SESSIONS).contains(count.get_ref()) => *count.get_ref(),
+            Some(count) => {
+                let mend = format!("is out of range; write 1 to {SESSIONS}");
+                return Err(self.wrong("tls.connections_per_client", count, mend));
+            }
+        };
+        Ok(Tls {
+            listen,
+            config,
+            connections_per_client,
+        })
     }
 
     /// Files are named relative to the configuration's.

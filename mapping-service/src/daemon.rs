@@ -25,7 +25,7 @@ use crate::push::{self, Push};
 use crate::replay::Memory;
 use crate::server::cookie::Secrets;
 use crate::server::counters::Counters;
-use crate::server::tcp::{Door, Tcp};
+use crate::server::tcp::{Door, PER_CLIENT, Tcp};
 use crate::server::tls::Certificate;
 use crate::server::udp::Udp;
 use crate::server::{Handler, InForce, KeyRing};
@@ -51,9 +51,12 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
         sockets.push(bind(*address).await?);
     }
     let mut tls_listeners = Vec::new();
-    for address in config.tls.iter().flat_map(|tls| &tls.listen) {
-        let listener = TcpListener::bind(address).await;
-        tls_listeners.push(listener.map_err(|e| anyhow!(explain(*address, "TLS", &e)))?);
+    if let Some(tls) = &config.tls {
+        for address in &tls.listen {
+            let listener = TcpListener::bind(address).await;
+            let listener = listener.map_err(|e| anyhow!(explain(*address, "TLS", &e)))?;
+            tls_listeners.push((listener, tls));
+        }
     }
     let metrics = match config.metrics_listen {
         Some(address) => Some(metrics::listen(address).await.map_err(|e| anyhow!(e))?),
@@ -97,14 +100,16 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
         let door = Door {
             handler: handler.clone(),
             certificate: None,
+            per_client: PER_CLIENT,
         };
         listeners.push(Tcp::start(tcp, door));
     }
-    for listener in tls_listeners {
+    for (listener, tls) in tls_listeners {
         tracing::info!(address = %listener.local_addr()?, "listening, TLS");
         let door = Door {
             handler: handler.clone(),
             certificate: certificate.clone(),
+            per_client: tls.connections_per_client,
         };
         listeners.push(Tcp::start(listener, door));
     }
@@ -269,8 +274,10 @@ fn widen(socket: &UdpSocket) {
     }
 }
 
-fn addresses(config: &Config) -> Option<&[SocketAddr]> {
-    config.tls.as_ref().map(|tls| &tls.listen[..])
+/// What of TLS cannot change.
+fn tls_doors(config: &Config) -> Option<(&[SocketAddr], usize)> {
+    let tls = config.tls.as_ref()?;
+    Some((&tls.listen, tls.connections_per_client))
 }
 
 /// What `config` says about those who ask; its cookies are made with an `own` secret unless it
@@ -298,10 +305,10 @@ fn reload(
                 || new.data_dir != running.data_dir
                 || new.apex.origin != running.apex.origin
                 || new.notify != running.notify
-                || addresses(&new) != addresses(running)
+                || tls_doors(&new) != tls_doors(running)
             {
                 tracing::warn!(
-                    "zone, listen, tls.listen, metrics_listen, data_dir and notify change at the next start only"
+                    "zone, listen, tls (but for the certificate), metrics_listen, data_dir and notify change at the next start only"
                 );
             }
             keys.set(in_force(&new, own));

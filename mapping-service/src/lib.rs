@@ -52,8 +52,7 @@
 //! the same answers, and the same zone; `tests/secondaries` has them and NSD follow it.
 //!
 //! # Limitations
-//! One primary: secondaries answer, and changes wait for it. No push (RFC 8765), no
-//! DNSSEC, no TLS. The whole zone is held in memory. Limits of single parts are
+//! One primary: secondaries answer, and changes wait for it. No DNSSEC. The whole zone is held in memory. Limits of single parts are
 //! on their own page one.
 
 pub mod client;

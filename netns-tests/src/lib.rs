@@ -79,6 +79,6 @@ pub use host::Host;
 pub use lab::Lab;
 pub use link::{LinkOptions, move_device};
 pub use nix::sys::signal::Signal;
-pub use process::Process;
+pub use process::{Process, memory_kib};
 pub use wait::wait_until;
 pub use wan::{Wan, WanConfig, WanCounters};

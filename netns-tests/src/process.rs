@@ -29,6 +29,17 @@ struct Inner {
     child: Mutex<Child>,
 }
 
+/// Resident memory of a process, in KiB.
+///
+/// # Errors
+/// It has ended.
+pub fn memory_kib(pid: u32) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let number = line.and_then(|line| line.split_whitespace().nth(1));
+    Ok(number.context("no VmRSS")?.parse()?)
+}
+
 impl Process {
     pub(crate) fn new(name: String, log: PathBuf, child: Child) -> Self {
         Self(Arc::new(Inner {
@@ -54,10 +65,7 @@ impl Process {
     /// # Errors
     /// It has ended.
     pub fn memory_kib(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-        let number = line.and_then(|line| line.split_whitespace().nth(1));
-        Ok(number.context("no VmRSS")?.parse()?)
+        memory_kib(self.pid())
     }
 
     /// Where its standard output and standard error go.

@@ -31,9 +31,9 @@ use crate::push::{Mailbox, PIECE, Waiting};
 /// Connections in all: a descriptor and some KiB each.
 const CONNECTIONS: usize = 4096;
 /// The same over TLS, where they stay.
-const SESSIONS: usize = 16_384;
-/// Of one client; an IPv6 client has a whole /64.
-const PER_CLIENT: usize = 64;
+pub(crate) const SESSIONS: usize = 16_384;
+/// Of one client, unless the configuration says otherwise (TLS); an IPv6 client has a whole /64.
+pub(crate) const PER_CLIENT: usize = 64;
 /// A request has to be there by then, and an answer to be taken.
 const IDLE: Duration = Duration::from_secs(10);
 /// Requests of one connection that are worked on, and answers that wait for it.
@@ -76,6 +76,8 @@ pub(crate) struct Door {
     pub(crate) handler: Arc<Handler>,
     /// Over TLS: what proves who we are.
     pub(crate) certificate: Option<Arc<Certificate>>,
+    /// Connections of one client.
+    pub(crate) per_client: usize,
 }
 
 impl Door {
@@ -103,10 +105,11 @@ impl Door {
 
 async fn accept(listener: TcpListener, door: Door, mut stopping: watch::Receiver<bool>) {
     let handler = door.handler.clone();
-    let guests = Arc::new(Guests::new(match door.certificate {
+    let at_most = match door.certificate {
         None => CONNECTIONS,
         Some(_) => SESSIONS,
-    }));
+    };
+    let guests = Arc::new(Guests::new(at_most, door.per_client));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -143,6 +146,7 @@ async fn accept(listener: TcpListener, door: Door, mut stopping: watch::Receiver
 #[derive(Debug)]
 struct Guests {
     at_most: usize,
+    per_client: usize,
     here: Mutex<HashMap<IpAddr, usize>>,
 }
 
@@ -154,9 +158,10 @@ struct Guest {
 }
 
 impl Guests {
-    fn new(at_most: usize) -> Self {
+    fn new(at_most: usize, per_client: usize) -> Self {
         Guests {
             at_most,
+            per_client,
             here: Mutex::default(),
         }
     }
@@ -169,7 +174,7 @@ impl Guests {
         let mut guests = this.lock();
         let all: usize = guests.values().sum();
         let own = guests.get(&client).copied().unwrap_or(0);
-        if all >= this.at_most || own >= PER_CLIENT {
+        if all >= this.at_most || own >= this.per_client {
             return None;
         }
         guests.insert(client, own + 1);
@@ -393,7 +398,7 @@ mod tests {
 
     #[test]
     fn a_client_has_its_share_of_connections_and_no_more() {
-        let guests = Arc::new(Guests::new(CONNECTIONS));
+        let guests = Arc::new(Guests::new(CONNECTIONS, PER_CLIENT));
         let ip = |text: &str| text.parse().unwrap();
         let admit = |ip| Guests::admit(&guests, ip);
         let mut own: Vec<Guest> = (0..PER_CLIENT)

@@ -12,7 +12,7 @@ use hickory_proto::rr::RecordType;
 use mat_mapping::client::push::{Changed, Endpoint, Health, Subscriber, certificates};
 use mat_mapping::client::{MapClient, Swap};
 use mat_mapping::dso::{DSOTYPENI, Message, News, Subscription, Tlv, octet};
-use mat_netns::wait_until;
+use mat_netns::{dns_servers, wait_until};
 use mat_proto::{Binding, Home};
 use tokio::sync::mpsc;
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -415,5 +415,83 @@ fn sessions_follow_the_rules_and_those_who_do_not_are_cut_off() {
         (answer[5] & 0xf, answer[4] >> 3 & 0xf),
         (octet(ResponseCode::NotImp), 6)
     );
+    mapd.stop();
+}
+
+/// Knot's tools: `knsupdate` claims and moves, `kdig` reads over TLS and checks the certificate.
+#[test]
+fn knots_tools_change_and_read() {
+    if !["kdig", "knsupdate"]
+        .map(dns_servers::is_here)
+        .into_iter()
+        .all(|here| here)
+    {
+        return;
+    }
+    let dir = directory();
+    make_certificate(dir.path());
+    let (mapd, tls) = start(dir.path(), str::to_owned);
+    let run = |program: &str, arguments: &[&str], script: &str| {
+        std::fs::write(dir.path().join("script"), script).unwrap();
+        let mut command = dns_servers::program(program).unwrap().command();
+        let output = command
+            .args(arguments)
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (
+            output.status.success(),
+            String::from_utf8_lossy(&text).into_owned(),
+        )
+    };
+    let knsupdate = |lines: &str| {
+        let port = mapd.address.port();
+        let script = format!("server 127.0.0.1 {port}\nzone {ZONE}\n{lines}\nsend\n");
+        let key = format!("hmac-sha256:site-a:{SECRET_A}");
+        run("knsupdate", &["-y", &key, "script"], &script)
+    };
+    let owner = format!("10.2.0.192.h4.{ZONE}");
+    let data = |epoch: u8| {
+        format!(
+            "1 . ipv4hint=198.51.100.{epoch} key65280=\"{epoch}\" key65281=\"native\" key65282=\"30\""
+        )
+    };
+    let claim = format!(
+        "prereq nxrrset {owner} SVCB\nupdate add {owner} 0 SVCB {}",
+        data(1)
+    );
+    let (done, said) = knsupdate(&claim);
+    assert!(done, "{said}");
+    let (done, said) = knsupdate(&claim);
+    assert!(!done && said.contains("YXRRSET"), "{said}");
+    let (done, said) = knsupdate(&format!(
+        "prereq yxrrset {owner} SVCB {}\nupdate del {owner} SVCB\nupdate add {owner} 0 SVCB {}",
+        data(1),
+        data(2)
+    ));
+    assert!(done, "{said}");
+    let port = tls.port().to_string();
+    let kdig = |name: &str| {
+        let name = format!("+tls-hostname={name}");
+        let ask = [
+            "@127.0.0.1",
+            "-p",
+            &port,
+            "+tls",
+            "+tls-ca=mat-mapd.pem",
+            &name,
+            &owner,
+            "SVCB",
+        ];
+        run("kdig", &ask, "").1
+    };
+    let said = kdig("ns1.map.example");
+    assert!(
+        said.contains("198.51.100.2") && said.contains("TLS session"),
+        "{said}"
+    );
+    let said = kdig("ns2.map.example");
+    assert!(!said.contains("198.51.100.2"), "{said}");
     mapd.stop();
 }

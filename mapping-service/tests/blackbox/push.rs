@@ -122,6 +122,14 @@ async fn what_changes_is_known_at_once_and_after_an_interruption() {
     assert_eq!(subscriber.get(home), None);
     let (mapd, _) = start(dir.path(), str::to_owned);
     swap(&client, home, Some(&second), None).await;
+    // It may have been connected again before.
+    loop {
+        let told = next(&mut news).await;
+        if told.binding.is_none() {
+            break;
+        }
+        assert_eq!(told, changed(&second));
+    }
     let there = known(&subscriber, home).await;
     assert_eq!(there, None);
     swap(

@@ -20,6 +20,11 @@ CALM ?=
 SOAK = scripts/privileged target/release/mat-soak --cell-seconds 300 \
     --json bench/results/soak/$(shell date -u +%F)-
 
+# Suites of tests, and how cargo is told to run these. Of the whole workspace, and programs along
+# with tests: of a part of it the libraries have other features, and would all be built again.
+suites := $(wildcard */tests/*.rs) $(patsubst %/main.rs,%.rs,$(wildcard */tests/*/main.rs))
+named = $(addprefix --test ,$(basename $(notdir $(1))))
+
 # The scripts name the command that was typed when they say what it needs.
 export MAKECMDGOALS
 # ip, tc and nft are not on everybody's path.
@@ -42,10 +47,12 @@ demo: setup ## move a container between two subnets in mid-transfer (ARGS="--ipv
 test: setup ## format, lints, unit tests, and the real binaries in namespaces
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	$(CARGO) build --workspace --locked
+	$(CARGO) build --workspace --locked --bins --tests
 	scripts/dns-servers || echo 'test: without BIND, Knot and NSD, mat-mapd is tested alone' >&2
-	scripts/privileged $(CARGO) test --workspace --exclude mat-netns --locked
-	scripts/privileged $(CARGO) test --package mat-netns --locked -- --test-threads=1
+	scripts/privileged $(CARGO) test --workspace --locked --lib --bins \
+	    $(call named,$(filter-out netns-tests/%,$(suites)))
+	scripts/privileged $(CARGO) test --workspace --locked \
+	    $(call named,$(filter netns-tests/%,$(suites))) -- --test-threads=1
 
 .PHONY: simulate
 simulate: ## many runs in virtual time with everything that can go wrong (RUNS=10000), or the story of one (SEED=7)

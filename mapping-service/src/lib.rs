@@ -60,6 +60,7 @@ mod clock;
 pub mod config;
 pub mod daemon;
 pub mod dso;
+pub mod exercise;
 pub mod history;
 pub mod journal;
 pub mod metrics;

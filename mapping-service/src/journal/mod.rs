@@ -440,6 +440,33 @@ fn read(
     })
 }
 
+/// The entries of a journal in memory, for [`crate::exercise`].
+pub(crate) fn read_all(
+    path: &Path,
+    bytes: &[u8],
+    origin: &Name,
+) -> Result<Vec<Entry>, JournalError> {
+    let mut entries = Vec::new();
+    read(path, bytes, origin, |entry| entries.push(entry))?;
+    Ok(entries)
+}
+
+/// A sound journal with some entries.
+pub(crate) fn sample(origin: &Name) -> (Vec<u8>, Vec<Entry>) {
+    let entries = vec![Entry::from(crate::zone::Change::default()); 2];
+    let mut bytes = Vec::new();
+    frame(
+        &mut bytes,
+        0,
+        &[MAGIC, origin.to_ascii().as_bytes()].concat(),
+    );
+    for (batch, entry) in entries.iter().enumerate() {
+        let payload = entry.encode().unwrap_or_default();
+        frame(&mut bytes, batch as u64 + 1, &payload);
+    }
+    (bytes, entries)
+}
+
 /// How far a file is sound.
 struct Sound {
     /// The end of its snapshot.

@@ -25,6 +25,7 @@
 mod auth;
 pub mod cookie;
 pub mod counters;
+pub(crate) mod exercise;
 mod limit;
 mod message;
 mod quick;

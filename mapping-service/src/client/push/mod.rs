@@ -302,6 +302,22 @@ impl Inner {
     }
 }
 
+/// What a server could say, for [`crate::exercise`].
+pub(crate) fn exercise<'m>(zone: Name, messages: impl Iterator<Item = &'m [u8]>) {
+    let mut now = Instant::now();
+    let mut mirror = Mirror::new(zone.clone(), Duration::from_secs(1));
+    mirror.follow(&zone);
+    mirror.connected();
+    for message in messages {
+        while matches!(mirror.output(now), Ok(Some(_))) {}
+        if mirror.input(message).is_err() {
+            break;
+        }
+        now += Duration::from_millis(100);
+    }
+    mirror.disconnected();
+}
+
 /// Why a conversation is over.
 enum End {
     Over(Over),

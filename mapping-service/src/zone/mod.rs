@@ -298,6 +298,11 @@ impl Zone {
         own.map_or(0, |set| set.ttl.min(minimum))
     }
 
+    /// Whether there is something at `name` or below it (RFC 4592 section 2.2.2).
+    pub(crate) fn exists(&self, name: &Name) -> bool {
+        self.nodes.get(name).is_some() || self.nodes.has_names_below(name)
+    }
+
     /// Everything, each name's records together, in canonical order.
     pub fn records(&self) -> impl Iterator<Item = Record> + '_ {
         self.nodes

@@ -23,6 +23,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::NoServerSessionStorage;
 use toml::Spanned;
 
+use crate::dnssec::{ZoneKey, is_made_here};
 use crate::notify::Secondary;
 use crate::policy::{Policy, Scope};
 use crate::server::cookie::Secrets;
@@ -64,6 +65,8 @@ pub struct Config {
     pub responses_per_second: Option<NonZeroU32>,
     /// Where DNS is served over TLS, with push.
     pub tls: Option<Tls>,
+    /// What answers are signed with.
+    pub dnssec: Option<Arc<ZoneKey>>,
 }
 
 /// DNS over TLS.
@@ -175,7 +178,9 @@ impl Config {
         };
         let taken = tls.iter().flat_map(|tls| &tls.listen).chain(&listen);
         let metrics_listen = source.metrics(&file, taken)?;
+        let dnssec = file.dnssec.as_ref().map(|table| source.dnssec(table));
         Ok(Config {
+            dnssec: dnssec.transpose()?.map(Arc::new),
             tls,
             listen,
             notify: source.notify(&file, &keys)?,
@@ -206,6 +211,7 @@ struct File {
     #[serde(default)]
     notify: Vec<NotifyTable>,
     tls: Option<TlsTable>,
+    dnssec: Option<DnssecTable>,
     cookie_secret: Option<Spanned<CookieSecret>>,
     responses_per_second: Option<Spanned<u32>>,
     #[serde(default)]
@@ -226,6 +232,12 @@ struct TlsTable {
     certificate: Spanned<PathBuf>,
     private_key: Spanned<PathBuf>,
     connections_per_client: Option<Spanned<usize>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DnssecTable {
+    key: Spanned<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -384,10 +396,7 @@ impl Source<'_> {
             return Err(self.wrong("tls.listen", text, mend));
         }
         let wrong = |key, value, what: String| self.wrong(key, value, what);
-        let read = |error: &pem::Error| match error {
-            pem::Error::NoItemsFound => "holds none in PEM form".to_owned(),
-            error => format!("cannot be read: {error}"),
-        };
+        let read = not_read;
         let chain: Result<Vec<_>, _> =
             CertificateDer::pem_file_iter(self.beside(&table.certificate))
                 .and_then(Iterator::collect);
@@ -419,6 +428,16 @@ impl Source<'_> {
             config,
             connections_per_client,
         })
+    }
+
+    fn dnssec(&self, table: &DnssecTable) -> Result<ZoneKey, ConfigError> {
+        let wrong = |what: &str| {
+            let mend = "make one with `openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out FILE`";
+            self.wrong("dnssec.key", &table.key, format!("{what}; {mend}"))
+        };
+        let key = PrivateKeyDer::from_pem_file(self.beside(&table.key));
+        let key = key.map_err(|error| wrong(&not_read(&error)))?;
+        ZoneKey::new(&key).ok_or_else(|| wrong("is no key for ECDSA P-256 or Ed25519 in PKCS#8"))
     }
 
     /// Files are named relative to the configuration's.
@@ -596,12 +615,21 @@ impl Source<'_> {
             .map(|text| {
                 record_type(text.get_ref())
                     .filter(|kind| !matches!(kind, RecordType::SOA | RecordType::NS | RecordType::ANY))
+                    .filter(|kind| !is_made_here(*kind))
                     .ok_or_else(|| {
                         let mend = "is not a record type that may be written; write e.g. \"SVCB\", \"A\", \"AAAA\", \"TXT\"";
                         self.wrong("key.types", text, mend)
                     })
             })
             .collect()
+    }
+}
+
+/// What is wrong with a file in PEM form.
+fn not_read(error: &pem::Error) -> String {
+    match error {
+        pem::Error::NoItemsFound => "holds none in PEM form".to_owned(),
+        error => format!("cannot be read: {error}"),
     }
 }
 
@@ -692,6 +720,10 @@ locators = ["all"]
 
     #[test]
     fn mistakes_name_file_line_key_value_and_mend() {
+        let dir = tempfile::tempdir().unwrap();
+        let rsa = dir.path().join("rsa.pem");
+        let pem = "-----BEGIN RSA PRIVATE KEY-----\nMAA=\n-----END RSA PRIVATE KEY-----\n";
+        std::fs::write(&rsa, pem).unwrap();
         let head = "zone = \"map.example.\"\nlisten = [\"127.0.0.1:53\"]\n";
         let cases = [
             (
@@ -803,6 +835,29 @@ locators = ["all"]
             (
                 format!("{head}{KEY}types = [\"SOA\"]"),
                 "key.types = \"SOA\": is not a record type that may be written",
+            ),
+            (
+                format!("{head}{KEY}types = [\"A\",\n\"DNSKEY\"]"),
+                "mapd.toml:10: key.types = \"DNSKEY\": is not a record type that may be written",
+            ),
+            (
+                format!("{head}[dnssec]\nkey = \"no.pem\""),
+                "mapd.toml:4: dnssec.key = \"no.pem\": cannot be read: ",
+            ),
+            (
+                format!(
+                    "{head}[dnssec]\nkey = \"{}/Cargo.toml\"",
+                    env!("CARGO_MANIFEST_DIR")
+                ),
+                "Cargo.toml\": holds none in PEM form; make one with `openssl genpkey -algorithm EC",
+            ),
+            (
+                format!("{head}[dnssec]\nkey = \"{}\"", rsa.display()),
+                "is no key for ECDSA P-256 or Ed25519 in PKCS#8; make one with `openssl genpkey",
+            ),
+            (
+                format!("{head}[dnssec]\n"),
+                "mapd.toml:3: missing field `key`",
             ),
             (
                 format!("{head}{KEY}secret_file = \"x\""),

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::clock::unix_now;
 use crate::config::Config;
+use crate::dnssec::Signer;
 use crate::journal::{Entry, Journal};
 use crate::metrics;
 use crate::notify::Teller;
@@ -30,7 +31,7 @@ use crate::server::tls::Certificate;
 use crate::server::udp::Udp;
 use crate::server::{Handler, InForce, KeyRing};
 use crate::writer::{self, QUEUE, Shared};
-use crate::zone::Zone;
+use crate::zone::{Apex, Zone};
 
 /// A datagram takes up to 1 KiB of it, however short it is.
 const RECEIVE_BUFFER: usize = 8 << 20;
@@ -80,7 +81,7 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
         })?;
 
     let own = Secrets::random().context("no random numbers")?;
-    let keys = Arc::new(KeyRing::new(in_force(&config, &own)));
+    let keys = Arc::new(KeyRing::new(in_force(&config, &own, &config.apex)));
     let counters = Arc::new(Counters::default());
     let push = Push::new(shared.clone());
     let handler = Handler::new(
@@ -280,14 +281,15 @@ fn tls_doors(config: &Config) -> Option<(&[SocketAddr], usize)> {
     Some((&tls.listen, tls.connections_per_client))
 }
 
-/// What `config` says about those who ask; its cookies are made with an `own` secret unless it
-/// names one.
-fn in_force(config: &Config, own: &Secrets) -> InForce {
+/// What `config` says about those who ask for the zone of this `apex`; its cookies are made with an
+/// `own` secret unless it names one.
+fn in_force(config: &Config, own: &Secrets, apex: &Apex) -> InForce {
     InForce {
         keys: config.keys.clone(),
         private: config.private.clone(),
         cookies: config.cookies.as_ref().unwrap_or(own).clone(),
         responses_per_second: config.responses_per_second,
+        signer: config.dnssec.clone().map(|key| Signer::new(key, apex)),
     }
 }
 
@@ -311,7 +313,7 @@ fn reload(
                     "zone, listen, tls (but for the certificate), metrics_listen, data_dir and notify change at the next start only"
                 );
             }
-            keys.set(in_force(&new, own));
+            keys.set(in_force(&new, own, &running.apex));
             if let (Some(certificate), Some(tls)) = (certificate, &new.tls) {
                 certificate.set(tls.config.clone());
             }

@@ -11,9 +11,11 @@ use hickory_proto::rr::rdata::{CNAME, TXT};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::net::xfer::Protocol;
 use mat_proto::{Binding, Epoch, record};
+use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
 use crate::client::push;
 use crate::config::{KeyEntry, Keys};
+use crate::dnssec::{Signer, ZoneKey};
 use crate::dso;
 use crate::journal::{self, Entry};
 use crate::policy::{Policy, Scope};
@@ -155,15 +157,22 @@ fn origin() -> Name {
     Name::from_ascii("map.example.").expect("a name")
 }
 
-fn zone() -> Zone {
-    let below = |label: &str| origin().prepend_label(label).expect("a short name");
-    let mut zone = Zone::new(&Apex {
+fn below(label: &str) -> Name {
+    origin().prepend_label(label).expect("a short name")
+}
+
+fn apex() -> Apex {
+    Apex {
         origin: origin(),
         nameservers: vec![below("ns")],
         contact: below("hostmaster"),
         ttl: 300,
         negative_ttl: 2,
-    });
+    }
+}
+
+fn zone() -> Zone {
+    let mut zone = Zone::new(&apex());
     let text = RData::TXT(TXT::new(vec!["x".repeat(200)]));
     let alias = RData::CNAME(CNAME(below("text")));
     let mut records = vec![
@@ -216,6 +225,7 @@ fn handler() -> Arc<Handler> {
         private: Scope::Prefixes(Vec::new()),
         cookies: server::cookie::Secrets::new(&[5; 16], None),
         responses_per_second: None,
+        signer: Some(Signer::new(Arc::new(zone_key()), &apex())),
     });
     // Updates end here.
     let (queue, _closed) = tokio::sync::mpsc::channel(1);
@@ -227,4 +237,13 @@ fn handler() -> Arc<Handler> {
         Arc::default(),
         push,
     ))
+}
+
+/// An Ed25519 key that everybody knows (RFC 8410 section 7).
+fn zone_key() -> ZoneKey {
+    let head = [
+        0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20,
+    ];
+    let key = PrivatePkcs8KeyDer::from([&head[..], &[7; 32]].concat());
+    ZoneKey::new(&key.into()).expect("a key")
 }

@@ -43,6 +43,7 @@
 //!                  what changed (IXFR)
 //! notify    wire   tells secondaries of changes, its pace pure
 //! dso       pure   the messages of stateful operations and of push
+//! dnssec    pure   signs answers as they are given, denies what is not there
 //! push      pure   who has subscribed to what, and what waits for whom
 //! config, daemon, metrics   mat-mapd
 //! zonefile, offline  a zone as text, into the journal and out of it
@@ -52,13 +53,15 @@
 //! the same answers, and the same zone; `tests/secondaries` has them and NSD follow it.
 //!
 //! # Limitations
-//! One primary: secondaries answer, and changes wait for it. No DNSSEC. The whole zone is held in memory. Limits of single parts are
-//! on their own page one.
+//! One primary: secondaries answer, and changes wait for it. DNSSEC signs answers to questions,
+//! neither transfers nor what is pushed. The whole zone is held in memory. Limits of single parts
+//! are on their own page one.
 
 pub mod client;
 mod clock;
 pub mod config;
 pub mod daemon;
+pub mod dnssec;
 pub mod dso;
 pub mod exercise;
 pub mod history;

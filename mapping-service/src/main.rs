@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use mat_mapping::{config::Config, daemon, offline};
+use mat_mapping::{config::Config, daemon, dnssec::Signer, offline};
 use tracing_subscriber::EnvFilter;
 
 /// The mapping service: an authoritative DNS server that knows where each home
@@ -25,6 +25,9 @@ struct Args {
 enum Command {
     /// Say whether the configuration is right, and end.
     CheckConfig,
+    /// Print the DS record of the zone for its parent, and a trust anchor for `delv -a`, a line
+    /// each.
+    Ds,
     /// Take a zone file into the zone, all of it or nothing; mat-mapd must not run.
     ///
     /// Each set of the file replaces the one of its name and type. The SOA and NS records of the
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         .init();
     let result = match args.command {
         Some(Command::CheckConfig) => check(&args.config),
+        Some(Command::Ds) => ds(&args.config),
         Some(Command::Import { file }) => import(&args.config, &file),
         Some(Command::Export) => export(&args.config),
         None => serve(&args.config),
@@ -70,6 +74,15 @@ fn check(path: &std::path::Path) -> anyhow::Result<()> {
         config.apex.origin,
         config.keys.len()
     );
+    Ok(())
+}
+
+fn ds(path: &std::path::Path) -> anyhow::Result<()> {
+    let config = Config::load(path)?;
+    let Some(key) = config.dnssec else {
+        anyhow::bail!("{}: has no [dnssec], so nothing is signed", path.display());
+    };
+    println!("{}", Signer::new(key, &config.apex).ds()?);
     Ok(())
 }
 

@@ -20,6 +20,8 @@ causes! {
     Query = "queries",
     /// Questions answered with a signature.
     SignedQuery = "signed_queries",
+    /// Answers with DNSSEC signatures; also counted as questions.
+    Dnssec = "dnssec_answers",
     /// Whole zone transfers given.
     Transfer = "transfers",
     /// Transfers of what has changed, which was known (IXFR).

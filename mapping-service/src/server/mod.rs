@@ -15,12 +15,13 @@
 //!
 //! Answers over UDP go wherever the question says it came from, so each network gets so many a
 //! second (`limit`); whoever shows with a cookie (`cookie`) or a signature that it asks itself gets
-//! all it asks for. An answer to a signed question is signed with the same key. Updates must be
-//! signed; they go to the [`crate::writer`] and come back when they are on disk.
+//! all it asks for. An answer to a signed question is signed with the same key; in it, each set has
+//! a signature of its own if that is wanted ([`crate::dnssec`]). Updates must be signed; they go to
+//! the [`crate::writer`] and come back when they are on disk.
 //!
 //! # Limitations
 //! Zone transfers are for keys with that right only. Nobody notifies a primary, so an
-//! incoming NOTIFY is not served. No DNSSEC.
+//! incoming NOTIFY is not served.
 
 mod auth;
 pub mod cookie;
@@ -51,6 +52,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use crate::clock::unix_now;
 use crate::config::{KeyEntry, Keys};
+use crate::dnssec::{NXNAME, Signer, Wish};
 use crate::policy::{self, Scope};
 use crate::push::Push;
 use crate::replay::{Receipt, Seen};
@@ -81,6 +83,8 @@ pub struct InForce {
     pub cookies: Secrets,
     /// Answers over UDP that a network gets; `None`: as many as it asks for.
     pub responses_per_second: Option<NonZeroU32>,
+    /// What answers are signed with for those who want that; `None`: they are not.
+    pub signer: Option<Signer>,
 }
 
 impl KeyRing {
@@ -182,7 +186,7 @@ impl Handler {
             Some(Reply::code(ResponseCode::FormErr))
         } else {
             match request.metadata.op_code {
-                OpCode::Query => match self.query(request, &asker, &in_force.private) {
+                OpCode::Query => match self.query(request, &asker, &in_force, now) {
                     Asked::Answer(reply) => Some(reply),
                     Asked::Transfer => return self.transfer(request, way, &asker, now).await,
                 },
@@ -239,6 +243,9 @@ impl Handler {
             return None;
         }
         let question = quick::Question::read(asked)?;
+        if question.dnssec_ok() && in_force.signer.is_some() {
+            return None;
+        }
         let cookie = match question.cookie() {
             Some(octets) => in_force.cookies.read(octets, client, unix_now()),
             None => Cookie::None,
@@ -286,7 +293,7 @@ impl Handler {
         }
     }
 
-    fn query(&self, request: &Request, asker: &Asker, private: &Scope) -> Asked {
+    fn query(&self, request: &Request, asker: &Asker, in_force: &InForce, now: u64) -> Asked {
         let question = match (request.queries.queries(), &asker.cookie) {
             ([question], _) => question,
             // Asked for a cookie alone (RFC 7873 section 5.4).
@@ -308,24 +315,44 @@ impl Handler {
             return Asked::Transfer;
         }
         let name = Name::from(question.name());
+        let wish = Wish::of(request.edns.as_ref());
+        let (private, signer) = (&in_force.private, in_force.signer.as_ref());
+        if kind == NXNAME && signer.is_some() {
+            self.counters.add(Cause::Malformed);
+            return Asked::Answer(Reply::code(ResponseCode::FormErr));
+        }
         let key = match &asker.auth {
             Auth::Valid(entry, _) => Some(entry.policy.as_ref()),
             _ => None,
         };
         let found = self.shared.read(|zone| {
             let told = |name: &Name| policy::may_read(private, key, name, zone.origin());
-            let found = told(&name).then(|| zone.answer(&name, kind))?;
+            let mut found = told(&name).then(|| zone.answer(&name, kind))?;
             // An alias leads elsewhere.
             let aliases = found.answers.iter().filter_map(|r| match &r.data {
                 RData::CNAME(target) => Some(&target.0),
                 _ => None,
             });
-            aliases.into_iter().all(told).then_some(found)
+            if !aliases.into_iter().all(told) {
+                return None;
+            }
+            if let Some(signer) = signer {
+                signer.complete(&mut found, zone, (&name, kind), wish);
+            }
+            Some(found)
         });
-        let Some(found) = found else {
+        let Some(mut found) = found else {
             self.counters.add(Cause::Private);
             return Asked::Answer(Reply::code(ResponseCode::Refused));
         };
+        match signer.map(|signer| signer.sign(&mut found, kind, wish, now)) {
+            None | Some(Ok(false)) => {}
+            Some(Ok(true)) => self.counters.add(Cause::Dnssec),
+            Some(Err(error)) => {
+                tracing::error!(%name, %kind, %error, "an answer could not be signed");
+                return Asked::Answer(Reply::code(ResponseCode::ServFail));
+            }
+        }
         self.counters.add(match (&found.code, &asker.auth) {
             (ResponseCode::Refused, _) => Cause::OutOfZone,
             (_, Auth::Valid(..)) => Cause::SignedQuery,
@@ -336,6 +363,7 @@ impl Handler {
             authoritative: found.code != ResponseCode::Refused,
             answers: found.answers,
             authority: found.authority,
+            compact_ok: signer.is_some() && wish.nxdomain,
             ..Reply::default()
         })
     }

@@ -68,6 +68,11 @@ impl<'a> Question<'a> {
         self.edns?.cookie
     }
 
+    /// Whether it asks for DNSSEC signatures.
+    pub(super) fn dnssec_ok(&self) -> bool {
+        self.edns.is_some_and(|edns| edns.dnssec_ok)
+    }
+
     /// Writes the answer with this `cookie` into `out`, if the set is there.
     pub(super) fn answer(
         &self,
@@ -257,6 +262,7 @@ mod tests {
             private: Scope::Prefixes(Vec::new()),
             cookies: Secrets::new(&SECRET, None),
             responses_per_second: NonZeroU32::new(responses_per_second),
+            signer: None,
         });
         let push = Push::new(shared.clone());
         Handler::new(shared, Arc::new(keys), queue, Arc::default(), push)

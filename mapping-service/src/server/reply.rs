@@ -12,6 +12,7 @@ use hickory_server::server::Request;
 use hickory_server::zone_handler::MessageResponseBuilder;
 
 use super::Asker;
+use crate::dnssec::COMPACT_OK;
 
 /// Largest UDP answer, whatever the asker offers: fits any path unfragmented
 /// (RFC 9715).
@@ -22,6 +23,8 @@ pub(super) const UDP_PAYLOAD: u16 = 1232;
 pub(super) struct Reply {
     pub(super) code: ResponseCode,
     pub(super) authoritative: bool,
+    /// Compact Answers OK (RFC 9824 section 5.1).
+    pub(super) compact_ok: bool,
     /// There is more by TCP.
     pub(super) truncated: bool,
     pub(super) answers: Vec<Record>,
@@ -78,6 +81,9 @@ pub(super) async fn send(
         let mut edns = Edns::new();
         edns.set_max_payload(limit.clamp(512, UDP_PAYLOAD));
         edns.set_dnssec_ok(asked.flags().dnssec_ok);
+        if reply.compact_ok {
+            edns.flags_mut().z |= COMPACT_OK;
+        }
         if let Some(cookie) = asker.cookie.answer() {
             let cookie = EdnsOption::Unknown(EdnsCode::Cookie.into(), cookie.to_vec());
             edns.options_mut().insert(cookie);

@@ -19,6 +19,7 @@ use mat_proto::record::{self, RecordError};
 use mat_proto::{Binding, Epoch, Family, Home, Locator};
 
 use super::{Change, Move, RrSet, View, binding_of};
+use crate::dnssec::is_made_here;
 
 /// Longest TTL of what stands at an owner, seconds. A longer one is lowered:
 /// the TTL concerns resolvers only, and a binding may change at any time.
@@ -41,6 +42,9 @@ pub enum Breach {
     /// Delegations are not served.
     #[error("{0}: {1} is not served below the apex")]
     Delegation(Name, RecordType),
+    /// What DNSSEC adds is made when it is asked for.
+    #[error("{1} of {0}: {1} records are made by the server that signs the zone")]
+    OfDnssec(Name, RecordType),
     /// Another type at a home's owner.
     #[error(
         "{1} at the owner of {0}: only SVCB (the binding), A and AAAA (for people) may stand there"
@@ -170,6 +174,9 @@ fn elsewhere(name: &Name, kind: RecordType, origin: &Name) -> Result<(), Breach>
     }
     if name.is_wildcard() {
         return Err(Breach::Wildcard(name.clone()));
+    }
+    if is_made_here(kind) {
+        return Err(Breach::OfDnssec(name.clone(), kind));
     }
     let delegates = kind == RecordType::NS && name != origin;
     if delegates || u16::from(kind) == DNAME {

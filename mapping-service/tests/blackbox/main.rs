@@ -4,6 +4,7 @@
 mod cli;
 mod client;
 mod cookies;
+mod dnssec;
 mod durability;
 mod files;
 mod harness;

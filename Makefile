@@ -16,6 +16,8 @@ FIRST ?= 1
 SEED ?=
 SHRINK ?=
 CALM ?=
+# Seconds for each target of `make fuzz`.
+FUZZ ?= 60
 # Results of long runs are kept.
 SOAK = scripts/privileged target/release/mat-soak --cell-seconds 300 \
     --json bench/results/soak/$(shell date -u +%F)-
@@ -124,6 +126,10 @@ bench-mapping: setup ## the mapping service beside BIND and Knot: questions, sig
 bench-push: setup ## ten thousand subscribers hear of a change; three minutes
 	$(CARGO) build --release --locked
 	scripts/privileged target/release/mat-bench-push --json bench/results/push/$(shell date -u +%F).json
+
+.PHONY: fuzz
+fuzz: setup ## fuzz what reads messages, updates, sessions and journals, FUZZ=60 seconds each
+	scripts/fuzz $(FUZZ)
 
 .PHONY: bench-renumber
 bench-renumber: setup ## the address of a node changes again and again; eight minutes

@@ -4,7 +4,7 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use hickory_proto::op::{Message, Query};
 use hickory_proto::rr::rdata::{CNAME, TXT};
@@ -35,10 +35,9 @@ const NOW: u64 = 1_795_000_000;
 /// # Panics
 /// If that is not so.
 pub fn message(octets: &[u8]) {
-    let handler = handler();
     let from = SocketAddr::from(([198, 51, 100, 9], 5353));
     for protocol in [Protocol::Udp, Protocol::Tcp] {
-        let answers = server::exercise::message(&handler, octets, from, protocol, NOW);
+        let answers = server::exercise::message(handler(), octets, from, protocol, NOW);
         // A transfer of the zone is the longest answer.
         assert!(answers.len() <= 2);
         for answer in answers {
@@ -116,8 +115,7 @@ fn keeps_its_promises(before: &Zone, zone: &Zone) {
 /// # Panics
 /// If that is not so.
 pub fn session(octets: &[u8]) {
-    let handler = handler();
-    for message in server::exercise::session(&handler, frames(octets)) {
+    for message in server::exercise::session(handler(), frames(octets)) {
         dso::Message::parse(&message).expect("a message of ours can be read");
     }
     push::exercise(origin(), frames(octets));
@@ -204,7 +202,13 @@ fn zone() -> Zone {
     zone
 }
 
-fn handler() -> Arc<Handler> {
+/// One for all inputs: it remembers nothing of them but what it counts.
+fn handler() -> &'static Arc<Handler> {
+    static HANDLER: LazyLock<Arc<Handler>> = LazyLock::new(make_handler);
+    &HANDLER
+}
+
+fn make_handler() -> Arc<Handler> {
     let shared = Arc::new(Shared::new(zone(), Memory::default()));
     let name = Name::from_ascii("site-a.").expect("a name");
     let key = TsigKey::new(name.clone(), Algorithm::HmacSha256, vec![7; 32]).expect("a key");

@@ -2,6 +2,7 @@
 //! socket, no disk, no clock.
 
 mod bindings;
+mod corpus;
 mod model;
 mod policy;
 mod rfc2136;

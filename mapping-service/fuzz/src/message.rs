@@ -1,0 +1,4 @@
+//! See `mat_mapping::exercise::message`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| mat_mapping::exercise::message(octets));

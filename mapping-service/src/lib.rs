@@ -47,6 +47,7 @@
 //! push      pure   who has subscribed to what, and what waits for whom
 //! config, daemon, metrics   mat-mapd
 //! zonefile, offline  a zone as text, into the journal and out of it
+//! past      disk   who has changed which binding
 //! client           for forwarders and matctl; also works against BIND and Knot
 //! ```
 //! `tests/conformance` puts BIND and Knot in mat-mapd's seat: the same messages,
@@ -69,6 +70,7 @@ pub mod journal;
 pub mod metrics;
 pub mod notify;
 pub mod offline;
+pub mod past;
 pub mod policy;
 mod push;
 pub mod replay;

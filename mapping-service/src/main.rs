@@ -1,11 +1,13 @@
 //! mat-mapd, the mapping service.
 
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use mat_mapping::{config::Config, daemon, dnssec::Signer, offline};
+use ipnet::IpNet;
+use mat_mapping::{config::Config, daemon, dnssec::Signer, offline, past};
 use tracing_subscriber::EnvFilter;
 
 /// The mapping service: an authoritative DNS server that knows where each home
@@ -37,6 +39,12 @@ enum Command {
         /// The zone file
         file: PathBuf,
     },
+    /// Print who has changed the binding of a home, or of those of a prefix, from what to what: since
+    /// the journal was last compacted. mat-mapd may run.
+    History {
+        /// A home address or a prefix; without it, all
+        homes: Option<String>,
+    },
     /// Print the zone as a zone file; mat-mapd must not run (one that runs is read with `dig AXFR`
     /// and a key with transfer = true).
     Export,
@@ -54,7 +62,8 @@ fn main() -> ExitCode {
         Some(Command::CheckConfig) => check(&args.config),
         Some(Command::Ds) => ds(&args.config),
         Some(Command::Import { file }) => import(&args.config, &file),
-        Some(Command::Export) => export(&args.config),
+        Some(Command::History { homes }) => history(&args.config, homes.as_deref()),
+        Some(Command::Export) => print(|out| offline::export(&args.config, out)),
         None => serve(&args.config),
     };
     match result {
@@ -91,9 +100,24 @@ fn import(config: &std::path::Path, file: &std::path::Path) -> anyhow::Result<()
     Ok(())
 }
 
-fn export(config: &std::path::Path) -> anyhow::Result<()> {
+fn history(config: &std::path::Path, homes: Option<&str>) -> anyhow::Result<()> {
+    let parse = |text: &str| {
+        let single = text.parse::<IpAddr>().map(IpNet::from);
+        single.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
+            anyhow::anyhow!(
+                "{text} is no home address and no prefix; write 192.0.2.10 or 192.0.2.0/24"
+            )
+        })
+    };
+    let homes = homes.map(parse).transpose()?;
+    print(|out| past::history(config, homes, out))
+}
+
+type Out = std::io::BufWriter<std::io::StdoutLock<'static>>;
+
+fn print(write: impl FnOnce(&mut Out) -> anyhow::Result<()>) -> anyhow::Result<()> {
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    let written = offline::export(config, &mut out).and_then(|()| Ok(out.flush()?));
+    let written = write(&mut out).and_then(|()| Ok(out.flush()?));
     match written {
         // Whoever reads it has seen enough.
         Err(error) if is_broken_pipe(&error) => Ok(()),

@@ -370,7 +370,7 @@ fn log_refused(job: &Job, why: &Failure) {
 }
 
 /// A binding in one word: `198.51.100.7@1795420470`, standby in brackets.
-struct Brief<'b>(Option<&'b Binding>);
+pub(crate) struct Brief<'b>(pub(crate) Option<&'b Binding>);
 
 impl std::fmt::Display for Brief<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -440,7 +440,7 @@ fn read(
     })
 }
 
-/// The entries of a journal in memory, for [`crate::exercise`].
+/// The entries of a journal in memory; what is not whole at its end is no entry.
 pub(crate) fn read_all(
     path: &Path,
     bytes: &[u8],

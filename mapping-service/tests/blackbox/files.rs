@@ -120,3 +120,67 @@ fn a_zone_file_with_a_mistake_changes_nothing() {
     let (ok, said) = offline(directory().path(), &["export"]);
     assert!(!ok && said.contains("holds no journal"), "{said}");
 }
+
+#[test]
+fn what_became_of_a_home_is_told_while_it_serves() {
+    let dir = directory();
+    let (ok, said) = import(dir.path(), SMALL);
+    assert!(ok, "{said}");
+    let mapd = Mapd::start(dir.path());
+    let owner = format!("10.2.0.192.h4.{ZONE}");
+    let there = mapd.dig_binding("10.2.0.192.h4");
+    let moved = there.replace("198.51.100.7", "198.51.100.8");
+    let epoch = there
+        .split("key65280=\"")
+        .nth(1)
+        .unwrap()
+        .split('"')
+        .next()
+        .unwrap();
+    let after = (epoch.parse::<u64>().unwrap() + 1).to_string();
+    let moved = moved.replace(
+        &format!("key65280=\"{epoch}\""),
+        &format!("key65280=\"{after}\""),
+    );
+    for line in [
+        format!("update delete {owner} SVCB\nupdate add {owner} 0 SVCB {moved}"),
+        format!("update delete {owner} SVCB"),
+        format!(
+            "update add 11.2.0.192.h4.{ZONE} 0 SVCB {}",
+            moved.replace(".8", ".9")
+        ),
+    ] {
+        let done = mapd.nsupdate(&line);
+        assert!(done.ok, "{}", done.text);
+    }
+    let history = |homes: &[&str]| offline(dir.path(), &[&["history"][..], homes].concat());
+    let (ok, said) = history(&["192.0.2.10"]);
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(ok && lines.len() == 3, "{said}");
+    assert!(
+        lines[0].contains(&format!("192.0.2.10: 198.51.100.7@{epoch}")),
+        "{said}"
+    );
+    let step = format!("site-a. 192.0.2.10: 198.51.100.7@{epoch} -> 198.51.100.8@{after}");
+    assert!(
+        lines[1].contains("Z ") && lines[1].ends_with(&step),
+        "{said}"
+    );
+    assert!(
+        lines[2].ends_with(&format!("198.51.100.8@{after} -> nothing")),
+        "{said}"
+    );
+    assert_eq!(history(&["192.0.2.0/28"]).1.lines().count(), 4);
+    assert_eq!(history(&[]).1, history(&["192.0.2.0/24"]).1);
+    let (ok, said) = history(&["192.0.2.0/33"]);
+    assert!(
+        !ok && said.contains("192.0.2.0/33 is no home address"),
+        "{said}"
+    );
+    mapd.stop();
+    let (ok, said) = offline(directory().path(), &["history"]);
+    assert!(
+        !ok && said.contains("nothing has ever been served"),
+        "{said}"
+    );
+}

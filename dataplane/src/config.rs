@@ -123,6 +123,8 @@ pub struct Zone {
     pub name: String,
     /// What makes an answer count.
     pub trust: Trust,
+    /// With `trust = "dnssec"`: a file with the DNSKEY records that are believed.
+    pub anchor: Option<PathBuf>,
     /// Key that signs queries and updates; without one nothing can be claimed.
     pub key: Option<Key>,
     /// Who tells of changes, so that nobody has to ask.
@@ -166,8 +168,8 @@ impl Mapping {
 
     /// The weakest trust of any zone.
     pub fn trust(&self) -> Trust {
-        let mut trusts = self.zones.iter().map(|zone| zone.trust);
-        trusts.find(|t| *t == Trust::Network).unwrap_or(Trust::Tsig)
+        let trusts = self.zones.iter().map(|zone| zone.trust);
+        trusts.max().unwrap_or(Trust::Tsig)
     }
 }
 
@@ -228,12 +230,14 @@ impl FromStr for OnIsolation {
     }
 }
 
-/// Which answers of the mapping service count as verified.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+/// Which answers of the mapping service count as verified, the strongest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Trust {
     /// Only answers signed with our key (RFC 8945).
     Tsig,
+    /// Only answers that DNSSEC proves from an anchor (RFC 4035).
+    Dnssec,
     /// Whatever the network brings; `status` says so.
     Network,
 }
@@ -242,6 +246,7 @@ impl fmt::Display for Trust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Trust::Tsig => "tsig",
+            Trust::Dnssec => "dnssec",
             Trust::Network => "network",
         })
     }

@@ -27,8 +27,8 @@ struct Args {
 enum Command {
     /// Say whether the configuration is right, and end.
     CheckConfig,
-    /// Print the DS record of the zone for its parent, and a trust anchor for `delv -a`, a line
-    /// each.
+    /// Print the DS record of the zone for its parent, a trust anchor for `delv -a`, and the DNSKEY
+    /// record, which is the anchor that `matd` takes; a line each.
     Ds,
     /// Take a zone file into the zone, all of it or nothing; mat-mapd must not run.
     ///

@@ -9,7 +9,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ipnet::IpNet;
-use mat_mapping::client::push;
+use mat_mapping::client::{Anchors, push};
 use mat_proto::{CONTROL_PORT, Home, Locator};
 use toml::Spanned;
 
@@ -222,6 +222,7 @@ impl<'a> Checker<'a> {
             servers: self.servers("mapping.servers", &given.servers),
             name: self.domain("mapping.zone", &given.zone),
             trust: self.trust("mapping.trust", given.trust.clone(), given.key.is_some()),
+            anchor: self.anchor("mapping", &given.trust, given.anchor.as_ref()),
             key: given
                 .key
                 .as_ref()
@@ -304,6 +305,7 @@ impl<'a> Checker<'a> {
             servers: self.servers("zone.servers", &raw.servers),
             name,
             trust: self.trust("zone.trust", raw.trust.clone(), raw.key.is_some()),
+            anchor: self.anchor("zone", &raw.trust, raw.anchor.as_ref()),
             key: raw.key.as_ref().and_then(|key| self.key("zone.key", key)),
             push: raw
                 .push
@@ -362,6 +364,36 @@ impl<'a> Checker<'a> {
             );
         }
         raw.into_inner()
+    }
+
+    fn anchor(
+        &mut self,
+        at: &str,
+        trust: &Spanned<Trust>,
+        file: Option<&Spanned<String>>,
+    ) -> Option<PathBuf> {
+        let name = format!("{at}.anchor");
+        let Some(file) = file else {
+            if *trust.get_ref() == Trust::Dnssec {
+                self.fault(
+                    &format!("{at}.trust"),
+                    trust.span(),
+                    "answers can be proved from a key only that is known already",
+                    "add `anchor = \"map.example.anchor\"`, a file with what `mat-mapd ds` prints",
+                );
+            }
+            return None;
+        };
+        if *trust.get_ref() != Trust::Dnssec {
+            let problem = "is for trust = \"dnssec\" only";
+            self.fault(&name, file.span(), problem, "remove it, or write that");
+        }
+        let path = self.folder.join(file.get_ref());
+        if let Err(problem) = Anchors::from_file(&path) {
+            let mend = "put there what `mat-mapd ds` prints, or the zone's DNSKEY record";
+            self.fault(&name, file.span(), &problem, mend);
+        }
+        Some(path)
     }
 
     fn pair(

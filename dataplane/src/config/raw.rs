@@ -63,6 +63,7 @@ pub(super) struct RawMapping {
     pub servers: Spanned<Vec<Text>>,
     pub zone: Text,
     pub trust: Spanned<Trust>,
+    pub anchor: Option<Text>,
     pub key: Option<Spanned<RawKey>>,
     pub push: Option<RawPush>,
     pub lease_s: Option<Number>,
@@ -77,6 +78,7 @@ pub(super) struct RawZone {
     pub servers: Spanned<Vec<Text>>,
     pub zone: Text,
     pub trust: Spanned<Trust>,
+    pub anchor: Option<Text>,
     pub key: Option<Spanned<RawKey>>,
     pub push: Option<RawPush>,
 }

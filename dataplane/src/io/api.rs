@@ -361,6 +361,9 @@ async fn status(State(api): State<Api>) -> Answer<Report> {
     if !forgone.is_empty() {
         identity.path += &format!(", but not {}: refused by the kernel", forgone.join(", "));
     }
+    let directory = api.control.directory();
+    // It may have changed since the start.
+    identity.trust = directory.trust().to_string();
     if api.control.is_followed() == Some(false) {
         identity.duty = Some(PairDuty::Alone);
     }
@@ -368,7 +371,7 @@ async fn status(State(api): State<Api>) -> Answer<Report> {
         identity,
         status,
         threads: meters.map(|meter| meter.reading()).collect(),
-        push: api.control.directory().push(),
+        push: directory.push(),
     }))
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use mat_mapping::client::push::{Changed, Endpoint, Health, Subscriber};
-use mat_mapping::client::{Algorithm, MapClient, MapError, Swap, TsigKey};
+use mat_mapping::client::{Algorithm, Anchors, MapClient, MapError, Swap, TsigKey};
 use mat_proto::{Binding, Home};
 
 use tokio::sync::mpsc;
@@ -79,6 +79,12 @@ impl Directory {
         let _known = self.recent(home);
     }
 
+    /// The weakest trust of any zone.
+    pub fn trust(&self) -> Trust {
+        let trusts = self.zones.iter().map(|zone| zone.trust);
+        trusts.max().unwrap_or(Trust::Tsig)
+    }
+
     /// How push is doing.
     pub fn push(&self) -> Vec<PushStatus> {
         let subscribed = self.zones.iter().filter_map(|zone| {
@@ -105,7 +111,7 @@ impl Directory {
         let proof = match (lookup.verified, zone.trust) {
             (true, _) => Proof::Signed,
             (false, Trust::Network) => Proof::Network,
-            (false, Trust::Tsig) => Proof::Missing,
+            (false, Trust::Tsig | Trust::Dnssec) => Proof::Missing,
         };
         match lookup.binding {
             Some(binding) => Answer::Found { binding, proof },
@@ -168,10 +174,16 @@ fn member(zone: &Zone) -> anyhow::Result<Member> {
         let endpoint = Endpoint::new(push.server, &push.name, &push.certificates);
         endpoint.map_err(|why| anyhow!("mapping.push: {why}"))
     });
+    let mut client = MapClient::new(name, zone.servers.clone(), key.transpose()?);
+    if let Some(anchor) = &zone.anchor {
+        let anchors = Anchors::from_file(anchor);
+        let anchors = anchors.map_err(|why| anyhow!("{}: {why}", anchor.display()));
+        client = client.validating(anchors?);
+    }
     Ok(Member {
         endpoint: endpoint.transpose()?,
         subscriber: None,
-        client: MapClient::new(name, zone.servers.clone(), key.transpose()?),
+        client,
         trust: zone.trust,
     })
 }

@@ -17,11 +17,12 @@
 //! cannot be told from a wrong clock.
 //!
 //! # Limitations
-//! No DNSSEC validation: an answer is verified if and only if it carries a valid TSIG. Over TLS
-//! there is [`push`] only.
+//! An answer is verified if it carries a valid TSIG, or, for a [validating](MapClient::validating)
+//! client, if DNSSEC proves it; never by both. Over TLS there is [`push`] only.
 
 mod exchange;
 pub mod push;
+mod validate;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -35,6 +36,8 @@ use mat_proto::{Binding, Home};
 use crate::clock::unix_now;
 pub use crate::tsig::{Algorithm, KeyError, TsigKey};
 use exchange::{Answer, Request};
+pub use validate::Anchors;
+use validate::Validator;
 
 /// TTL of the records written: bindings are never to be cached by resolvers.
 const TTL: u32 = 0;
@@ -183,6 +186,8 @@ pub struct MapClient {
     zone: Name,
     key: Option<TsigKey>,
     timing: Timing,
+    /// Questions are not signed then.
+    validator: Option<Validator>,
 }
 
 impl MapClient {
@@ -197,7 +202,16 @@ impl MapClient {
             zone,
             key,
             timing: Timing::default(),
+            validator: None,
         }
+    }
+
+    /// The same client, for which an answer is verified if and only if DNSSEC proves it from these
+    /// anchors. Changes are signed as before.
+    pub fn validating(mut self, anchors: Anchors) -> Self {
+        let servers = self.servers.clone();
+        self.validator = Some(Validator::new(anchors, servers, self.timing));
+        self
     }
 
     /// The same client with other time limits.
@@ -312,9 +326,17 @@ impl MapClient {
         message.add_query(Query::query(owner.clone(), RecordType::SVCB));
         let mut edns = Edns::new();
         edns.set_max_payload(UDP_PAYLOAD);
+        edns.set_dnssec_ok(self.validator.is_some());
         message.set_edns(edns);
-        let request = self.request(message)?;
-        let answer = exchange::exchange(&self.servers, &request, self.timing).await?;
+        let request = match self.validator {
+            Some(_) => encode(message, None)?,
+            None => self.request(message)?,
+        };
+        let mut answer = exchange::exchange(&self.servers, &request, self.timing).await?;
+        if let Some(validator) = &self.validator {
+            let proved = validator.proves(&answer.message, &owner, RecordType::SVCB);
+            answer.verified = proved.await;
+        }
         match answer.message.metadata.response_code {
             ResponseCode::NoError | ResponseCode::NXDomain => {}
             code => return Err(refused(answer.server, code)),
@@ -382,8 +404,7 @@ impl MapClient {
 
     /// Encodes and signs: from here on the bytes do not change.
     fn request(&self, message: Message) -> Result<Request, MapError> {
-        Request::new(message, self.key.clone(), unix_now())
-            .map_err(|e| MapError::Request(format!("cannot encode the request: {e}")))
+        encode(message, self.key.clone())
     }
 
     fn owner(&self, home: Home) -> Result<Name, MapError> {
@@ -402,6 +423,11 @@ impl MapClient {
             })
             .collect())
     }
+}
+
+fn encode(message: Message, key: Option<TsigKey>) -> Result<Request, MapError> {
+    Request::new(message, key, unix_now())
+        .map_err(|e| MapError::Request(format!("cannot encode the request: {e}")))
 }
 
 struct Outcome {

@@ -35,10 +35,11 @@ pub use denial::NXNAME;
 pub use key::ZoneKey;
 
 /// Signatures change once in so many seconds, so that those made can be used again.
-const PERIOD: u64 = 3600;
+const PERIOD: u64 = 600;
 
-/// How much longer than a period they hold, seconds: far longer than the TTL of any binding.
-const VALIDITY: u64 = 86_400;
+/// How much longer than a period they hold, seconds: longer than any TTL and than clocks are fast,
+/// and no longer, since an answer can be given again by somebody else until then.
+const VALIDITY: u64 = 3600;
 
 /// Clocks may be so many seconds late.
 const SKEW: u64 = 3600;
@@ -92,7 +93,8 @@ impl Signer {
     }
 
     /// For the parent zone, its DS record (RFC 4509); for whoever believes the zone without a
-    /// parent, a trust anchor as BIND's `delv -a` and `named` take it. A line each.
+    /// parent, a trust anchor as BIND's `delv -a` and `named` take it, and the key itself, which
+    /// `matd` takes. A line each.
     ///
     /// # Errors
     /// The key cannot be encoded.
@@ -106,7 +108,10 @@ impl Signer {
         let origin = self.origin.to_ascii();
         Ok(format!(
             "{origin} 3600 IN DS {tag} {algorithm} 2 {digest}\n\
-             trust-anchors {{ \"{origin}\" static-ds {tag} {algorithm} 2 \"{digest}\"; }};"
+             trust-anchors {{ \"{origin}\" static-ds {tag} {algorithm} 2 \"{digest}\"; }};\n\
+             {origin} {} IN DNSKEY {}",
+            self.ttl,
+            self.key.dnskey()
         ))
     }
 

@@ -7,6 +7,8 @@ use std::process::Command;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::RecordType;
 
+use mat_mapping::client::Anchors;
+
 use crate::harness::*;
 
 /// What the example configuration tells people to type; the key goes to `map.example.pem`.
@@ -41,9 +43,13 @@ fn signed(config: &str) -> String {
 fn write_anchor(dir: &Path) {
     let (ok, said) = run(dir, &signed(&config("53")), &["ds"]);
     assert!(ok, "{said}");
-    let (ds, anchor) = said.trim_end().split_once('\n').unwrap();
-    assert!(ds.starts_with("map.example. 3600 IN DS "), "{said}");
-    std::fs::write(dir.join("anchor"), anchor).unwrap();
+    let lines: Vec<&str> = said.lines().collect();
+    assert!(
+        lines.len() == 3 && lines[0].starts_with("map.example. 3600 IN DS "),
+        "{said}"
+    );
+    std::fs::write(dir.join("anchor"), lines[1]).unwrap();
+    std::fs::write(dir.join("map.example.anchor"), &said).unwrap();
 }
 
 fn start(dir: &Path, algorithm: &str) -> Mapd {
@@ -350,4 +356,57 @@ fn without_a_key_there_is_nothing_to_print_and_nothing_of_dnssec() {
     let said = mapd.dig(&format!("{ZONE} DNSKEY +dnssec"));
     assert!(said.contains("ANSWER: 0"), "{said}");
     mapd.stop();
+}
+
+/// What forwarders do with `trust = "dnssec"`.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_believes_what_is_proved() {
+    for algorithm in ["EC -pkeyopt ec_paramgen_curve:P-256", "ED25519"] {
+        let dir = directory();
+        let mapd = start(dir.path(), algorithm);
+        let anchors = |dir: &Path| Anchors::from_file(&dir.join("map.example.anchor")).unwrap();
+        let client = mapd.client().validating(anchors(dir.path()));
+        let found = client.get("192.0.2.10".parse().unwrap()).await.unwrap();
+        assert!(found.verified && found.binding.unwrap().epoch().0 == 100);
+        let found = client.get("2001:db8:1::7".parse().unwrap()).await.unwrap();
+        assert!(found.verified && found.binding.is_some());
+        // Nothing below its prefix, a name on the way to another, a name beside others.
+        for home in ["198.51.100.1", "192.0.2.11"] {
+            let none = client.get(home.parse().unwrap()).await.unwrap();
+            assert!(none.verified && none.binding.is_none(), "{home}");
+        }
+        // It moves, and goes: each is proved at once.
+        let before = binding("192.0.2.10", 100, "198.51.100.7");
+        let after = binding("192.0.2.10", 101, "198.51.100.8");
+        let home = after.home();
+        client
+            .compare_and_swap(home, Some(&before), Some(&after))
+            .await
+            .unwrap();
+        let found = client.get(home).await.unwrap();
+        assert!(found.verified && found.binding == Some(after.clone()));
+        client
+            .compare_and_swap(home, Some(&after), None)
+            .await
+            .unwrap();
+        let found = client.get(home).await.unwrap();
+        assert!(found.verified && found.binding.is_none());
+
+        // Another key, and no signatures at all.
+        let other = directory();
+        make_key(other.path(), algorithm);
+        write_anchor(other.path());
+        let astray = mapd.client().validating(anchors(other.path()));
+        let six = "2001:db8:1::7".parse().unwrap();
+        for home in [six, home] {
+            assert!(!astray.get(home).await.unwrap().verified);
+        }
+        mapd.stop();
+        let plain = Mapd::start_with(dir.path(), &config("0"));
+        let client = plain.client().validating(anchors(dir.path()));
+        for home in [six, home] {
+            assert!(!client.get(home).await.unwrap().verified);
+        }
+        plain.stop();
+    }
 }

@@ -5,6 +5,7 @@
 //! The network is that of [`mat_netns::testbed`]. Races for a name are tested with the mapping
 //! service itself (`cargo test -p mat-mapping --test blackbox race`).
 
+mod proved;
 mod record;
 
 mod by_hand;

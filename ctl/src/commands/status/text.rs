@@ -111,6 +111,10 @@ fn mapping(report: &Report) -> String {
             ", ANSWERS ARE NOT AUTHENTICATED and count all the same (trust network): whoever is on \
              the path can move instances",
         ),
+        ("dnssec", false) => text.push_str(
+            ", ANSWERS ARE NOT PROVED and do not count (trust dnssec); compare `anchor` with what \
+             `mat-mapd ds` prints",
+        ),
         (trust, false) => {
             let _ = write!(
                 text,

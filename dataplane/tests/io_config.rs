@@ -254,7 +254,7 @@ fn every_mistake_names_its_line_key_and_mend() {
             "trust = \"tsig\"",
             "trust = \"blind\"",
             "mapping.trust",
-            "expected `tsig` or `network`",
+            "expected one of `tsig`, `dnssec`, `network`",
         ),
         ("key = {", "# key = {", "mapping.trust", "need a key"),
         (
@@ -310,6 +310,36 @@ fn every_mistake_names_its_line_key_and_mend() {
             "poll_ms = 1",
             "mapping.poll_ms",
             "from 100 to 60000",
+        ),
+        (
+            "trust = \"tsig\"\n",
+            "trust = \"dnssec\"\n",
+            "mapping.trust",
+            "add `anchor",
+        ),
+        (
+            "# anchor = ",
+            "anchor = ",
+            "mapping.anchor",
+            "is for trust = \"dnssec\" only",
+        ),
+        (
+            "# anchor = ",
+            "anchor = ",
+            "mapping.anchor",
+            "cannot be read: No such file",
+        ),
+        (
+            "# push = { server = \"203.0.113.53:853\"",
+            "push = { server = \"203.0.113.53:853\"",
+            "mapping.push.certificate",
+            "copy the file that `tls.certificate`",
+        ),
+        (
+            "# push = { server = \"203.0.113.53:853\"",
+            "push = { server = \"203.0.113.53\"",
+            "mapping.push.server",
+            "is not an address with a port",
         ),
         (
             "on_isolation = \"serve\"",
@@ -670,4 +700,59 @@ fn two_gateways_know_each_other() {
             "{from} -> {to}: {said}"
         );
     }
+}
+
+/// What a forwarder is told with push, and what it is not: the certificate is a real one.
+#[test]
+fn push_has_a_server_that_can_prove_who_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = std::process::Command::new("openssl")
+        .args(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2".split(' '),
+        )
+        .args("-subj /CN=ns1.map.example -keyout key.pem -out mat-mapd.pem".split(' '))
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let path = folder.path().join("matd.toml");
+    let read = |from: &str, to: &str| {
+        let text = with("# push = {", "push = {").replacen(from, to, 1);
+        std::fs::write(&path, text).unwrap();
+        Config::load(&path).map_err(|error| error.to_string())
+    };
+    let config = read("", "").unwrap();
+    let push = config.mapping.zones[0].push.as_ref().unwrap();
+    assert_eq!((push.server.port(), push.certificates.len()), (853, 1));
+    assert!(config.mapping.is_pushed());
+    for (from, to, key, problem) in [
+        (
+            "\"ns1.map.example\"",
+            "\"ns1 map\"",
+            "mapping.push.name",
+            "the name that the certificate is for",
+        ),
+        (
+            "\"mat-mapd.pem\"",
+            "\"key.pem\"",
+            "mapping.push.certificate",
+            "holds no certificate",
+        ),
+        (
+            "on_isolation = \"serve\"",
+            "on_isolation = \"stop-after 2\"",
+            "mapping.on_isolation",
+            "at least three times",
+        ),
+    ] {
+        let said = read(from, to).unwrap_err();
+        assert!(said.contains(key) && said.contains(problem), "{said}");
+    }
+    assert!(
+        read(
+            "on_isolation = \"serve\"",
+            "on_isolation = \"stop-after 3\""
+        )
+        .is_ok()
+    );
 }

@@ -760,6 +760,22 @@ locators = ["all"]
                 "mapd.toml:8: key.locators = \"every\": is not an address or prefix",
             ),
             (
+                format!(
+                    "{head}[tls]\nlisten = [\"127.0.0.1:53\"]\ncertificate = \"c\"\nprivate_key = \"k\"\n"
+                ),
+                "mapd.toml:4: tls.listen = \"127.0.0.1:53\": is in `listen`, where DNS is served without TLS",
+            ),
+            (
+                format!(
+                    "{head}[tls]\nlisten = [\"127.0.0.1:853\"]\ncertificate = \"no.pem\"\nprivate_key = \"k\"\n"
+                ),
+                "mapd.toml:5: tls.certificate = \"no.pem\": cannot be read: ",
+            ),
+            (
+                format!("{head}[tls]\nlisten = []\ncertificate = \"c\"\nprivate_key = \"k\"\n"),
+                "mapd.toml:4: tls.listen = []: is empty",
+            ),
+            (
                 format!("{head}{KEY}{KEY}"),
                 "mapd.toml:11: key.name = \"site-a\": is used twice",
             ),

@@ -99,6 +99,11 @@ fn mistakes_name_file_line_key_value_and_mend() {
             "mapping.key.name = \"orchestrator.\": has no secret, or two; give exactly one",
         ),
         (
+            "zone = \"map.example.\"",
+            "push = { server = \"203.0.113.53:853\", name = \"ns1\", certificate = \"no.pem\" }\nzone = \"map.example.\"",
+            "matctl.toml:3: mapping.push.certificate = \"no.pem\": cannot be read: ",
+        ),
+        (
             "name = \"b\"",
             "name = \"a\"",
             "matctl.toml:10: site.name = \"a\": is used twice; give each site",

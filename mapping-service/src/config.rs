@@ -16,11 +16,13 @@ use hickory_proto::rr::{Name, RecordType};
 use ipnet::IpNet;
 use mat_proto::record;
 use serde::Deserialize;
-use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::client::WebPkiServerVerifier;
+use tokio_rustls::rustls::client::danger::ServerCertVerifier as _;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject as _};
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::NoServerSessionStorage;
+use tokio_rustls::rustls::{self, CertificateError, RootCertStore, ServerConfig};
 use toml::Spanned;
 
 use crate::dnssec::{ZoneKey, is_made_here};
@@ -401,6 +403,13 @@ impl Source<'_> {
             CertificateDer::pem_file_iter(self.beside(&table.certificate))
                 .and_then(Iterator::collect);
         let chain = chain.map_err(|e| wrong("tls.certificate", &table.certificate, read(&e)))?;
+        if let Err(what) = usable(&chain) {
+            return Err(wrong(
+                "tls.certificate",
+                &table.certificate,
+                what.to_owned(),
+            ));
+        }
         let key = PrivateKeyDer::from_pem_file(self.beside(&table.private_key));
         let key = key.map_err(|e| wrong("tls.private_key", &table.private_key, read(&e)))?;
         let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
@@ -638,6 +647,42 @@ fn octets(text: &str) -> Option<[u8; 16]> {
     let is_hex = text.len() == 32 && text.bytes().all(|b| b.is_ascii_hexdigit());
     let number = is_hex.then(|| u128::from_str_radix(text, 16).ok());
     number.flatten().map(u128::to_be_bytes)
+}
+
+/// Whether clients can believe a certificate, as far as that is its own matter.
+fn usable(chain: &[CertificateDer<'static>]) -> Result<(), &'static str> {
+    let [own, others @ ..] = chain else {
+        return Err("holds no certificate in PEM form");
+    };
+    let mut roots = RootCertStore::empty();
+    // Who has signed it is for clients to know; here whoever has is believed.
+    let root = chain.last().unwrap_or(own);
+    if roots.add(root.clone()).is_err() {
+        return Err("holds no certificate of a server");
+    }
+    let provider = Arc::new(default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build();
+    let Ok(verifier) = verifier else {
+        return Err("holds no certificate of a server");
+    };
+    let anybody = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
+    let verified = verifier.verify_server_cert(own, others, &anybody, &[], UnixTime::now());
+    let Err(rustls::Error::InvalidCertificate(fault)) = verified else {
+        return Ok(());
+    };
+    match fault {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            Err("has expired; make a new one")
+        }
+        CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => {
+            Err("is for no name; make one with subjectAltName, as the example configuration does")
+        }
+        other if format!("{other:?}").contains("CaUsedAsEndEntity") => Err(
+            "is one of an authority, which clients refuse; make one with \
+             basicConstraints=critical,CA:FALSE, as the example configuration does",
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// A type by its name, or by its number as `TYPE65280` (RFC 3597 section 5).

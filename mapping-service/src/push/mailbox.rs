@@ -1,6 +1,7 @@
 //! What waits to be told to one subscriber.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::Notify;
@@ -11,8 +12,9 @@ use super::SetKey;
 const MOST: usize = 65_536;
 
 /// Names of what has changed, not the changes.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Mailbox {
+    client: IpAddr,
     waiting: Mutex<Waiting>,
     wake: Notify,
 }
@@ -27,6 +29,20 @@ pub(crate) struct Waiting {
 }
 
 impl Mailbox {
+    /// Of a session of this client.
+    pub(crate) fn new(client: IpAddr) -> Self {
+        Mailbox {
+            client,
+            waiting: Mutex::default(),
+            wake: Notify::new(),
+        }
+    }
+
+    /// Whose it is.
+    pub(super) fn client(&self) -> IpAddr {
+        self.client
+    }
+
     /// Notes that a set has changed.
     pub(super) fn put(&self, set: SetKey) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -60,7 +76,7 @@ mod tests {
 
     #[test]
     fn what_changes_again_waits_once_and_what_does_not_fit_is_an_overrun() {
-        let mailbox = Mailbox::default();
+        let mailbox = Mailbox::new([192, 0, 2, 1].into());
         let set = |n: usize| (name(&format!("n{n}.map.example.")), RecordType::SVCB);
         assert!(mailbox.take().now_or_never().is_none());
         for _ in 0..3 {

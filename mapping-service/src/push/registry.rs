@@ -1,6 +1,7 @@
 //! Who has subscribed to what. Pure.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hickory_proto::rr::{Name, RecordType};
@@ -8,36 +9,36 @@ use hickory_proto::rr::{Name, RecordType};
 use super::Mailbox;
 use crate::dso::{Subscription, is_of};
 
-/// Subscriptions of all sessions together: some 300 octets each.
+/// Subscriptions of all sessions together: some 400 octets each.
 const MOST: usize = 1_000_000;
+/// Those of one client: several forwarders may be behind one address.
+const PER_CLIENT: usize = 100_000;
 
 /// Mailboxes by what they are for.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
-    at: HashMap<Name, Vec<Entry>>,
-    below: HashMap<Name, Vec<Entry>>,
+    at: HashMap<Name, Entries>,
+    below: HashMap<Name, Entries>,
+    /// How many each client has.
+    clients: HashMap<IpAddr, usize>,
     len: usize,
 }
 
-#[derive(Debug)]
-struct Entry {
-    kind: RecordType,
-    mailbox: Arc<Mailbox>,
-}
+/// Whoever wants to hear of sets of some type at a name, found by both.
+type Entries = HashMap<(usize, RecordType), Arc<Mailbox>>;
 
 impl Registry {
     /// `false` if there are too many.
     pub(super) fn add(&mut self, subscription: &Subscription, mailbox: &Arc<Mailbox>) -> bool {
-        if self.len >= MOST {
+        let own = self.clients.entry(mailbox.client()).or_default();
+        if self.len >= MOST || *own >= PER_CLIENT {
             return false;
         }
+        *own += 1;
         self.len += 1;
         let names = self.of(subscription.below);
         let entries = names.entry(subscription.name.clone()).or_default();
-        entries.push(Entry {
-            kind: subscription.kind,
-            mailbox: mailbox.clone(),
-        });
+        entries.insert(key(subscription, mailbox), mailbox.clone());
         true
     }
 
@@ -47,33 +48,37 @@ impl Registry {
         let Some(entries) = names.get_mut(&subscription.name) else {
             return;
         };
-        let own = |e: &Entry| e.kind == subscription.kind && Arc::ptr_eq(&e.mailbox, mailbox);
-        let Some(at) = entries.iter().position(own) else {
+        if entries.remove(&key(subscription, mailbox)).is_none() {
             return;
-        };
-        entries.swap_remove(at);
+        }
         if entries.is_empty() {
             names.remove(&subscription.name);
         }
         self.len -= 1;
+        if let Some(own) = self.clients.get_mut(&mailbox.client()) {
+            *own -= 1;
+            if *own == 0 {
+                self.clients.remove(&mailbox.client());
+            }
+        }
     }
 
     /// Puts a set that has changed into the mailboxes of whom it concerns.
     pub(super) fn tell(&self, name: &Name, kind: RecordType) {
-        let mut concerned: Vec<&Entry> = self.at.get(name).into_iter().flatten().collect();
+        let mut concerned: Vec<&Entries> = self.at.get(name).into_iter().collect();
         if !self.below.is_empty() {
             let mut above = name.clone();
             loop {
-                concerned.extend(self.below.get(&above).into_iter().flatten());
+                concerned.extend(self.below.get(&above));
                 if above.is_root() {
                     break;
                 }
                 above = above.base_name();
             }
         }
-        for entry in concerned {
-            if is_of(entry.kind, kind) {
-                entry.mailbox.put((name.clone(), kind));
+        for ((_, wanted), mailbox) in concerned.into_iter().flatten() {
+            if is_of(*wanted, kind) {
+                mailbox.put((name.clone(), kind));
             }
         }
     }
@@ -83,12 +88,16 @@ impl Registry {
         self.len
     }
 
-    fn of(&mut self, below: bool) -> &mut HashMap<Name, Vec<Entry>> {
+    fn of(&mut self, below: bool) -> &mut HashMap<Name, Entries> {
         match below {
             true => &mut self.below,
             false => &mut self.at,
         }
     }
+}
+
+fn key(subscription: &Subscription, mailbox: &Arc<Mailbox>) -> (usize, RecordType) {
+    (Arc::as_ptr(mailbox).addr(), subscription.kind)
 }
 
 #[cfg(test)]
@@ -102,6 +111,25 @@ mod tests {
             true => Subscription::below(&name(owner), kind),
             false => Subscription::at(&name(owner), kind),
         }
+    }
+
+    fn mailbox(client: u8) -> Arc<Mailbox> {
+        Arc::new(Mailbox::new([192, 0, 2, client].into()))
+    }
+
+    #[test]
+    fn one_client_does_not_have_all_and_gives_back_what_it_has() {
+        let mut registry = Registry::default();
+        let (greedy, other) = (mailbox(1), mailbox(2));
+        let many: Vec<Subscription> = (0..PER_CLIENT + 1)
+            .map(|n| subscription(&format!("n{n}.map.example."), RecordType::SVCB, false))
+            .collect();
+        let accepted = many.iter().filter(|s| registry.add(s, &greedy)).count();
+        assert_eq!(accepted, PER_CLIENT);
+        assert!(registry.add(&many[0], &other));
+        many.iter().for_each(|s| registry.remove(s, &greedy));
+        assert_eq!(registry.len(), 1);
+        assert!(registry.add(&many[0], &greedy));
     }
 
     #[test]
@@ -126,10 +154,7 @@ mod tests {
             ),
             (subscription(".", RecordType::ANY, true), true),
         ];
-        let boxes: Vec<_> = subscriptions
-            .iter()
-            .map(|_| Arc::new(Mailbox::default()))
-            .collect();
+        let boxes: Vec<_> = subscriptions.iter().map(|_| mailbox(1)).collect();
         for ((subscription, concerned), mailbox) in subscriptions.iter().zip(&boxes) {
             assert!(registry.add(subscription, mailbox));
             assert_eq!(

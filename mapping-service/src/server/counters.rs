@@ -53,6 +53,8 @@ causes! {
     RateLimitedDropped = "rate_limited_dropped",
     /// TCP connections refused: too many, or too many of one client.
     TcpRefused = "tcp_refused",
+    /// Connections closed because nobody took what was sent.
+    Unread = "tcp_unread",
     /// Connections without a TLS handshake.
     TlsFailed = "tls_failed",
     /// Subscriptions accepted.

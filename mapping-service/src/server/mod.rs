@@ -124,10 +124,14 @@ pub struct Handler {
     began: Instant,
     /// Each copies the zone.
     transfers: Semaphore,
+    /// Looks at all that is below a name, for whoever has subscribed to that.
+    walks: Semaphore,
 }
 
 /// Zone transfers at the same time; others wait.
 const TRANSFERS: usize = 2;
+/// The same of these looks.
+const WALKS: usize = 2;
 
 /// Who asks, as far as the request shows it.
 struct Asker {
@@ -231,6 +235,7 @@ impl Handler {
             limiter: Limiter::default(),
             began: Instant::now(),
             transfers: Semaphore::new(TRANSFERS),
+            walks: Semaphore::new(WALKS),
         }
     }
 

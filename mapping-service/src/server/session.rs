@@ -17,6 +17,7 @@ use hickory_proto::rr::{DNSClass, Name};
 
 use super::Handler;
 use super::counters::Cause;
+use super::tcp::client_of;
 use crate::clock::unix_now;
 use crate::dso::{DSOTYPENI, Fault, Message, Subscription, Tlv, octet};
 use crate::policy::may_read;
@@ -30,6 +31,8 @@ const INTERVAL: Duration = Duration::from_secs(60);
 const LENIENCY: u32 = 2;
 /// Subscriptions of one session.
 const SUBSCRIPTIONS: usize = 32_768;
+/// Those of them that are about all below a name: what is there is looked for among all names.
+const BELOW: usize = 16;
 /// Before a session is opened again, at least and at most: not all at once.
 const RETRY: (u64, u64) = (500, 5_000);
 
@@ -55,6 +58,8 @@ pub(super) struct Session {
     /// By the identifier of the SUBSCRIBE.
     subscriptions: HashMap<u16, Subscription>,
     distinct: HashSet<Subscription>,
+    /// How many of them are about all below a name.
+    below: usize,
 }
 
 impl Session {
@@ -62,10 +67,11 @@ impl Session {
         Session {
             handler,
             from,
-            mailbox: Arc::default(),
+            mailbox: Arc::new(Mailbox::new(client_of(from.ip()))),
             established: false,
             subscriptions: HashMap::new(),
             distinct: HashSet::new(),
+            below: 0,
         }
     }
 
@@ -114,6 +120,7 @@ impl Session {
                 Tlv::Unsubscribe(id) => {
                     // One that was refused is unknown.
                     if let Some(subscription) = self.subscriptions.remove(&id) {
+                        self.below -= usize::from(subscription.below);
                         self.distinct.remove(&subscription);
                         self.handler.push.unsubscribe(&subscription, &self.mailbox);
                     }
@@ -161,6 +168,7 @@ impl Session {
         }
         self.handler.counters.add(Cause::Subscribed);
         self.established = true;
+        self.below += usize::from(subscription.below);
         self.distinct.insert(subscription.clone());
         self.subscriptions.insert(id, subscription.clone());
         let mut outgoing = respond(id, octet(code), None);
@@ -184,6 +192,7 @@ impl Session {
         } else if !told {
             ResponseCode::Refused
         } else if self.subscriptions.len() >= SUBSCRIPTIONS
+            || subscription.below && self.below >= BELOW
             || !self.handler.push.subscribe(subscription, &self.mailbox)
         {
             ResponseCode::ServFail

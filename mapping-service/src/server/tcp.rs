@@ -15,7 +15,7 @@ use hickory_server::net::xfer::Protocol;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::{JoinHandle, JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 
 use super::Handler;
@@ -167,10 +167,7 @@ impl Guests {
     }
 
     fn admit(this: &Arc<Self>, ip: IpAddr) -> Option<Guest> {
-        let client = match ip {
-            IpAddr::V4(_) => ip,
-            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !0 << 64).into(),
-        };
+        let client = client_of(ip);
         let mut guests = this.lock();
         let all: usize = guests.values().sum();
         let own = guests.get(&client).copied().unwrap_or(0);
@@ -186,6 +183,14 @@ impl Guests {
 
     fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
         self.here.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What stands for a client: its address, or its /64.
+pub(super) fn client_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !0 << 64).into(),
+        ip => ip,
     }
 }
 
@@ -339,11 +344,16 @@ impl<W: AsyncWrite + Unpin> Pen<W> {
         match outgoing {
             Outgoing::Message(message) => self.message(&message).await,
             Outgoing::State(subscription) => {
+                let handler = self.handler.clone();
                 let mut from = Some(subscription.name.clone());
                 while let Some(name) = from {
+                    // Whoever looks through many names takes turns, and lets others in between.
+                    let turn = handler.walks.acquire().await;
                     let messages;
-                    (messages, from) = self.handler.state(&subscription, &name);
+                    (messages, from) = handler.state(&subscription, &name);
+                    drop(turn);
                     self.messages(messages).await?;
+                    yield_now().await;
                 }
                 Some(())
             }
@@ -379,7 +389,11 @@ impl<W: AsyncWrite + Unpin> Pen<W> {
             self.writer.write_all(&message).await?;
             self.writer.flush().await
         };
-        timeout(IDLE, written).await.ok()?.ok()
+        let Ok(written) = timeout(IDLE, written).await else {
+            self.handler.counters.add(Cause::Unread);
+            return None;
+        };
+        written.ok()
     }
 }
 

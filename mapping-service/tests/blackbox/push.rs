@@ -503,3 +503,85 @@ fn knots_tools_change_and_read() {
     assert!(!said.contains("198.51.100.2"), "{said}");
     mapd.stop();
 }
+
+/// What `check-config` says of certificates that no client would believe, and what a client says.
+#[test]
+fn a_certificate_that_cannot_be_used_is_refused_with_the_mend() {
+    let dir = directory();
+    let openssl = |more: &str| {
+        let command = format!(
+            "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes {more} \
+             -subj /CN=ns1.map.example -keyout mat-mapd.key -out mat-mapd.pem"
+        );
+        let made = Command::new("openssl")
+            .args(command.split_ascii_whitespace())
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+    };
+    let check = || run(dir.path(), &with_tls(&config("0"), "0"), &["check-config"]);
+    let name = "-addext subjectAltName=DNS:ns1.map.example";
+    let no_authority = "-addext basicConstraints=critical,CA:FALSE";
+    openssl(&format!("-days 9 {name} {no_authority}"));
+    let (ok, said) = check();
+    assert!(ok, "{said}");
+    for (more, wanted) in [
+        (
+            format!("-days 9 {name}"),
+            "basicConstraints=critical,CA:FALSE",
+        ),
+        (format!("-days 9 {no_authority}"), "subjectAltName"),
+    ] {
+        openssl(&more);
+        let (ok, said) = check();
+        assert!(
+            !ok && said.contains("tls.certificate") && said.contains(wanted),
+            "{said}"
+        );
+    }
+    let key = std::fs::read(dir.path().join("mat-mapd.key")).unwrap();
+    std::fs::write(dir.path().join("mat-mapd.pem"), key).unwrap();
+    let (ok, said) = check();
+    assert!(
+        !ok && said.contains("holds no certificate in PEM form"),
+        "{said}"
+    );
+}
+
+/// Subscriptions that match nothing cost a look at every name: others do not wait for them, nor for
+/// whoever leaves with many.
+#[test]
+fn many_subscriptions_stop_nobody() {
+    let dir = directory();
+    make_certificate(dir.path());
+    let (mapd, tls) = start(dir.path(), str::to_owned);
+    let mut session = Raw::connect(dir.path(), tls);
+    let x = format!("x.{ZONE}");
+    for n in 0..40u16 {
+        let kind = RecordType::from(1000 + n);
+        let below = Tlv::Subscribe(Subscription::below(&name(ZONE), kind));
+        let code = session.code_of(n + 1, below);
+        let refused = if n < 16 {
+            ResponseCode::NoError
+        } else {
+            ResponseCode::ServFail
+        };
+        assert_eq!(code, octet(refused), "{n}");
+    }
+    drop(session);
+    let mut sessions: Vec<Raw> = (0..4).map(|_| Raw::connect(dir.path(), tls)).collect();
+    for session in &mut sessions {
+        for n in 0..8_000u16 {
+            let kind = RecordType::from(1000 + n);
+            let at = Tlv::Subscribe(Subscription::at(&name(&x), kind));
+            assert_eq!(session.code_of(n + 1, at), 0, "{n}");
+        }
+    }
+    drop(sessions);
+    let begun = std::time::Instant::now();
+    let said = mapd.dig(&format!("+tcp {ZONE} SOA +short"));
+    assert!(said.contains("hostmaster"), "{said}");
+    println!("answered over TCP after {:?}", begun.elapsed());
+    mapd.stop();
+}

@@ -22,7 +22,7 @@ use super::{client, line};
 
 const PERIOD: Duration = Duration::from_secs(1);
 /// A server that pushes has to be there by then.
-const PATIENCE: u32 = 5;
+const PATIENCE: u32 = 8;
 
 /// `matctl map watch`
 #[derive(Clone, Debug, clap::Args)]
@@ -86,7 +86,7 @@ async fn hear(map: &MapClient, endpoint: Endpoint, args: &WatchArgs) -> anyhow::
                 }
                 // A wrong certificate is not worth watching.
                 Health::Away(why) if !connected && ticks >= PATIENCE => {
-                    bail!("no push from the mapping service: {why}")
+                    bail!("no push from the mapping service (mapping.push): {why}")
                 }
                 Health::Away(_) if !connected => ticks += 1,
                 Health::Away(why) => {

@@ -29,7 +29,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::{self, CertificateError, ClientConfig, RootCertStore};
 
 pub use mirror::Changed;
 use mirror::{Mirror, Over};
@@ -227,8 +227,8 @@ impl Inner {
             tls.connect(name.clone(), stream).await
         };
         match timeout(PATIENCE, connecting).await {
-            Ok(connected) => connected.map_err(|error| error.to_string()),
-            Err(_) => Err("the server does not answer".to_owned()),
+            Ok(connected) => connected.map_err(|error| format!("{address}: {}", explain(&error))),
+            Err(_) => Err(format!("{address} does not answer (or not by TLS)")),
         }
     }
 
@@ -316,6 +316,33 @@ pub(crate) fn exercise<'m>(zone: Name, messages: impl Iterator<Item = &'m [u8]>)
         now += Duration::from_millis(100);
     }
     mirror.disconnected();
+}
+
+/// What is wrong with a connection, and what to do if that is about the certificate.
+fn explain(error: &io::Error) -> String {
+    let inner = error
+        .get_ref()
+        .and_then(|e| e.downcast_ref::<rustls::Error>());
+    let Some(rustls::Error::InvalidCertificate(fault)) = inner else {
+        return error.to_string();
+    };
+    let mend = match fault {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "make a new one for mat-mapd, and copy it here"
+        }
+        CertificateError::BadSignature | CertificateError::UnknownIssuer => {
+            "the server shows another certificate: copy the file that its `tls.certificate` names"
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "write a name that it is for"
+        }
+        other if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+            "it is one of an authority: make it with basicConstraints=critical,CA:FALSE, as the \
+             example configuration of mat-mapd does"
+        }
+        _ => "see the example configuration of mat-mapd",
+    };
+    format!("{error}; {mend}")
 }
 
 /// Why a conversation is over.

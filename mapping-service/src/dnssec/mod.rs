@@ -478,7 +478,9 @@ mod tests {
     fn the_ds_record_is_that_of_the_key() {
         for (signer, algorithm) in signers().iter().zip([13, 15]) {
             let lines = signer.ds().unwrap();
-            let (ds, anchor) = lines.split_once('\n').unwrap();
+            let [ds, anchor, key] = lines.lines().collect::<Vec<_>>()[..] else {
+                panic!("{lines}");
+            };
             let start = format!(
                 "map.example. 3600 IN DS {} {algorithm} 2 ",
                 signer.key.tag()
@@ -487,6 +489,8 @@ mod tests {
             assert_eq!(digest.len(), 64);
             assert!(anchor.starts_with("trust-anchors { \"map.example.\" static-ds "));
             assert!(anchor.ends_with(&format!(" {algorithm} 2 \"{digest}\"; }};")));
+            let start = format!("map.example. 300 IN DNSKEY 257 3 {algorithm} ");
+            assert!(key.starts_with(&start), "{key}");
         }
     }
 

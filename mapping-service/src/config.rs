@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,13 +16,11 @@ use hickory_proto::rr::{Name, RecordType};
 use ipnet::IpNet;
 use mat_proto::record;
 use serde::Deserialize;
-use tokio_rustls::rustls::client::WebPkiServerVerifier;
-use tokio_rustls::rustls::client::danger::ServerCertVerifier as _;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring::default_provider;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject as _};
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::NoServerSessionStorage;
-use tokio_rustls::rustls::{self, CertificateError, RootCertStore, ServerConfig};
 use toml::Spanned;
 
 use crate::dnssec::{ZoneKey, is_made_here};
@@ -30,6 +28,7 @@ use crate::notify::Secondary;
 use crate::policy::{Policy, Scope};
 use crate::server::cookie::Secrets;
 use crate::server::tcp::{PER_CLIENT, SESSIONS};
+use crate::server::tls::usable;
 use crate::tsig::{Algorithm, TsigKey};
 use crate::zone::{Apex, lower};
 
@@ -596,11 +595,7 @@ impl Source<'_> {
             if value == "all" {
                 return Ok(Scope::All);
             }
-            let single = value
-                .parse()
-                .ok()
-                .map(|ip: std::net::IpAddr| IpNet::from(ip));
-            let net = single.or_else(|| value.parse().ok()).ok_or_else(|| {
+            let net = address_or_prefix(value).ok_or_else(|| {
                 let mend = "is not an address or prefix; write \"192.0.2.0/24\", \"2001:db8::7\" or \"all\"";
                 self.wrong(key, text, mend)
             })?;
@@ -649,40 +644,10 @@ fn octets(text: &str) -> Option<[u8; 16]> {
     number.flatten().map(u128::to_be_bytes)
 }
 
-/// Whether clients can believe a certificate, as far as that is its own matter.
-fn usable(chain: &[CertificateDer<'static>]) -> Result<(), &'static str> {
-    let [own, others @ ..] = chain else {
-        return Err("holds no certificate in PEM form");
-    };
-    let mut roots = RootCertStore::empty();
-    // Who has signed it is for clients to know; here whoever has is believed.
-    let root = chain.last().unwrap_or(own);
-    if roots.add(root.clone()).is_err() {
-        return Err("holds no certificate of a server");
-    }
-    let provider = Arc::new(default_provider());
-    let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), provider).build();
-    let Ok(verifier) = verifier else {
-        return Err("holds no certificate of a server");
-    };
-    let anybody = ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into());
-    let verified = verifier.verify_server_cert(own, others, &anybody, &[], UnixTime::now());
-    let Err(rustls::Error::InvalidCertificate(fault)) = verified else {
-        return Ok(());
-    };
-    match fault {
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
-            Err("has expired; make a new one")
-        }
-        CertificateError::NotValidForNameContext { presented, .. } if presented.is_empty() => {
-            Err("is for no name; make one with subjectAltName, as the example configuration does")
-        }
-        other if format!("{other:?}").contains("CaUsedAsEndEntity") => Err(
-            "is one of an authority, which clients refuse; make one with \
-             basicConstraints=critical,CA:FALSE, as the example configuration does",
-        ),
-        _ => Ok(()),
-    }
+/// A prefix; an address alone is one of full length.
+pub fn address_or_prefix(text: &str) -> Option<IpNet> {
+    let single = text.parse::<IpAddr>().map(IpNet::from);
+    single.or_else(|_| text.parse()).ok()
 }
 
 /// A type by its name, or by its number as `TYPE65280` (RFC 3597 section 5).

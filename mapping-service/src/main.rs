@@ -1,13 +1,13 @@
 //! mat-mapd, the mapping service.
 
 use std::io::Write as _;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use ipnet::IpNet;
-use mat_mapping::{config::Config, daemon, dnssec::Signer, offline, past};
+use mat_mapping::config::{Config, address_or_prefix};
+use mat_mapping::{daemon, dnssec::Signer, offline, past};
 use tracing_subscriber::EnvFilter;
 
 /// The mapping service: an authoritative DNS server that knows where each home
@@ -102,11 +102,8 @@ fn import(config: &std::path::Path, file: &std::path::Path) -> anyhow::Result<()
 
 fn history(config: &std::path::Path, homes: Option<&str>) -> anyhow::Result<()> {
     let parse = |text: &str| {
-        let single = text.parse::<IpAddr>().map(IpNet::from);
-        single.or_else(|_| text.parse::<IpNet>()).map_err(|_| {
-            anyhow::anyhow!(
-                "{text} is no home address and no prefix; write 192.0.2.10 or 192.0.2.0/24"
-            )
+        address_or_prefix(text).with_context(|| {
+            format!("{text} is no home address and no prefix; write 192.0.2.10 or 192.0.2.0/24")
         })
     };
     let homes = homes.map(parse).transpose()?;

@@ -545,8 +545,9 @@ pub fn toml_list<S: AsRef<str>>(items: &[S]) -> String {
     format!("[{}]", quoted.join(", "))
 }
 
-/// As the example configuration of mat-mapd tells people to.
-fn make_certificate(host: &Host, dir: &Path) -> Result<()> {
+/// Makes `mat-mapd.pem` and `mat-mapd.key` for ns1.map.example, as the example configuration of
+/// mat-mapd tells people to.
+pub fn make_certificate(host: &Host, dir: &Path) -> Result<()> {
     let openssl = Cmd::from(
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3650 \
          -subj /CN=ns1.map.example -addext subjectAltName=DNS:ns1.map.example \

@@ -23,7 +23,8 @@ use mat_bench::stats;
 use mat_mapping::client::push::{Changed, Endpoint, Subscriber, certificates};
 use mat_mapping::client::{Algorithm, MapClient, Swap, TsigKey};
 use mat_netns::results::{self, Keep};
-use mat_netns::{Cmd, Lab, memory_kib};
+use mat_netns::testbed::make_certificate;
+use mat_netns::{Cmd, Lab, memory_kib, wait_until};
 use mat_proto::{Binding, Epoch, Home};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -109,19 +110,10 @@ fn run(args: &Args) -> Result<bool> {
     let lab = Lab::new()?;
     let host = lab.host("dns")?;
     let folder = lab.dir();
-    host.run(
-        Cmd::from(
-            "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 \
-             -subj /CN=ns1.map.example -addext subjectAltName=DNS:ns1.map.example \
-             -addext basicConstraints=critical,CA:FALSE -keyout",
-        )
-        .arg(folder.join("key.pem"))
-        .arg("-out")
-        .arg(folder.join("cert.pem")),
-    )?;
+    make_certificate(&host, folder)?;
     let config = format!(
         "zone = \"{ZONE}\"\nlisten = [\"{DNS}\"]\ndata_dir = \"{}\"\n[tls]\nlisten = [\"{TLS}\"]\n\
-         certificate = \"cert.pem\"\nprivate_key = \"key.pem\"\nconnections_per_client = 16384\n\
+         certificate = \"mat-mapd.pem\"\nprivate_key = \"mat-mapd.key\"\nconnections_per_client = 16384\n\
          [[key]]\nname = \"site\"\nsecret = \"{SECRET}\"\nhomes = [\"all\"]\nlocators = [\"all\"]\n",
         folder.join("data").display()
     );
@@ -136,7 +128,7 @@ fn run(args: &Args) -> Result<bool> {
         .args(["--subscribers", &numbers.join(","), "--updates"])
         .arg(args.updates.to_string())
         .arg("subscribe")
-        .arg(folder.join("cert.pem"))
+        .arg(folder.join("mat-mapd.pem"))
         .arg(mapd.pid().to_string())
         .arg(&result);
     let client = host.spawn(client)?;
@@ -219,11 +211,10 @@ impl Crowd {
                 member.get(home);
                 self.members.push(member);
             }
-            let begun = Instant::now();
-            while self.members[first..].iter().any(|m| m.get(home).is_none()) {
-                ensure!(begun.elapsed() < PATIENCE, "not all can subscribe");
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
+            let new = &self.members[first..];
+            let know = || new.iter().all(|m| m.get(home).is_some()).then_some(());
+            let all = || wait_until(PATIENCE, "all to have subscribed", know);
+            tokio::task::block_in_place(all)?;
         }
         // What was there when they came.
         while self.news.try_recv().is_ok() {}

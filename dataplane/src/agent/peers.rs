@@ -199,10 +199,13 @@ impl Agent {
         }
         let id = self.table.obtain(own, peer, self.now.time)?;
         let local = self.own.get(&own).and_then(|own| own.serving());
-        let others = self.uplink_if_exclusive(own);
+        // Later they follow the uplink.
+        let others = there.is_none().then(|| self.uplink_if_exclusive(own));
         if let Some(context) = self.table.get_mut(id) {
             context.local = local.or(context.local);
-            context.local_others = others;
+            if let Some(others) = others {
+                context.local_others = others;
+            }
         }
         Some(id)
     }

@@ -25,6 +25,7 @@ pub struct Directory {
     zones: Vec<Member>,
     /// What is pushed stands for an answer for so long.
     age: Duration,
+    trust: Trust,
 }
 
 struct Member {
@@ -45,6 +46,7 @@ impl Directory {
             zoning: config.mapping.zoning(),
             zones: zones.collect::<anyhow::Result<_>>()?,
             age: Duration::from_millis(config.mapping.poll_ms),
+            trust: config.mapping.trust(),
         })
     }
 
@@ -81,8 +83,7 @@ impl Directory {
 
     /// The weakest trust of any zone.
     pub fn trust(&self) -> Trust {
-        let trusts = self.zones.iter().map(|zone| zone.trust);
-        trusts.max().unwrap_or(Trust::Tsig)
+        self.trust
     }
 
     /// How push is doing.

@@ -5,6 +5,8 @@
 //! zone, which are kept for as long as they say.
 
 use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::str::FromStr as _;
@@ -18,7 +20,7 @@ use hickory_net::runtime::TokioRuntimeProvider;
 use hickory_net::xfer::DnsHandle;
 use hickory_proto::dnssec::{Proof, TrustAnchors};
 use hickory_proto::op::{DnsRequest, DnsRequestOptions, DnsResponse, Message, Query};
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::rr::{Name, Record, RecordType};
 
 use super::exchange::{Request, exchange};
 use super::{MapError, Timing};
@@ -60,18 +62,14 @@ pub(super) struct Validator {
     asker: Asker,
 }
 
-impl std::fmt::Debug for Validator {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Validator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Validator")
     }
 }
 
 impl Validator {
-    pub(super) fn new(
-        anchors: Anchors,
-        servers: Vec<std::net::SocketAddr>,
-        timing: Timing,
-    ) -> Self {
+    pub(super) fn new(anchors: Anchors, servers: Vec<SocketAddr>, timing: Timing) -> Self {
         let asker = Asker {
             servers: servers.into(),
             timing,
@@ -97,13 +95,13 @@ impl Validator {
         let Some(Ok(response)) = validated else {
             return false;
         };
-        let about = |r: &&hickory_proto::rr::Record| r.name == *name && r.record_type() == kind;
+        let about = |r: &&Record| r.name == *name && r.record_type() == kind;
         let mut set = response.answers.iter().filter(about).peekable();
         if set.peek().is_some() {
             return set.all(|record| record.proof == Proof::Secure);
         }
         // A secure denial that does not fit the question is an error above.
-        let denies = |r: &hickory_proto::rr::Record| {
+        let denies = |r: &Record| {
             matches!(r.record_type(), RecordType::NSEC | RecordType::NSEC3)
                 && r.proof == Proof::Secure
         };
@@ -114,7 +112,7 @@ impl Validator {
 /// What the validator asks with.
 #[derive(Clone)]
 struct Asker {
-    servers: Arc<[std::net::SocketAddr]>,
+    servers: Arc<[SocketAddr]>,
     timing: Timing,
     /// Answers to questions for keys, and until when they are good.
     keys: Arc<Mutex<HashMap<Query, (Instant, Message)>>>,

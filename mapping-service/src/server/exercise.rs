@@ -13,13 +13,19 @@ use super::session::{Outgoing, Session};
 
 /// Keeps what is answered.
 #[derive(Default)]
-struct Answers(Mutex<Vec<Vec<u8>>>);
+pub(super) struct Answers(Mutex<Vec<Vec<u8>>>);
 
 impl Way for Answers {
     async fn send(&self, message: Vec<u8>) -> bool {
         let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         answers.push(message);
         true
+    }
+}
+
+impl Answers {
+    pub(super) fn all(self) -> Vec<Vec<u8>> {
+        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -42,10 +48,7 @@ pub(crate) fn message(
         Received::Nothing => {}
     }
     let mut quick = Vec::new();
-    let mut answers = answers
-        .0
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
+    let mut answers = answers.all();
     if protocol == Protocol::Udp && handler.quickly(octets, from.ip(), &mut quick).is_some() {
         answers.push(quick);
     }

@@ -187,7 +187,7 @@ impl<'a> Edns<'a> {
 mod tests {
     use std::net::{IpAddr, Ipv4Addr, SocketAddr};
     use std::num::NonZeroU32;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Arc;
 
     use futures_util::FutureExt as _;
     use hickory_proto::op::{Edns as EdnsRecord, Message, MessageType, OpCode, Query};
@@ -203,25 +203,14 @@ mod tests {
     use crate::push::Push;
     use crate::replay::Memory;
     use crate::server::cookie::{Cookie, Secrets};
+    use crate::server::exercise::Answers;
     use crate::server::limit::Verdict;
-    use crate::server::reply::Way;
     use crate::server::{Handler, InForce, KeyRing};
     use crate::writer::Shared;
     use crate::zone::tests::{apex, name, put};
 
     const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     const NOW: u64 = 1_800_000_000;
-
-    /// Keeps what is answered.
-    #[derive(Clone, Default)]
-    struct Answers(Arc<Mutex<Vec<Vec<u8>>>>);
-
-    impl Way for Answers {
-        async fn send(&self, message: Vec<u8>) -> bool {
-            self.0.lock().unwrap().push(message);
-            true
-        }
-    }
 
     fn zone() -> Zone {
         let mut zone = Zone::new(&apex());
@@ -277,7 +266,7 @@ mod tests {
         responding.now_or_never().unwrap();
         // It compresses less, so octets differ.
         let read = |octets: &Vec<u8>| Message::from_vec(octets).unwrap();
-        answers.0.lock().unwrap().iter().map(read).collect()
+        answers.all().iter().map(read).collect()
     }
 
     fn cookie_of(question: &Question) -> Cookie {

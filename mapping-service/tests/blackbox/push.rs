@@ -76,16 +76,10 @@ async fn next(news: &mut mpsc::Receiver<Changed>) -> Changed {
 }
 
 /// Until push is certain.
-async fn known(subscriber: &Subscriber, home: Home) -> Option<Binding> {
-    let asking = async {
-        loop {
-            if let Some(known) = subscriber.get(home) {
-                return known;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, asking).await.unwrap()
+fn known(subscriber: &Subscriber, home: Home) -> Option<Binding> {
+    tokio::task::block_in_place(|| {
+        wait_until(PATIENCE, "push to be certain", || subscriber.get(home)).unwrap()
+    })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -99,7 +93,7 @@ async fn what_changes_is_known_at_once_and_after_an_interruption() {
     let subscriber = Subscriber::start(name(ZONE), endpoint(dir.path(), tls), age, sender);
     let first = binding("192.0.2.10", 1, "198.51.100.10");
     let home = first.home();
-    assert_eq!(known(&subscriber, home).await, None);
+    assert_eq!(known(&subscriber, home), None);
     assert_eq!(subscriber.health(), Health::Connected(1));
 
     swap(&client, home, None, Some(&first)).await;
@@ -130,7 +124,7 @@ async fn what_changes_is_known_at_once_and_after_an_interruption() {
         }
         assert_eq!(told, changed(&second));
     }
-    let there = known(&subscriber, home).await;
+    let there = known(&subscriber, home);
     assert_eq!(there, None);
     swap(
         &client,

@@ -109,11 +109,15 @@ fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn client(config: &ConfigArg) -> anyhow::Result<MapClient> {
-    let mapping = config.load()?.mapping;
-    mapping.with_context(|| {
+    client_of(config.load()?, config)
+}
+
+/// The same of a file that has been read.
+fn client_of(loaded: crate::config::Config, file: &ConfigArg) -> anyhow::Result<MapClient> {
+    loaded.mapping.with_context(|| {
         format!(
             "{} has no [mapping]: name `servers`, `zone` and `key` there",
-            config.config.display()
+            file.config.display()
         )
     })
 }

@@ -12,13 +12,12 @@ use ipnet::IpNet;
 use mat_mapping::client::push::{Changed, Endpoint, Health, Subscriber};
 use mat_mapping::client::{MapClient, MapError};
 use mat_proto::{Binding, Home, record};
-use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::super::local_time::local;
 use super::super::{ConfigArg, block_on, say};
-use super::{client, line};
+use super::{client_of, line};
 
 const PERIOD: Duration = Duration::from_secs(1);
 /// A server that pushes has to be there by then.
@@ -45,8 +44,10 @@ fn homes(text: &str) -> Result<IpNet, String> {
 }
 
 pub(super) fn run(args: WatchArgs) -> anyhow::Result<ExitCode> {
-    let map = client(&args.config)?;
-    match args.config.load()?.push {
+    let config = args.config.load()?;
+    let push = config.push.clone();
+    let map = client_of(config, &args.config)?;
+    match push {
         Some(endpoint) => block_on(hear(&map, endpoint, &args)),
         None => block_on(ask(&map, &args)),
     }
@@ -74,7 +75,7 @@ async fn hear(map: &MapClient, endpoint: Endpoint, args: &WatchArgs) -> anyhow::
                         Some(binding) => seen.insert(home, binding.clone()),
                         None => seen.remove(&home),
                     };
-                    show(&Change { home, binding }, args.json)?;
+                    show(&Changed { home, binding }, args.json)?;
                 }
             }
             _ = tick.tick() => match subscriber.health() {
@@ -148,28 +149,21 @@ async fn read(map: &MapClient, homes: Option<IpNet>) -> Result<Bindings, MapErro
 }
 
 /// What is different, in order of home addresses.
-fn changes(before: &Bindings, after: &Bindings) -> Vec<Change> {
+fn changes(before: &Bindings, after: &Bindings) -> Vec<Changed> {
     let mut homes: Vec<Home> = before.keys().chain(after.keys()).copied().collect();
     homes.sort_unstable();
     homes.dedup();
     homes
         .into_iter()
         .filter(|home| before.get(home) != after.get(home))
-        .map(|home| Change {
+        .map(|home| Changed {
             home,
             binding: after.get(&home).cloned(),
         })
         .collect()
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Change {
-    home: Home,
-    /// `None`: it is not bound any more.
-    binding: Option<Binding>,
-}
-
-fn show(change: &Change, json: bool) -> anyhow::Result<()> {
+fn show(change: &Changed, json: bool) -> anyhow::Result<()> {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     let unix_us = since.map_or(0, |since| since.as_micros() as u64);
     if json {

@@ -12,6 +12,7 @@ use hickory_proto::rr::rdata::SVCB;
 use hickory_proto::rr::{Name, RData, RecordType};
 use mat_proto::record::{self, RecordError};
 use mat_proto::{Binding, Home};
+use serde::Serialize;
 
 use crate::dso::{self, Message, News, Subscription, Tlv};
 
@@ -30,8 +31,8 @@ const RECORDS: usize = 64;
 const KEEPALIVE: u16 = 1;
 const BEAT: u16 = 2;
 
-/// What is known now.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What is known of a home now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Changed {
     /// Of whom.
     pub home: Home,

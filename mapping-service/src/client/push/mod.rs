@@ -31,6 +31,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{self, CertificateError, ClientConfig, RootCertStore};
 
+use crate::server::tls::is_of_authority;
 pub use mirror::Changed;
 use mirror::{Mirror, Over};
 
@@ -336,7 +337,7 @@ fn explain(error: &io::Error) -> String {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             "write a name that it is for"
         }
-        other if format!("{other:?}").contains("CaUsedAsEndEntity") => {
+        other if is_of_authority(other) => {
             "it is one of an authority: make it with basicConstraints=critical,CA:FALSE, as the \
              example configuration of mat-mapd does"
         }

@@ -22,8 +22,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use mat_proto::{Family, Home, Locator};
-use serde::Deserialize;
+use mat_proto::{Family, Home, Locator, apl};
+use serde::{Deserialize, Serialize};
 
 use crate::io::MacAddr;
 use crate::zoning::Zoning;
@@ -54,6 +54,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// The TUN device.
     pub tun: TunConfig,
+    /// The lists of prefixes that the file leaves to the zone of `[mapping]`.
+    pub left_to_zone: Vec<apl::List>,
     /// Which addresses can be home addresses.
     pub homes: Homes,
     /// Which addresses can be locators, and which of them are ours to give.
@@ -97,14 +99,34 @@ pub struct TunConfig {
 /// `[homes]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Homes {
-    /// Prefixes that hold every home address of the deployment, at all sites.
+    /// Prefixes that hold every home address of the deployment, at all sites; none if the zone
+    /// says which, and has not been asked.
     pub prefixes: Vec<IpNet>,
+}
+
+/// What the zone of `[mapping]` says of a deployment, for lists that the file leaves out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// For `homes.prefixes`; none if they are not left to it.
+    pub homes: Vec<IpNet>,
+    /// For `locators.prefixes`; the same.
+    pub locators: Vec<IpNet>,
+}
+
+impl Told {
+    /// Whether it says something for each of these.
+    pub fn has_all(&self, lists: &[apl::List]) -> bool {
+        lists.iter().all(|list| match list {
+            apl::List::Homes => !self.homes.is_empty(),
+            apl::List::Locators => !self.locators.is_empty(),
+        })
+    }
 }
 
 /// `[locators]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Locators {
-    /// Prefixes that hold every locator of the deployment, at all sites.
+    /// Prefixes that hold every locator of the deployment, at all sites; as with [`Homes`].
     pub prefixes: Vec<IpNet>,
     /// Dedicated locators of this site, one home each; empty when exclusive.
     pub pool: Vec<IpNet>,
@@ -331,14 +353,15 @@ pub struct Instance {
 
 impl Config {
     /// Reads and checks the file at `path`, and the secret file it may name
-    /// (relative to the directory of `path`).
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+    /// (relative to the directory of `path`). `told` stands for lists of prefixes that the file
+    /// leaves to the zone; what depends on them is not checked without.
+    pub fn load(path: &Path, told: Option<&Told>) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::Read {
             file: path.display().to_string(),
             cause,
         })?;
         let folder = path.parent().unwrap_or(Path::new("."));
-        Self::parse(&path.display().to_string(), &text, folder)
+        Self::parse(&path.display().to_string(), &text, folder, told)
     }
 
     /// Checks `text`, naming it `file` in complaints; a relative `secret_file`
@@ -350,10 +373,15 @@ impl Config {
     /// with an interface exactly in gateway placement, and a pool of its family;
     /// a key if `trust = "tsig"`; a pair only of gateways, with a home of its own and a
     /// locator outside the pool.
-    pub fn parse(file: &str, text: &str, folder: &Path) -> Result<Self, ConfigError> {
+    pub fn parse(
+        file: &str,
+        text: &str,
+        folder: &Path,
+        told: Option<&Told>,
+    ) -> Result<Self, ConfigError> {
         let source = Source::new(file, text, "matd.example.toml");
         let raw: raw::Raw = toml::from_str(text).map_err(|error| source.shape(error))?;
-        check::Checker::new(source, folder).config(&raw)
+        check::Checker::new(source, folder).config(&raw, told)
     }
 
     /// Families that have a home prefix: the others are never touched.
@@ -368,25 +396,31 @@ impl Config {
 /// Reads the file as `matd` would and says in a few lines what it means: the
 /// whole of `matd check-config`.
 pub fn check(path: &Path) -> Result<String, ConfigError> {
-    let config = Config::load(path)?;
-    let families = config
-        .families()
-        .iter()
-        .map(Family::to_string)
-        .collect::<Vec<_>>()
-        .join(" and ");
+    let config = Config::load(path, None)?;
+    let families: Vec<_> = config.families().iter().map(Family::to_string).collect();
+    let families = match &families[..] {
+        [] => "families as its zone says".to_owned(),
+        families => families.join(" and "),
+    };
+    let homes = match &config.homes.prefixes[..] {
+        [] => "what its zone says (APL at _home)".to_owned(),
+        prefixes => join(prefixes),
+    };
+    let others = match &config.locators.prefixes[..] {
+        [] => ", all locators in what its zone says (APL at _loc)",
+        _ => "",
+    };
     let locators = if config.locators.exclusive {
         format!("the addresses of {}", config.uplink)
     } else {
         join(&config.locators.pool)
     };
     let mut text = format!(
-        "{}: good\nsite {}, {:?} placement, {families}, uplink {}\nhomes in {}\nlocators from {locators}\n",
+        "{}: good\nsite {}, {:?} placement, {families}, uplink {}\nhomes in {homes}\nlocators from {locators}{others}\n",
         path.display(),
         config.site,
         config.placement,
         config.uplink,
-        join(&config.homes.prefixes),
     );
     for zone in &config.mapping.zones {
         text += &format!("zone {} at {}", zone.name, join(&zone.servers));

@@ -30,12 +30,15 @@ use crate::pair::Judge;
 use crate::upgrade::{Failure, Legacy, Program, unblock_signals};
 
 mod standby;
+mod told;
 
 use standby::Turn;
 
 const STATE_FILE: &str = "state.json";
 /// What the other gateway knew, or this one when it was relieved.
 const COPY_FILE: &str = "standby.json";
+/// What the zone said of its prefixes.
+const TOLD_FILE: &str = "prefixes.json";
 
 /// Runs the forwarder until SIGTERM or SIGINT. SIGHUP reloads the configuration,
 /// SIGUSR2 replaces the program by its successor ([`crate::upgrade`]). To be
@@ -46,8 +49,9 @@ const COPY_FILE: &str = "standby.json";
 /// everything is removed.
 pub async fn run(path: &Path, inherited: Inherited) -> anyhow::Result<()> {
     let program = Program::running().context("where is this program?")?;
-    let config = Config::load(path)?;
-    let state_dir = state::StateDir::open(&config.state_dir)?;
+    let state_dir = state::StateDir::open(&Config::load(path, None)?.state_dir)?;
+    let told_file = state_dir.file(TOLD_FILE);
+    let config = told::at_start(path, &told_file).await?;
     let state_file = state_dir.file(STATE_FILE);
     let legacy = inherited.state.and_then(Legacy::take_up);
     // Before anything in the kernel is touched, since it can fail.
@@ -80,6 +84,7 @@ pub async fn run(path: &Path, inherited: Inherited) -> anyhow::Result<()> {
         program: program.clone(),
         legacy,
         state_file,
+        told_file,
         tun: inherited.tun,
         metrics,
         program_before: inherited.program,
@@ -128,6 +133,7 @@ struct Past {
     program: Program,
     legacy: Legacy,
     state_file: PathBuf,
+    told_file: PathBuf,
     /// A descriptor that may be our TUN.
     tun: Option<OwnedFd>,
     /// Where metrics are served beside the control socket.
@@ -265,6 +271,7 @@ async fn forward(
     let mut running = Running {
         path,
         config,
+        told_file: &past.told_file,
         program: past.program,
         tun: open_tun,
         control: Arc::clone(&control),
@@ -350,13 +357,15 @@ fn joins(config: &Config, vnet: bool) -> Joins {
 /// Removes everything a forwarder with this configuration left: for when it
 /// will not be started again.
 pub async fn cleanup(path: &Path) -> anyhow::Result<()> {
-    let config = Config::load(path)?;
-    let state_dir = state::StateDir::open(&config.state_dir)?;
+    let state_dir = state::StateDir::open(&Config::load(path, None)?.state_dir)?;
+    let told_file = state_dir.file(TOLD_FILE);
+    let config = told::last(path, &told_file)?;
     // Busy: its owner is alive.
     drop(Tun::open(&config.tun)?);
     let mut steering = Steering::take(&config, &config.tun.name).await?;
     steering.down(&Claims::default()).await?;
     state::remove(&state_dir.file(STATE_FILE))?;
+    state::remove(&told_file)?;
     println!(
         "removed TUN {}, its routes and rules, and the state; settings are as they were",
         config.tun.name
@@ -368,6 +377,7 @@ pub async fn cleanup(path: &Path) -> anyhow::Result<()> {
 struct Running<'a> {
     path: &'a Path,
     config: &'a Config,
+    told_file: &'a Path,
     program: Program,
     tun: OwnedFd,
     control: Arc<Control>,
@@ -388,15 +398,17 @@ impl Running<'_> {
         let (sender, mut data_thread) = tokio::sync::oneshot::channel();
         std::thread::spawn(move || sender.send(thread.join()));
         let mut relieved = pin!(standby::relieved(pair));
+        let mut told = pin!(told::changed(self.path, self.told_file));
         loop {
             tokio::select! {
                 _ = terminate.recv() => return Ok(End::Asked),
                 _ = interrupt.recv() => return Ok(End::Asked),
                 () = &mut relieved => return Ok(End::Relieved),
-                _ = hangup.recv() => match reload(self.path, self.config, &self.control).await {
-                    Ok(()) => tracing::info!("configuration reloaded"),
-                    Err(error) => tracing::error!("configuration not reloaded: {error:#}"),
-                },
+                _ = hangup.recv() => self.reload("configuration reloaded").await,
+                () = &mut told => {
+                    told.set(told::changed(self.path, self.told_file));
+                    self.reload("the zone says other prefixes: taken up").await;
+                }
                 _ = upgrade.recv() => tokio::select! {
                     _ = terminate.recv() => return Ok(End::Asked),
                     _ = interrupt.recv() => return Ok(End::Asked),
@@ -408,6 +420,18 @@ impl Running<'_> {
                     _ => bail!("the data thread panicked"),
                 },
             }
+        }
+    }
+
+    async fn reload(&self, done: &str) {
+        let config = told::anew(self.path, self.told_file).await;
+        let reloaded = match config {
+            Ok(config) => reload(self.path, self.config, &config, &self.control).await,
+            Err(error) => Err(error),
+        };
+        match reloaded {
+            Ok(()) => tracing::info!("{done}"),
+            Err(error) => tracing::error!("configuration not reloaded: {error:#}"),
         }
     }
 
@@ -432,8 +456,13 @@ impl Running<'_> {
     }
 }
 
-async fn reload(path: &Path, running: &Config, control: &Arc<Control>) -> anyhow::Result<()> {
-    let config = Config::load(path)?;
+/// Goes on with `config`, which is what is at `path` now.
+async fn reload(
+    path: &Path,
+    running: &Config,
+    config: &Config,
+    control: &Arc<Control>,
+) -> anyhow::Result<()> {
     let fixed = [
         ("site", config.site != running.site),
         ("placement", config.placement != running.placement),
@@ -465,15 +494,15 @@ async fn reload(path: &Path, running: &Config, control: &Arc<Control>) -> anyhow
             path.display()
         );
     }
-    let directory = Directory::new(&config)?;
-    control.reconfigure(&config).await?;
+    let directory = Directory::new(config)?;
+    control.reconfigure(config).await?;
     control.set_directory(directory);
-    let agent_config = agent_config(&config);
+    let agent_config = agent_config(config);
     let engine = control.engine();
     engine
         .call(move |agent, now| agent.reconfigure(now, agent_config))
         .await?;
-    attach_static(control, &config).await;
+    attach_static(control, config).await;
     Ok(())
 }
 

@@ -4,13 +4,14 @@
 use std::fs;
 use std::path::Path;
 
-use mat_dataplane::config::{self, Config, Placement, Trust};
+use mat_dataplane::config::{self, Config, Placement, Told, Trust};
 use mat_proto::Family;
+use mat_proto::apl::List;
 
 const EXAMPLE: &str = include_str!("../matd.example.toml");
 
 fn parse(text: &str) -> Result<Config, String> {
-    Config::parse("matd.toml", text, Path::new("/nowhere")).map_err(|error| error.to_string())
+    Config::parse("matd.toml", text, Path::new("/nowhere"), None).map_err(|error| error.to_string())
 }
 
 /// The example with `from` replaced by `to`, which must occur exactly once.
@@ -515,7 +516,7 @@ fn check_says_what_the_file_means() {
         "secret_file = \"k\"",
     );
     fs::write(&path, text).unwrap();
-    assert_eq!(Config::load(&path).unwrap(), parse(EXAMPLE).unwrap());
+    assert_eq!(Config::load(&path, None).unwrap(), parse(EXAMPLE).unwrap());
 }
 
 /// The example with its other zone.
@@ -719,13 +720,19 @@ fn push_has_a_server_that_can_prove_who_it_is() {
     let read = |from: &str, to: &str| {
         let text = with("# push = {", "push = {").replacen(from, to, 1);
         std::fs::write(&path, text).unwrap();
-        Config::load(&path).map_err(|error| error.to_string())
+        Config::load(&path, None).map_err(|error| error.to_string())
     };
     let config = read("", "").unwrap();
     let push = config.mapping.zones[0].push.as_ref().unwrap();
     assert_eq!((push.server.port(), push.certificates.len()), (853, 1));
     assert!(config.mapping.is_pushed());
     for (from, to, key, problem) in [
+        (
+            "zone = \"map.example.\"",
+            "zone = \"in-addr.arpa.\"",
+            "push.server",
+            "through the reverse tree",
+        ),
         (
             "\"ns1.map.example\"",
             "\"ns1 map\"",
@@ -755,4 +762,69 @@ fn push_has_a_server_that_can_prove_who_it_is() {
         )
         .is_ok()
     );
+}
+
+#[test]
+fn prefixes_that_are_left_out_are_those_of_the_zone() {
+    let text = EXAMPLE
+        .replace("prefixes = [\"192.0.2.0/24\", \"2001:db8:1::/48\"]", "")
+        .replace(
+            "prefixes = [\"198.51.100.0/24\", \"203.0.113.0/24\", \"2001:db8:2::/48\", \"2001:db8:3::/48\"]",
+            "",
+        );
+    let read = |told: Option<&Told>| {
+        let folder = Path::new("/nowhere");
+        Config::parse("matd.toml", &text, folder, told).map_err(|error| error.to_string())
+    };
+    let prefixes = |list: &[&str]| list.iter().map(|text| text.parse().unwrap()).collect();
+    let told = |homes: &[&str], locators: &[&str]| Told {
+        homes: prefixes(homes),
+        locators: prefixes(locators),
+    };
+    let before = read(None).unwrap();
+    assert_eq!(before.left_to_zone, [List::Homes, List::Locators]);
+    assert!(before.homes.prefixes.is_empty() && before.locators.prefixes.is_empty());
+
+    let homes = ["192.0.2.0/24", "2001:db8:1::/48"];
+    let good = told(&homes, &["198.51.100.0/24", "2001:db8:2::/48"]);
+    assert!(good.has_all(&before.left_to_zone));
+    let config = read(Some(&good)).unwrap();
+    assert_eq!(config.homes.prefixes, good.homes);
+    assert_eq!(config.locators.prefixes, good.locators);
+    let whole = parse(EXAMPLE).unwrap();
+    assert_eq!(config.instances, whole.instances);
+
+    // What the zone says is checked as what the file says, and the complaint is where the zone is.
+    let line = text
+        .lines()
+        .position(|line| line.starts_with("zone = "))
+        .unwrap()
+        + 1;
+    for (told, words) in [
+        (
+            told(&homes, &["198.18.0.0/24"]),
+            "inside none of `locators.prefixes`",
+        ),
+        (
+            told(&["198.18.0.0/24"], &good_locators()),
+            "inside none of `homes.prefixes`",
+        ),
+        (
+            told(&["198.51.100.0/25"], &good_locators()),
+            "overlaps the home prefix",
+        ),
+        (told(&["0.0.0.0/0"], &good_locators()), "routable unicast"),
+    ] {
+        let said = read(Some(&told)).unwrap_err();
+        assert!(said.contains(words), "{words}: {said}");
+    }
+    let said = read(Some(&told(&["0.0.0.0/0"], &good_locators()))).unwrap_err();
+    assert!(
+        said.contains(&format!("matd.toml:{line}: homes.prefixes")),
+        "{said}"
+    );
+}
+
+fn good_locators() -> [&'static str; 2] {
+    ["198.51.100.0/24", "2001:db8:2::/48"]
 }

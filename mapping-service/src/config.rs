@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use hickory_proto::rr::{Name, RecordType};
 use ipnet::IpNet;
+use mat_proto::apl;
 use mat_proto::record;
 use serde::Deserialize;
 use tokio_rustls::rustls::ServerConfig;
@@ -655,7 +656,8 @@ fn record_type(text: &str) -> Option<RecordType> {
     let number = text
         .strip_prefix("TYPE")
         .and_then(|n| n.parse::<u16>().ok());
-    number.map(RecordType::from).or_else(|| text.parse().ok())
+    let unnamed = (text == "APL").then_some(apl::TYPE).or(number);
+    unnamed.map(RecordType::from).or_else(|| text.parse().ok())
 }
 
 #[cfg(test)]
@@ -697,9 +699,13 @@ locators = ["all"]
     fn a_type_without_a_name_is_written_as_its_number() {
         let head = "zone = \"map.example.\"\nlisten = [\"127.0.0.1:53\"]\n";
         let types = |list: &str| parse(&format!("{head}{KEY}types = [{list}]"));
-        let config = types("\"TYPE65280\", \"TYPE16\"").unwrap();
+        let config = types("\"TYPE65280\", \"TYPE16\", \"APL\"").unwrap();
         let entry = config.keys.values().next().unwrap();
-        let wanted = [RecordType::Unknown(65280), RecordType::TXT];
+        let wanted = [
+            RecordType::Unknown(65280),
+            RecordType::TXT,
+            RecordType::Unknown(42),
+        ];
         assert_eq!(entry.policy.types, wanted);
         assert!(types("\"TYPE2\"").is_err());
         assert!(types("\"TYPE65536\"").is_err());

@@ -616,7 +616,7 @@ fn mapd_config(dir: &Path, push: bool) -> String {
     );
     text + &format!(
         "[[key]]\nname = \"operator\"\nsecret = \"{OPERATOR_SECRET}\"\nhomes = [\"all\"]\n\
-         locators = [\"all\"]\ntypes = [\"SVCB\", \"A\", \"AAAA\", \"TXT\"]\nother_names = true\n\
+         locators = [\"all\"]\ntypes = [\"SVCB\", \"A\", \"AAAA\", \"TXT\", \"APL\"]\nother_names = true\n\
          transfer = true\n"
     )
 }

@@ -3,7 +3,7 @@
 //! An instance keeps one **home address** for life ([`Home`]) and is reachable
 //! now at one or several **locators** ([`Locator`]). A [`Binding`] maps the
 //! first to the second at one [`Epoch`]; the mapping service stores it as a DNS
-//! RRset ([`record`]); forwarders tell each other about it in control messages
+//! RRset ([`record`]), and can say which addresses are homes and locators ([`apl`]); forwarders tell each other about it in control messages
 //! ([`message`]) authenticated by tokens they exchanged ([`auth`]).
 //!
 //! Everything here is pure: no clock, no socket, no global state. Time is an
@@ -16,6 +16,7 @@
 //!   its records carry the same epoch and lease.
 
 pub mod addr;
+pub mod apl;
 pub mod auth;
 pub mod binding;
 pub mod message;

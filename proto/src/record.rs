@@ -12,6 +12,18 @@
 //! the other. `key65280` is the epoch (equal in every record), `key65281` the
 //! wire modes, `key65282` the lease in seconds (equal in every record).
 //!
+//! A wildcard owner speaks for all homes of a prefix that have no record of their own, each at the
+//! address with the same place in a prefix of locators. `key65283` says how long the prefix of
+//! homes is, and the hint is the first address of that of locators:
+//!
+//! ```text
+//! *.2.0.192.h4.map.example. 0 IN SVCB 1 . port=6283 ipv4hint=198.51.100.0
+//!     key65280="1795420470" key65281="native" key65282="30" key65283="24"
+//! ```
+//!
+//! So 192.0.2.10 is at 198.51.100.10. It is the record that says so, since whoever asks for a home
+//! cannot see whether the answer was made from a wildcard (RFC 4592).
+//!
 //! # Limitations
 //! A or AAAA records at the same owner are sugar for people; they are never
 //! read. Unknown parameters are ignored, except that a record with a
@@ -35,6 +47,9 @@ pub const KEY_EPOCH: u16 = 65280;
 pub const KEY_MODES: u16 = 65281;
 /// SvcParamKey of the lease, decimal seconds.
 pub const KEY_LEASE: u16 = 65282;
+
+/// SvcParamKey of the length in bits of the prefix of homes that a record speaks for, decimal.
+pub const KEY_PREFIX: u16 = 65283;
 
 /// Why an RRset is not a binding.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +78,18 @@ pub enum RecordError {
         text: String,
         /// What it should be.
         expected: &'static str,
+    },
+    /// A length that homes or locators cannot have.
+    #[error(
+        "key{KEY_PREFIX}: {home} and {locator} are not in prefixes of length {length}, the locator the first in its own"
+    )]
+    Prefix {
+        /// The home asked for, or the first of its prefix.
+        home: Home,
+        /// The locator in the record.
+        locator: Locator,
+        /// The length that the record gives.
+        length: u8,
     },
     /// A `mandatory` list names a parameter this release does not know.
     #[error("mandatory parameter {0} is not known")]
@@ -112,6 +139,55 @@ pub fn above(prefix: IpNet, zone: &Name) -> Result<Name, hickory_proto::ProtoErr
     Name::from_ascii(labels.join("."))?.append_domain(zone)
 }
 
+/// The owner name of the binding that all homes in `prefix` share, if it ends between labels: a
+/// whole number of octets, or of digits of IPv6, and at least one.
+pub fn prefix_owner(prefix: IpNet, zone: &Name) -> Option<Name> {
+    let step = match prefix {
+        IpNet::V4(_) => 8,
+        IpNet::V6(_) => 4,
+    };
+    let between = prefix.prefix_len() > 0 && prefix.prefix_len() < prefix.max_prefix_len();
+    if !between || prefix.prefix_len() % step != 0 {
+        return None;
+    }
+    above(prefix, zone).ok()?.prepend_label("*").ok()
+}
+
+/// The prefix whose homes share the binding at `owner`, if it is such a name.
+pub fn prefix(owner: &Name, zone: &Name) -> Option<IpNet> {
+    if !owner.is_wildcard() {
+        return None;
+    }
+    // Zeros for what the wildcard leaves open.
+    let (labels, above) = (owner.iter().count(), zone.iter().count());
+    let family = owner.iter().nth(labels.checked_sub(above + 1)?)?;
+    let (all, step) = match family {
+        f if f.eq_ignore_ascii_case(b"h4") => (4, 8),
+        f if f.eq_ignore_ascii_case(b"h6") => (32, 4),
+        _ => return None,
+    };
+    let given = labels - above - 2;
+    let mut name = owner.base_name();
+    for _ in given..all {
+        name = name.prepend_label("0").ok()?;
+    }
+    let first = self::home(&name, zone)?;
+    let prefix = IpNet::new(first.ip(), u8::try_from(given * step).ok()?).ok()?;
+    (given > 0 && given < all).then_some(prefix)
+}
+
+/// The length of the prefix of homes that these records speak for, if they are not those of one
+/// home.
+pub fn prefix_len<'a>(records: impl IntoIterator<Item = &'a SVCB>) -> Option<u8> {
+    let first = records.into_iter().next()?;
+    first.svc_params.iter().find_map(|param| match param {
+        (SvcParamKey::Key(KEY_PREFIX), SvcParamValue::Unknown(raw)) => {
+            number(KEY_PREFIX, raw, "").ok()
+        }
+        _ => None,
+    })
+}
+
 /// The home address whose binding lives at `owner`, if `owner` is such a name
 /// directly under `zone`'s `h4` or `h6`.
 pub fn home(owner: &Name, zone: &Name) -> Option<Home> {
@@ -152,6 +228,15 @@ pub fn home(owner: &Name, zone: &Name) -> Option<Home> {
     Home::new(ip).ok()
 }
 
+/// The zone in which `owner` is the owner name of `home`'s binding, if there is one.
+pub fn zone_of(home: Home, owner: &Name) -> Option<Name> {
+    let own = self::owner(home, &Name::root()).ok()?;
+    let labels = usize::from(own.num_labels());
+    let same = owner.iter().take(labels).map(<[u8]>::to_ascii_lowercase);
+    same.eq(own.iter().map(<[u8]>::to_vec))
+        .then(|| owner.trim_to(usize::from(owner.num_labels()) - labels))
+}
+
 /// The RRset of `binding`, one record per locator, active first.
 pub fn to_records(
     binding: &Binding,
@@ -169,29 +254,55 @@ pub fn to_records(
         .collect())
 }
 
-/// The binding of `home` that the records of its RRset describe.
+/// The binding of `home` that the records of its RRset describe, or those of its prefix.
 pub fn from_svcb<'a>(
     home: Home,
     records: impl IntoIterator<Item = &'a SVCB>,
 ) -> Result<Binding, RecordError> {
-    let mut common: Option<(Epoch, u32)> = None;
+    let mut common: Option<(Epoch, u32, Option<u8>)> = None;
     let mut entries = Vec::new();
     for svcb in records {
         // Stop early: the set may come from anybody.
         if entries.len() > Binding::MAX_LOCATORS {
             break;
         }
-        let (entry, epoch, lease) = parse(svcb)?;
+        let (mut entry, epoch, lease, prefix) = parse(svcb)?;
         match common {
-            None => common = Some((epoch, lease)),
-            Some((e, _)) if e != epoch => return Err(RecordError::Mixed("epochs")),
-            Some((_, l)) if l != lease => return Err(RecordError::Mixed("leases")),
+            None => common = Some((epoch, lease, prefix)),
+            Some((e, ..)) if e != epoch => return Err(RecordError::Mixed("epochs")),
+            Some((_, l, _)) if l != lease => return Err(RecordError::Mixed("leases")),
+            Some((.., p)) if p != prefix => return Err(RecordError::Mixed("prefix lengths")),
             Some(_) => {}
+        }
+        if let Some(length) = prefix {
+            entry.locator = in_place(home, entry.locator, length)?;
         }
         entries.push(entry);
     }
-    let (epoch, lease) = common.ok_or(BindingError::Empty)?;
+    let (epoch, lease, _) = common.ok_or(BindingError::Empty)?;
     Ok(Binding::new(home, epoch, lease, entries)?)
+}
+
+/// What is in the prefix of locators that begins with `first` as `home` is in its own.
+fn in_place(home: Home, first: Locator, length: u8) -> Result<Locator, RecordError> {
+    let error = RecordError::Prefix {
+        home,
+        locator: first,
+        length,
+    };
+    let prefix = |ip| IpNet::new(ip, length).ok();
+    let (Some(homes), Some(locators)) = (prefix(home.ip()), prefix(first.ip())) else {
+        return Err(error);
+    };
+    if locators.trunc() != locators {
+        return Err(error);
+    }
+    let ip: IpAddr = match (home.ip(), homes.hostmask(), first.ip()) {
+        (IpAddr::V4(home), IpAddr::V4(mask), IpAddr::V4(first)) => (home & mask | first).into(),
+        (IpAddr::V6(home), IpAddr::V6(mask), IpAddr::V6(first)) => (home & mask | first).into(),
+        _ => return Err(error),
+    };
+    Ok(Locator::new(ip)?)
 }
 
 fn to_svcb(entry: &Entry, epoch: Epoch, lease: u32) -> SVCB {
@@ -222,14 +333,14 @@ fn to_svcb(entry: &Entry, epoch: Epoch, lease: u32) -> SVCB {
     SVCB::new(entry.priority.get(), Name::root(), params)
 }
 
-fn parse(svcb: &SVCB) -> Result<(Entry, Epoch, u32), RecordError> {
+fn parse(svcb: &SVCB) -> Result<(Entry, Epoch, u32, Option<u8>), RecordError> {
     let priority = Priority::new(svcb.svc_priority).ok_or(RecordError::Alias)?;
     if !svcb.target_name.is_root() {
         return Err(RecordError::Target(svcb.target_name.clone()));
     }
     let mut hints = Vec::new();
     let mut port = CONTROL_PORT;
-    let (mut epoch, mut modes, mut lease) = (None, None, None);
+    let (mut epoch, mut modes, mut lease, mut prefix) = (None, None, None, None);
     for (key, value) in &svcb.svc_params {
         match (key, value) {
             (_, SvcParamValue::Mandatory(list)) => {
@@ -253,6 +364,9 @@ fn parse(svcb: &SVCB) -> Result<(Entry, Epoch, u32), RecordError> {
             (SvcParamKey::Key(KEY_LEASE), SvcParamValue::Unknown(raw)) => {
                 lease = Some(number(KEY_LEASE, raw, "a lease in seconds")?);
             }
+            (SvcParamKey::Key(KEY_PREFIX), SvcParamValue::Unknown(raw)) => {
+                prefix = Some(number(KEY_PREFIX, raw, "a length in bits")?);
+            }
             _ => {}
         }
     }
@@ -267,7 +381,7 @@ fn parse(svcb: &SVCB) -> Result<(Entry, Epoch, u32), RecordError> {
     };
     let epoch = epoch.ok_or(RecordError::Missing(KEY_EPOCH))?;
     let lease = lease.ok_or(RecordError::Missing(KEY_LEASE))?;
-    Ok((entry, epoch, lease))
+    Ok((entry, epoch, lease, prefix))
 }
 
 fn is_known(key: SvcParamKey) -> bool {
@@ -276,7 +390,7 @@ fn is_known(key: SvcParamKey) -> bool {
         SvcParamKey::Port
             | SvcParamKey::Ipv4Hint
             | SvcParamKey::Ipv6Hint
-            | SvcParamKey::Key(KEY_EPOCH | KEY_MODES | KEY_LEASE)
+            | SvcParamKey::Key(KEY_EPOCH | KEY_MODES | KEY_LEASE | KEY_PREFIX)
     )
 }
 
@@ -318,6 +432,90 @@ mod tests {
 
     fn zone() -> Name {
         Name::from_ascii("map.example.").unwrap()
+    }
+
+    #[test]
+    fn a_wildcard_owns_a_prefix_that_ends_between_labels() {
+        let name = |prefix: &str| prefix_owner(prefix.parse().unwrap(), &zone());
+        for (prefix, owner) in [
+            ("192.0.2.0/24", "*.2.0.192.h4.map.example."),
+            ("192.0.0.0/16", "*.0.192.h4.map.example."),
+            ("192.0.0.0/8", "*.192.h4.map.example."),
+            ("2001:db8::/32", "*.8.b.d.0.1.0.0.2.h6.map.example."),
+        ] {
+            let owner = Name::from_ascii(owner).unwrap();
+            let prefix: IpNet = prefix.parse().unwrap();
+            assert_eq!(self::prefix(&owner, &zone()), Some(prefix.trunc()));
+            assert_eq!(prefix_owner(prefix.trunc(), &zone()), Some(owner));
+        }
+        for other in ["192.0.2.0/25", "192.0.2.1/32", "0.0.0.0/0", "2001:db8::/33"] {
+            assert_eq!(name(other), None, "{other}");
+        }
+        for other in [
+            "*.h4.map.example.",
+            "*.10.2.0.192.h4.map.example.",
+            "*.02.0.192.h4.map.example.",
+            "*.0.h6.map.example.",
+            "*.map.example.",
+            "*.",
+            "10.2.0.192.h4.map.example.",
+        ] {
+            let owner = Name::from_ascii(other).unwrap();
+            assert_eq!(self::prefix(&owner, &zone()), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_prefix_puts_each_home_in_its_place() {
+        let place = |home: &str, hint: &str, length: &str| {
+            let home: Home = home.parse().unwrap();
+            let entry = Entry {
+                priority: Priority::ACTIVE,
+                locator: hint.parse().unwrap(),
+                port: 6283,
+                modes: Modes::NATIVE,
+            };
+            let mut svcb = to_svcb(&entry, Epoch(7), 30);
+            let raw = Unknown(length.as_bytes().to_vec());
+            let value = SvcParamValue::Unknown(raw);
+            svcb.svc_params.push((SvcParamKey::Key(KEY_PREFIX), value));
+            let binding = from_svcb(home, [&svcb])?;
+            assert_eq!(prefix_len([&svcb]), length.parse().ok());
+            Ok::<_, RecordError>(binding.entries()[0].locator.to_string())
+        };
+        let at = |home, hint, length| place(home, hint, length).unwrap();
+        assert_eq!(at("192.0.2.10", "198.51.100.0", "24"), "198.51.100.10");
+        assert_eq!(at("192.0.2.10", "198.51.0.0", "16"), "198.51.2.10");
+        assert_eq!(at("2001:db8::5", "2001:db8:1::", "64"), "2001:db8:1::5");
+        for (hint, length) in [
+            ("198.51.100.1", "24"),
+            ("198.51.100.0", "33"),
+            ("198.51.100.0", "x"),
+            ("2001:db8::", "24"),
+        ] {
+            assert!(
+                place("192.0.2.10", hint, length).is_err(),
+                "{hint}/{length}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_owner_name_is_in_the_zone_that_is_left() {
+        for text in ["192.0.2.10", "2001:db8::10"] {
+            let home: Home = text.parse().unwrap();
+            let owner = owner(home, &zone()).unwrap();
+            assert_eq!(zone_of(home, &owner), Some(zone()));
+            let other = "192.0.2.11".parse().unwrap();
+            assert_eq!(zone_of(other, &owner), None);
+        }
+        let home = "192.0.2.10".parse().unwrap();
+        let spelt = Name::from_ascii("10.2.0.192.H4.Map.Example.").unwrap();
+        assert_eq!(zone_of(home, &spelt), Some(zone()));
+        for stray in ["10.2.0.192.h6.map.example.", "2.0.192.h4.map.example.", "."] {
+            let stray = Name::from_ascii(stray).unwrap();
+            assert_eq!(zone_of(home, &stray), None, "{stray}");
+        }
     }
 
     fn svcb(records: &[Record]) -> Vec<SVCB> {

@@ -9,8 +9,8 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ipnet::IpNet;
-use mat_mapping::client::{Anchors, push};
-use mat_proto::{CONTROL_PORT, Home, Locator};
+use mat_mapping::client::{Anchors, is_reverse, push};
+use mat_proto::{CONTROL_PORT, Home, Locator, apl};
 use toml::Spanned;
 
 use super::raw::{
@@ -19,7 +19,7 @@ use super::raw::{
 use super::source::{ConfigError, Finding, Source};
 use super::{
     Config, Homes, Instance, Key, Limits, Locators, Mapping, OnIsolation, Pair, Placement, Push,
-    Trust, TunConfig, Zone, family_of,
+    Told, Trust, TunConfig, Zone, family_of,
 };
 
 /// Linux: IFNAMSIZ without the final NUL.
@@ -33,6 +33,13 @@ const QUEUES: RangeInclusive<i64> = 1..=16;
 const LEASE_S: RangeInclusive<i64> = 1..=86_400;
 /// A shorter secret than half the digest is guessable (RFC 8945, section 8).
 const SECRET_MIN: usize = 16;
+
+type List = Spanned<Vec<Spanned<String>>>;
+
+/// Whether one of these holds `inner`, or they are not known.
+fn holds(prefixes: &[IpNet], inner: &IpNet) -> bool {
+    prefixes.is_empty() || prefixes.iter().any(|prefix| prefix.contains(inner))
+}
 
 pub(super) struct Checker<'a> {
     source: Source<'a>,
@@ -49,11 +56,30 @@ impl<'a> Checker<'a> {
         }
     }
 
-    pub fn config(mut self, raw: &Raw) -> Result<Config, ConfigError> {
+    pub fn config(mut self, raw: &Raw, told: Option<&Told>) -> Result<Config, ConfigError> {
         let placement = *raw.placement.get_ref();
-        let homes = self.homes(raw);
-        let locators = self.locators(&raw.locators, placement, &homes);
+        let (homes_left, locators_left) = (&raw.homes.prefixes, &raw.locators.prefixes);
+        let listed = |given: &Option<List>, told: Option<&Vec<IpNet>>| {
+            // What the zone says stands where it is named.
+            let at = raw.mapping.zone.span();
+            let text = |prefix: &IpNet| Spanned::new(at.clone(), prefix.to_string());
+            let told = told.map(|list| list.iter().map(text).collect());
+            given.clone().or(told.map(|told| Spanned::new(at, told)))
+        };
+        let homes = listed(homes_left, told.map(|told| &told.homes));
+        let homes = Homes {
+            prefixes: self.bounds("homes.prefixes", homes.as_ref()),
+        };
+        let listed = listed(locators_left, told.map(|told| &told.locators));
+        let locators = self.locators(&raw.locators, listed.as_ref(), placement, &homes);
         let config = Config {
+            left_to_zone: [
+                (apl::List::Homes, homes_left),
+                (apl::List::Locators, locators_left),
+            ]
+            .into_iter()
+            .filter_map(|(list, given)| given.is_none().then_some(list))
+            .collect(),
             site: self.label("site", &raw.site),
             placement,
             uplink: self.interface("uplink", &raw.uplink),
@@ -129,17 +155,27 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn homes(&mut self, raw: &Raw) -> Homes {
-        let list = &raw.homes.prefixes;
-        let prefixes = self.prefixes("homes.prefixes", list);
-        self.not_empty("homes.prefixes", list);
-        Homes { prefixes }
+    /// Prefixes that others must be in; none if that cannot be checked, because nobody has said
+    /// which they are, or one of them is faulty: what lies in it would be faulty too.
+    fn bounds(&mut self, key: &str, list: Option<&List>) -> Vec<IpNet> {
+        let Some(list) = list else {
+            return Vec::new();
+        };
+        self.not_empty(key, list);
+        let prefixes = self.prefixes(key, list);
+        let complete = prefixes.len() == list.get_ref().len();
+        if complete { prefixes } else { Vec::new() }
     }
 
-    fn locators(&mut self, raw: &RawLocators, placement: Placement, homes: &Homes) -> Locators {
-        let prefixes = self.prefixes("locators.prefixes", &raw.prefixes);
-        self.not_empty("locators.prefixes", &raw.prefixes);
-        for text in raw.prefixes.get_ref() {
+    fn locators(
+        &mut self,
+        raw: &RawLocators,
+        list: Option<&List>,
+        placement: Placement,
+        homes: &Homes,
+    ) -> Locators {
+        let prefixes = self.bounds("locators.prefixes", list);
+        for text in list.into_iter().flat_map(Spanned::get_ref) {
             let Ok(locator) = text.get_ref().parse::<IpNet>() else {
                 continue;
             };
@@ -154,15 +190,11 @@ impl<'a> Checker<'a> {
                 }
             }
         }
-        // With a faulty prefix left out, what lies in it would be faulty too.
-        let complete = prefixes.len() == raw.prefixes.get_ref().len();
-        let pool = match &raw.pool {
-            Some(list) if complete => self.pool(list, &prefixes),
-            Some(list) => self.prefixes("locators.pool", list),
-            None => Vec::new(),
-        };
+        let pool = raw.pool.as_ref();
+        let pool = pool.map_or_else(Vec::new, |list| self.pool(list, &prefixes));
         let exclusive = raw.exclusive.as_ref().is_some_and(|flag| *flag.get_ref());
-        let place = |field: Option<Range<usize>>| field.unwrap_or(raw.prefixes.span());
+        let place =
+            |field: Option<Range<usize>>| field.unwrap_or_else(|| list.map_or(0..0, Spanned::span));
         if exclusive && placement == Placement::Gateway {
             self.fault(
                 "locators.exclusive",
@@ -197,13 +229,13 @@ impl<'a> Checker<'a> {
         }
     }
 
-    fn pool(&mut self, list: &Spanned<Vec<Spanned<String>>>, prefixes: &[IpNet]) -> Vec<IpNet> {
+    fn pool(&mut self, list: &List, prefixes: &[IpNet]) -> Vec<IpNet> {
         let pool = self.prefixes("locators.pool", list);
         for text in list.get_ref() {
             let Ok(prefix) = text.get_ref().parse::<IpNet>() else {
                 continue;
             };
-            if !prefixes.iter().any(|outer| outer.contains(&prefix)) {
+            if !holds(prefixes, &prefix) {
                 self.fault(
                     "locators.pool",
                     text.span(),
@@ -260,6 +292,19 @@ impl<'a> Checker<'a> {
                 })
                 .unwrap_or(OnIsolation::Serve),
         };
+        let pushes = given.push.iter().map(|push| (&given.zone, push));
+        let others = raw.zone.iter();
+        let others = others.filter_map(|raw| Some((&raw.zone, raw.push.as_ref()?)));
+        for (zone, push) in pushes.chain(others) {
+            if zone.get_ref().parse().is_ok_and(|name| is_reverse(&name)) {
+                self.fault(
+                    "push.server",
+                    push.server.span(),
+                    "cannot push what is found through the reverse tree",
+                    "remove push, or name the zone where the bindings are",
+                );
+            }
+        }
         let poll = Duration::from_millis(mapping.poll_ms);
         if let (Some(text), OnIsolation::StopAfter(time)) =
             (&given.on_isolation, mapping.on_isolation)
@@ -282,7 +327,7 @@ impl<'a> Checker<'a> {
         let prefixes = self.prefixes("zone.homes", &raw.homes);
         for prefix in &prefixes {
             let span = raw.homes.span();
-            if !homes.prefixes.iter().any(|all| all.contains(prefix)) {
+            if !holds(&homes.prefixes, prefix) {
                 self.fault(
                     "zone.homes",
                     span.clone(),
@@ -341,7 +386,7 @@ impl<'a> Checker<'a> {
         })
     }
 
-    fn servers(&mut self, name: &str, raw: &Spanned<Vec<Spanned<String>>>) -> Vec<SocketAddr> {
+    fn servers(&mut self, name: &str, raw: &List) -> Vec<SocketAddr> {
         self.not_empty(name, raw);
         let servers = raw.get_ref().iter().filter_map(|text| {
             self.parsed::<SocketAddr>(
@@ -426,7 +471,7 @@ impl<'a> Checker<'a> {
         );
         if let Some(home) = home {
             let own = |entry: &&RawInstance| entry.home.get_ref().parse() == Ok(home);
-            if !homes.prefixes.iter().any(|p| p.contains(&home.ip())) {
+            if !holds(&homes.prefixes, &home.ip().into()) {
                 self.fault(
                     "pair.home",
                     pair.home.span(),
@@ -451,7 +496,7 @@ impl<'a> Checker<'a> {
                     "is of another family than `pair.home`",
                     "write two of one family",
                 );
-            } else if !locators.prefixes.iter().any(|p| p.contains(&ip)) {
+            } else if !holds(&locators.prefixes, &ip.into()) {
                 self.fault(
                     "pair.locator",
                     pair.locator.span(),
@@ -651,12 +696,8 @@ impl<'a> Checker<'a> {
 
     fn instances(&mut self, raw: &Raw, homes: &Homes, locators: &Locators) -> Vec<Instance> {
         let mut instances: Vec<Instance> = Vec::new();
-        // With a faulty prefix left out, what lies in it would be faulty too.
-        let complete = homes.prefixes.len() == raw.homes.prefixes.get_ref().len();
-        let within =
-            |home: Home| !complete || homes.prefixes.iter().any(|p| p.contains(&home.ip()));
         for entry in &raw.instance {
-            let Some(home) = self.instance_home(entry, within, locators) else {
+            let Some(home) = self.instance_home(entry, homes, locators) else {
                 continue;
             };
             let family = home.family();
@@ -716,7 +757,7 @@ impl<'a> Checker<'a> {
     fn instance_home(
         &mut self,
         entry: &RawInstance,
-        within: impl Fn(Home) -> bool,
+        homes: &Homes,
         locators: &Locators,
     ) -> Option<Home> {
         let home: Home = self.parsed(
@@ -726,7 +767,7 @@ impl<'a> Checker<'a> {
             "write the instance's home address, without a prefix length",
         )?;
         let family = home.family();
-        if !within(home) {
+        if !holds(&homes.prefixes, &home.ip().into()) {
             self.fault(
                 "instance.home",
                 entry.home.span(),
@@ -785,7 +826,7 @@ impl<'a> Checker<'a> {
     }
 
     /// Prefixes with no host bits, each of them routable, none inside another.
-    fn prefixes(&mut self, key: &str, list: &Spanned<Vec<Spanned<String>>>) -> Vec<IpNet> {
+    fn prefixes(&mut self, key: &str, list: &List) -> Vec<IpNet> {
         let mut prefixes: Vec<IpNet> = Vec::new();
         for text in list.get_ref() {
             let Some(prefix) = self.parsed::<IpNet>(

@@ -21,6 +21,7 @@ pub(super) struct Raw {
     pub metrics_listen: Option<Text>,
     #[serde(default)]
     pub tun: RawTun,
+    #[serde(default)]
     pub homes: RawHomes,
     pub locators: RawLocators,
     pub mapping: RawMapping,
@@ -43,16 +44,16 @@ pub(super) struct RawTun {
     pub queues: Option<Number>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawHomes {
-    pub prefixes: Spanned<Vec<Text>>,
+    pub prefixes: Option<Spanned<Vec<Text>>>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct RawLocators {
-    pub prefixes: Spanned<Vec<Text>>,
+    pub prefixes: Option<Spanned<Vec<Text>>>,
     pub pool: Option<Spanned<Vec<Text>>>,
     pub exclusive: Option<Spanned<bool>>,
 }

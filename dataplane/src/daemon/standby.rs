@@ -72,11 +72,13 @@ pub(super) async fn wait(
         // There is nothing that must not end.
         match program.check(path).await {
             // The other one is on duty.
-            Ok(()) if Config::load(path).is_ok_and(|new| new.pair.is_none()) => tracing::error!(
-                "goes on as it was: without [pair] it would serve beside {}; to do that, end it \
+            Ok(()) if Config::load(path, None).is_ok_and(|new| new.pair.is_none()) => {
+                tracing::error!(
+                    "goes on as it was: without [pair] it would serve beside {}; to do that, end it \
                  and start it anew",
-                pair.peer()
-            ),
+                    pair.peer()
+                )
+            }
             Ok(()) => return Ok(Turn::Again),
             Err(error) => tracing::error!("goes on as it was: {error:#}"),
         }

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use mat_mapping::client::push::{Changed, Endpoint, Health, Subscriber};
 use mat_mapping::client::{Algorithm, Anchors, MapClient, MapError, Swap, TsigKey};
+use mat_proto::apl::List;
 use mat_proto::{Binding, Home};
 
 use tokio::sync::mpsc;
@@ -13,7 +14,7 @@ use tokio::sync::mpsc;
 use super::api::PushStatus;
 use super::engine::EngineHandle;
 use crate::agent::{Answer, Proof, UpdateResult};
-use crate::config::{Config, KeyAlgorithm, Trust, Zone};
+use crate::config::{Config, KeyAlgorithm, Told, Trust, Zone};
 use crate::zoning::Zoning;
 
 /// Changes that wait for the data thread.
@@ -33,6 +34,16 @@ struct Member {
     trust: Trust,
     endpoint: Option<Endpoint>,
     subscriber: Option<Subscriber>,
+}
+
+impl Member {
+    fn proof(&self, verified: bool) -> Proof {
+        match (verified, self.trust) {
+            (true, _) => Proof::Signed,
+            (false, Trust::Network) => Proof::Network,
+            (false, Trust::Tsig | Trust::Dnssec) => Proof::Missing,
+        }
+    }
 }
 
 impl Directory {
@@ -102,6 +113,30 @@ impl Directory {
         subscribed.collect()
     }
 
+    /// What the first zone says of its prefixes, in these lists.
+    ///
+    /// # Errors
+    /// Also if its answer is not authenticated as `mapping.trust` wants it.
+    pub async fn told(&self, lists: &[List]) -> anyhow::Result<Told> {
+        let zone = &self.zones[0];
+        let mut told = Told::default();
+        for list in lists {
+            let said = zone.client.prefixes(*list).await?;
+            if zone.proof(said.verified) == Proof::Missing {
+                bail!(
+                    "the answer of zone {} is not authenticated (mapping.trust = \"{}\")",
+                    zone.client.zone(),
+                    zone.trust
+                );
+            }
+            match list {
+                List::Homes => told.homes = said.prefixes,
+                List::Locators => told.locators = said.prefixes,
+            }
+        }
+        Ok(told)
+    }
+
     /// What is said of a home.
     pub async fn get(&self, home: Home) -> Answer {
         let zone = self.zone(home);
@@ -109,11 +144,7 @@ impl Directory {
             Ok(lookup) => lookup,
             Err(error) => return Answer::Failed(self.named(zone, &error)),
         };
-        let proof = match (lookup.verified, zone.trust) {
-            (true, _) => Proof::Signed,
-            (false, Trust::Network) => Proof::Network,
-            (false, Trust::Tsig | Trust::Dnssec) => Proof::Missing,
-        };
+        let proof = zone.proof(lookup.verified);
         match lookup.binding {
             Some(binding) => Answer::Found { binding, proof },
             None => Answer::NotFound { proof },

@@ -37,7 +37,7 @@ trust = "network"
 "#,
         folder.display()
     );
-    Config::parse("test.toml", &text, folder).unwrap()
+    Config::parse("test.toml", &text, folder, None).unwrap()
 }
 
 pub const POOL: &str = r#"pool = ["198.51.100.128/28", "2001:db8:2::8000/124"]"#;

@@ -22,20 +22,25 @@
 
 mod exchange;
 pub mod push;
+mod reverse;
 mod validate;
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use hickory_proto::ProtoError;
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::SVCB;
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use ipnet::IpNet;
+use mat_proto::apl::{self, AplError, List};
 use mat_proto::record::{self, RecordError};
 use mat_proto::{Binding, Home};
 
 use crate::clock::unix_now;
 pub use crate::tsig::{Algorithm, KeyError, TsigKey};
 use exchange::{Answer, Request};
+pub use reverse::is_reverse;
 pub use validate::Anchors;
 use validate::Validator;
 
@@ -76,6 +81,15 @@ pub struct Lookup {
     pub negative_ttl: Duration,
     /// Who answered.
     pub server: SocketAddr,
+}
+
+/// What a zone says of its prefixes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prefixes {
+    /// There is at least one.
+    pub prefixes: Vec<IpNet>,
+    /// Whether that is proved, as in [`Lookup`].
+    pub verified: bool,
 }
 
 /// The outcome of a compare-and-swap.
@@ -123,6 +137,28 @@ pub enum MapError {
         home: Home,
         /// What is wrong with it.
         error: RecordError,
+    },
+    /// An alias of the reverse tree that leads to another name than the home's.
+    #[error("{alias} leads to {target}, which is not the owner name of that home address")]
+    Astray {
+        /// The alias.
+        alias: Name,
+        /// Where it leads.
+        target: Name,
+    },
+    /// The zone does not say which prefixes there are.
+    #[error("{owner} has no APL record: add one with the prefixes, as in \"1:192.0.2.0/24\"")]
+    Unlisted {
+        /// Where it would be.
+        owner: Name,
+    },
+    /// What the zone says of its prefixes cannot be read.
+    #[error("the APL record of {owner}: {error}")]
+    NoList {
+        /// Where it is.
+        owner: Name,
+        /// What is wrong with it.
+        error: AplError,
     },
     /// An answer that answers nothing (no record, no SOA), or to be read no
     /// further.
@@ -192,7 +228,8 @@ pub struct MapClient {
 
 impl MapClient {
     /// A client of `zone` at `servers`, asked in this order; for changes the
-    /// first must be the primary. Without a key nothing can be changed and no
+    /// first must be the primary. With a zone of the [reverse tree](is_reverse) bindings are found
+    /// by aliases there, in whatever zone they are, and cannot be changed. Without a key nothing can be changed and no
     /// answer is verified.
     pub fn new(zone: Name, servers: Vec<SocketAddr>, key: Option<TsigKey>) -> Self {
         let mut zone = zone;
@@ -270,6 +307,12 @@ impl MapClient {
                 "a binding of another home address was given for {home}"
             )));
         }
+        if is_reverse(&self.zone) {
+            return Err(MapError::Request(format!(
+                "bindings are only found through {}: change them in the zone where they are",
+                self.zone
+            )));
+        }
         if self.key.is_none() {
             return Err(MapError::Request(
                 "changing a binding needs a TSIG key; none is configured".to_owned(),
@@ -319,11 +362,60 @@ impl MapClient {
         Ok(exchange::bindings_of(&records, &self.zone, server))
     }
 
-    /// The raw SVCB set at `home`'s owner, and the answer it came in.
+    /// The prefixes of a [`List`] of the zone.
+    ///
+    /// # Errors
+    /// Also if the zone has no such list.
+    pub async fn prefixes(&self, list: List) -> Result<Prefixes, MapError> {
+        let owner = list.owner(&self.zone).map_err(|e| self.no_room(&e))?;
+        let answer = self.ask(&owner, RecordType::from(apl::TYPE)).await?;
+        let mut prefixes = Vec::new();
+        for data in data_at(&answer, &owner) {
+            let RData::Unknown { code, rdata } = data else {
+                continue;
+            };
+            if u16::from(*code) == apl::TYPE {
+                let read = apl::decode(&rdata.anything);
+                prefixes.extend(read.map_err(|error| MapError::NoList {
+                    owner: owner.clone(),
+                    error,
+                })?);
+            }
+        }
+        if prefixes.is_empty() {
+            return Err(MapError::Unlisted { owner });
+        }
+        Ok(Prefixes {
+            prefixes,
+            verified: answer.verified,
+        })
+    }
+
+    /// The raw SVCB set of `home`, and the answer it came in.
     async fn read(&self, home: Home) -> Result<(Answer, Vec<SVCB>), MapError> {
-        let owner = self.owner(home)?;
+        if is_reverse(&self.zone) {
+            return self.read_reverse(home).await;
+        }
+        self.read_at(&self.owner(home)?).await
+    }
+
+    /// The raw SVCB set at an owner.
+    async fn read_at(&self, owner: &Name) -> Result<(Answer, Vec<SVCB>), MapError> {
+        let answer = self.ask(owner, RecordType::SVCB).await?;
+        let set = data_at(&answer, owner).filter_map(|data| match data {
+            RData::SVCB(svcb) => Some(svcb.clone()),
+            _ => None,
+        });
+        let set = set.collect();
+        Ok((answer, set))
+    }
+
+    /// One question; the answer says NOERROR or NXDOMAIN.
+    async fn ask(&self, owner: &Name, kind: RecordType) -> Result<Answer, MapError> {
         let mut message = Message::new(random_id()?, MessageType::Query, OpCode::Query);
-        message.add_query(Query::query(owner.clone(), RecordType::SVCB));
+        message.add_query(Query::query(owner.clone(), kind));
+        // The servers are resolvers then, if they serve the reverse tree of others.
+        message.metadata.recursion_desired = is_reverse(&self.zone);
         let mut edns = Edns::new();
         edns.set_max_payload(UDP_PAYLOAD);
         edns.set_dnssec_ok(self.validator.is_some());
@@ -334,24 +426,13 @@ impl MapClient {
         };
         let mut answer = exchange::exchange(&self.servers, &request, self.timing).await?;
         if let Some(validator) = &self.validator {
-            let proved = validator.proves(&answer.message, &owner, RecordType::SVCB);
+            let proved = validator.proves(&answer.message, owner, kind);
             answer.verified = proved.await;
         }
         match answer.message.metadata.response_code {
-            ResponseCode::NoError | ResponseCode::NXDomain => {}
-            code => return Err(refused(answer.server, code)),
+            ResponseCode::NoError | ResponseCode::NXDomain => Ok(answer),
+            code => Err(refused(answer.server, code)),
         }
-        let set = answer
-            .message
-            .answers
-            .iter()
-            .filter(|r| r.name == owner && r.dns_class == DNSClass::IN)
-            .filter_map(|r| match &r.data {
-                RData::SVCB(svcb) => Some(svcb.clone()),
-                _ => None,
-            })
-            .collect();
-        Ok((answer, set))
     }
 
     async fn swap_once(
@@ -408,13 +489,15 @@ impl MapClient {
     }
 
     fn owner(&self, home: Home) -> Result<Name, MapError> {
-        record::owner(home, &self.zone)
-            .map_err(|e| MapError::Request(format!("zone {} is too long: {e}", self.zone)))
+        record::owner(home, &self.zone).map_err(|e| self.no_room(&e))
+    }
+
+    fn no_room(&self, error: &ProtoError) -> MapError {
+        MapError::Request(format!("zone {} is too long: {error}", self.zone))
     }
 
     fn svcb_of(&self, binding: &Binding) -> Result<Vec<SVCB>, MapError> {
-        let records = record::to_records(binding, &self.zone, TTL)
-            .map_err(|e| MapError::Request(format!("zone {} is too long: {e}", self.zone)))?;
+        let records = record::to_records(binding, &self.zone, TTL).map_err(|e| self.no_room(&e))?;
         Ok(records
             .into_iter()
             .filter_map(|r| match r.data {
@@ -423,6 +506,13 @@ impl MapClient {
             })
             .collect())
     }
+}
+
+/// What an answer has at a name.
+fn data_at<'a>(answer: &'a Answer, owner: &Name) -> impl Iterator<Item = &'a RData> {
+    let there = move |r: &&Record| r.name == *owner && r.dns_class == DNSClass::IN;
+    let records = answer.message.answers.iter().filter(there);
+    records.map(|record| &record.data)
 }
 
 fn encode(message: Message, key: Option<TsigKey>) -> Result<Request, MapError> {
@@ -443,7 +533,8 @@ fn negative_ttl(answer: &Answer, zone: &Name) -> Result<Duration, MapError> {
         .authorities
         .iter()
         .find_map(|r| match &r.data {
-            RData::SOA(soa) if r.name == *zone => {
+            // In the reverse tree, of whichever zone it is.
+            RData::SOA(soa) if r.name == *zone || is_reverse(zone) => {
                 Some(Duration::from_secs(r.ttl.min(soa.minimum).into()))
             }
             _ => None,

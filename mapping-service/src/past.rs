@@ -10,14 +10,14 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use hickory_proto::rr::RecordType;
 use ipnet::IpNet;
-use mat_proto::{Binding, Home, record};
+use mat_proto::{Binding, record};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::config::Config;
 use crate::journal::{self, Entry};
-use crate::writer::Brief;
-use crate::zone::binding_of;
+use crate::writer::{Brief, Whose};
+use crate::zone::owned;
 
 /// Writes a line for each change of the binding of one of `homes` (`None`: any).
 ///
@@ -35,22 +35,25 @@ pub fn history(config: &Path, homes: Option<IpNet>, out: &mut impl Write) -> any
     let bytes =
         std::fs::read(&file).with_context(|| format!("{}: cannot be read", file.display()))?;
     let origin = &config.apex.origin;
-    let mut bindings: BTreeMap<Home, Binding> = BTreeMap::new();
+    let mut bindings: BTreeMap<IpNet, Binding> = BTreeMap::new();
     for entry in journal::read_all(&file, &bytes, origin)? {
         let Entry { change, receipt } = entry;
         for ((name, kind), set) in &change.sets {
-            let Some(home) = record::home(name, origin) else {
+            let home = record::home(name, origin).map(|home| home.ip().into());
+            let Some(whose) = home.or_else(|| record::prefix(name, origin)) else {
                 continue;
             };
-            if *kind != RecordType::SVCB || homes.is_some_and(|some| !some.contains(&home.ip())) {
+            let asked = |some: IpNet| some.contains(&whose) || whose.contains(&some);
+            if *kind != RecordType::SVCB || !homes.is_none_or(asked) {
                 continue;
             }
-            let is = set.as_ref().and_then(|set| binding_of(name, origin, set));
+            let is = set.as_ref().and_then(|set| owned(name, origin, set));
             let is = is.map(|(_, binding)| binding);
             let was = match &is {
-                Some(is) => bindings.insert(home, is.clone()),
-                None => bindings.remove(&home),
+                Some(is) => bindings.insert(whose, is.clone()),
+                None => bindings.remove(&whose),
             };
+            let home = Whose(whose);
             let (was, is) = (Brief(was.as_ref()), Brief(is.as_ref()));
             match &receipt {
                 Some(receipt) => writeln!(

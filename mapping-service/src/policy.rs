@@ -99,6 +99,9 @@ pub enum Denial {
     /// A home address outside the key's.
     #[error("its key may not change the binding of {0}")]
     Home(Home),
+    /// A prefix outside the key's.
+    #[error("its key may not change the binding of all of {0}")]
+    Prefix(IpNet),
     /// A name that is no home's owner.
     #[error("its key may not change {0} (no home's owner; needs other_names = true)")]
     Name(Name),
@@ -166,7 +169,12 @@ impl Policy {
             for entry in to.entries() {
                 let locator = entry.locator;
                 let kept = step.from.as_ref().and_then(|b| b.entry(locator)).is_some();
-                if !kept && !self.locators.contains(locator.ip()) {
+                let may = match step.prefix {
+                    None => self.locators.contains(locator.ip()),
+                    Some(prefix) => IpNet::new(locator.ip(), prefix.prefix_len())
+                        .is_ok_and(|all| self.locators.covers(&Scope::Prefixes(vec![all]))),
+                };
+                if !kept && !may {
                     return Err(Denial::Locator {
                         home: step.home,
                         locator,
@@ -178,6 +186,10 @@ impl Policy {
     }
 
     fn permits_name(&self, origin: &Name, name: &Name) -> Result<(), Denial> {
+        if let Some(prefix) = record::prefix(name, origin) {
+            let own = self.homes.covers(&Scope::Prefixes(vec![prefix]));
+            return own.then_some(()).ok_or(Denial::Prefix(prefix));
+        }
         match record::home(name, origin) {
             Some(home) if !self.homes.contains(home.ip()) => Err(Denial::Home(home)),
             None if !self.other_names => Err(Denial::Name(name.clone())),

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, RecordType};
+use ipnet::IpNet;
 use mat_proto::{Binding, record};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -339,13 +340,14 @@ fn log_accepted(origin: &Name, job: &Job, change: &Change) {
     let (key, from) = (&job.receipt.key, job.from);
     for step in &change.moves {
         tracing::info!(
-            %key, %from, home = %step.home,
+            %key, %from, home = %Whose(step.whose()),
             was = %Brief(step.from.as_ref()), is = %Brief(step.to.as_ref()),
             "binding changed"
         );
     }
     for ((name, kind), set) in &change.sets {
-        let binding = *kind == RecordType::SVCB && record::home(name, origin).is_some();
+        let owner = record::home(name, origin).is_some() || record::prefix(name, origin).is_some();
+        let binding = *kind == RecordType::SVCB && owner;
         let serial = *kind == RecordType::SOA;
         if !binding && !serial {
             let records = set.as_ref().map_or(0, |set| set.data.len());
@@ -367,6 +369,18 @@ fn log_refused(job: &Job, why: &Failure) {
         key = %job.receipt.key, from = %job.from, names = %names.join(" "),
         code = ?why.code(), %why, "update refused"
     );
+}
+
+/// A home address, or the prefix of several.
+pub(crate) struct Whose(pub(crate) IpNet);
+
+impl std::fmt::Display for Whose {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.0.prefix_len() == self.0.max_prefix_len() {
+            return self.0.addr().fmt(f);
+        }
+        self.0.fmt(f)
+    }
 }
 
 /// A binding in one word: `198.51.100.7@1795420470`, standby in brackets.

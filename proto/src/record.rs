@@ -188,6 +188,16 @@ pub fn prefix_len<'a>(records: impl IntoIterator<Item = &'a SVCB>) -> Option<u8>
     })
 }
 
+/// The epoch in one record of a binding.
+pub fn epoch(svcb: &SVCB) -> Option<Epoch> {
+    svcb.svc_params.iter().find_map(|param| match param {
+        (SvcParamKey::Key(KEY_EPOCH), SvcParamValue::Unknown(raw)) => {
+            number(KEY_EPOCH, raw, "").ok().map(Epoch)
+        }
+        _ => None,
+    })
+}
+
 /// The home address whose binding lives at `owner`, if `owner` is such a name
 /// directly under `zone`'s `h4` or `h6`.
 pub fn home(owner: &Name, zone: &Name) -> Option<Home> {
@@ -284,7 +294,10 @@ pub fn from_svcb<'a>(
 }
 
 /// What is in the prefix of locators that begins with `first` as `home` is in its own.
-fn in_place(home: Home, first: Locator, length: u8) -> Result<Locator, RecordError> {
+///
+/// # Errors
+/// Such prefixes of `length` bits cannot be.
+pub fn in_place(home: Home, first: Locator, length: u8) -> Result<Locator, RecordError> {
     let error = RecordError::Prefix {
         home,
         locator: first,

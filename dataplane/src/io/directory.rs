@@ -79,11 +79,14 @@ impl Directory {
         }
     }
 
-    /// What a zone has pushed of a home, if it would have pushed what has changed. From now on it
+    /// The binding that a zone has pushed of a home, if it would have pushed what has changed. From now on it
     /// does.
     pub fn recent(&self, home: Home) -> Option<Answer> {
         let subscriber = self.zone(home).subscriber.as_ref()?;
-        subscriber.get(home).map(pushed)
+        // There may be a binding for its whole prefix, which only an answer says (RFC 8765 section
+        // 6.2.1: subscriptions know no wildcards).
+        let binding = subscriber.get(home)?;
+        binding.is_some().then(|| pushed(binding))
     }
 
     /// Has a zone push what becomes of a home, for some minutes.

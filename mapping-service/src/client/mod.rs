@@ -5,6 +5,9 @@
 //! works against any authoritative server with TSIG and atomic prerequisites
 //! (mat-mapd, BIND, Knot).
 //!
+//! What is read of a home may be the binding that its prefix shares. A change then makes one of its
+//! own, if the shared one still is what was read.
+//!
 //! Two things make a lost answer harmless. A retransmission is the *identical*
 //! message, which mat-mapd answers from memory. Servers without that memory
 //! answer it with "prerequisite not met" if the first copy was committed; the
@@ -137,6 +140,12 @@ pub enum MapError {
         home: Home,
         /// What is wrong with it.
         error: RecordError,
+    },
+    /// The record is for homes of a prefix that no wildcard can own.
+    #[error("the record of {home} is for a prefix that ends within a label")]
+    Unshared {
+        /// Whose record was asked for.
+        home: Home,
     },
     /// An alias of the reverse tree that leads to another name than the home's.
     #[error("{alias} leads to {target}, which is not the owner name of that home address")]
@@ -444,20 +453,27 @@ impl MapClient {
         let owner = self.owner(home)?;
         let mut message = Message::new(random_id()?, MessageType::Query, OpCode::Update);
         message.add_query(Query::query(self.zone.clone(), RecordType::SOA));
-        match expect {
-            // RFC 2136 section 2.4.2: RRset exists (value dependent).
-            Some(set) => {
-                for svcb in set {
-                    let data = RData::SVCB(svcb.clone());
-                    message.add_answer(Record::from_rdata(owner.clone(), 0, data));
-                }
+        // What was read of a home may be its prefix's.
+        let shared = expect.and_then(record::prefix_len);
+        let shared = match shared.map(|length| IpNet::new(home.ip(), length)) {
+            None => None,
+            Some(prefix) => {
+                let prefix = prefix.map(|prefix| prefix.trunc()).ok();
+                let owner = prefix.and_then(|prefix| record::prefix_owner(prefix, &self.zone));
+                Some(owner.ok_or(MapError::Unshared { home })?)
             }
-            // Section 2.4.3: RRset does not exist.
-            None => {
-                let mut none = Record::update0(owner.clone(), 0, RecordType::SVCB);
-                none.dns_class = DNSClass::NONE;
-                message.add_answer(none);
-            }
+        };
+        // RFC 2136 section 2.4.2: RRset exists (value dependent).
+        for svcb in expect.into_iter().flatten() {
+            let data = RData::SVCB(svcb.clone());
+            let name = shared.as_ref().unwrap_or(&owner);
+            message.add_answer(Record::from_rdata(name.clone(), 0, data));
+        }
+        // Section 2.4.3: RRset does not exist.
+        if expect.is_none() || shared.is_some() {
+            let mut none = Record::update0(owner.clone(), 0, RecordType::SVCB);
+            none.dns_class = DNSClass::NONE;
+            message.add_answer(none);
         }
         // Section 2.5.2: delete an RRset.
         let mut delete = Record::update0(owner.clone(), 0, RecordType::SVCB);

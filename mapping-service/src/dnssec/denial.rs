@@ -4,7 +4,7 @@
 use hickory_proto::dnssec::rdata::{DNSSECRData, NSEC};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
-use crate::zone::{View as _, Zone};
+use crate::zone::Zone;
 
 /// The pseudo-type in the NSEC record of a name that does not exist (RFC 9824 section 2).
 pub const NXNAME: RecordType = RecordType::Unknown(128);
@@ -12,11 +12,11 @@ pub const NXNAME: RecordType = RecordType::Unknown(128);
 /// The NSEC record of `name`, which is in the zone and in lower case, with the TTL of a negative
 /// answer (RFC 9077 section 3).
 pub(super) fn nsec(zone: &Zone, name: &Name) -> Record {
-    let mut kinds = zone.kinds(name);
+    let mut kinds = zone.kinds_told(name);
     if name == zone.origin() {
         kinds.push(RecordType::DNSKEY);
     }
-    if !zone.exists(name) {
+    if kinds.is_empty() && !zone.exists(name) {
         kinds.push(NXNAME);
     }
     let next = successor(name, zone.origin());
@@ -62,6 +62,8 @@ fn incremented(label: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use hickory_proto::rr::rdata::svcb::{IpHint, SvcParamKey, SvcParamValue, Unknown};
+    use hickory_proto::rr::rdata::{A, SVCB};
     use hickory_proto::serialize::binary::BinEncodable as _;
     use proptest::prelude::*;
 
@@ -93,6 +95,35 @@ pub(super) mod tests {
             // An empty non-terminal.
             ("deep.map.example.", vec![rrsig, nsec]),
             ("b.deep.map.example.", vec![rrsig, nsec, nxname]),
+        ] {
+            assert_eq!(kinds_at(&zone, owner), wanted, "{owner}");
+        }
+    }
+
+    #[test]
+    fn a_home_that_its_prefix_answers_for_is_there() {
+        let mut zone = Zone::new(&apex());
+        let keys = [
+            (65280, "7"),
+            (65281, "native"),
+            (65282, "30"),
+            (65283, "24"),
+        ];
+        let text = |(key, value): (u16, &str)| {
+            let value = SvcParamValue::Unknown(Unknown(value.as_bytes().to_vec()));
+            (SvcParamKey::Key(key), value)
+        };
+        let first = A::new(198, 51, 100, 0);
+        let hint = SvcParamValue::Ipv4Hint(IpHint(vec![first]));
+        let params = [(SvcParamKey::Ipv4Hint, hint)].into_iter();
+        let params = params.chain(keys.map(text)).collect();
+        let shared = RData::SVCB(SVCB::new(1, Name::root(), params));
+        put(&mut zone, "*.2.0.192.h4.map.example.", shared);
+        let [rrsig, nsec, svcb, nxname] = [46, 47, 64, 128];
+        for (owner, wanted) in [
+            ("10.2.0.192.h4.map.example.", vec![rrsig, nsec, svcb]),
+            ("x.2.0.192.h4.map.example.", vec![rrsig, nsec, nxname]),
+            ("10.3.0.192.h4.map.example.", vec![rrsig, nsec, nxname]),
         ] {
             assert_eq!(kinds_at(&zone, owner), wanted, "{owner}");
         }

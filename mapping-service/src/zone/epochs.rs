@@ -62,6 +62,11 @@ impl Epochs {
         self.by_name.get(name).copied().unwrap_or(self.floor)
     }
 
+    /// The epoch at which this very name was deleted, if that is remembered.
+    pub fn remembered(&self, name: &Name) -> Option<Epoch> {
+        self.by_name.get(name).copied()
+    }
+
     /// All of it, for a snapshot; to be given back to [`Epochs::bury`].
     pub fn iter(&self) -> impl Iterator<Item = (Name, Epoch)> + '_ {
         let floor = (self.floor > Epoch(0)).then(|| (floor_name(), self.floor));

@@ -11,20 +11,27 @@
 //! or `h6` always is a valid binding, whose epoch never falls, not even when
 //! the name is deleted and made again; a locator stands in one binding at most.
 //!
+//! A wildcard that is the owner of a [prefix](record::prefix) answers for the homes in it that have
+//! nothing of their own (RFC 4592). Its binding is subject to the same promises; and as long as its
+//! epoch is not above the last one of a home that had a binding of its own, that home is not bound.
+//!
 //! # Limitations
-//! No wildcards, no delegations (NS below the apex). Names are kept in lower case.
+//! No other wildcards, no delegations (NS below the apex). Names are kept in lower case.
 
 pub mod epochs;
 pub mod rules;
+pub mod spans;
 mod tree;
 pub mod update;
 
 use std::collections::BTreeMap;
 
 use hickory_proto::op::ResponseCode;
-use hickory_proto::rr::rdata::{NS, SOA};
+use hickory_proto::rr::rdata::{NS, SOA, SVCB};
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use mat_proto::{Binding, Epoch, Home, Locator, record};
+use ipnet::IpNet;
+use mat_proto::record::{self, RecordError};
+use mat_proto::{Binding, Entry, Epoch, Home, Locator};
 
 use epochs::Epochs;
 use tree::{Node, Tree};
@@ -84,14 +91,23 @@ pub struct Change {
 /// What a change does to one binding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Move {
-    /// Whose.
+    /// Whose; of all homes of a prefix, the first one.
     pub home: Home,
+    /// The prefix whose homes share the binding, if it is not that of one home.
+    pub prefix: Option<IpNet>,
     /// The binding before, if there was one.
     pub from: Option<Binding>,
     /// The binding after, unless it was deleted.
     pub to: Option<Binding>,
     /// Set if nobody asked for that: this locator is another home's from now on.
     pub displaced_from: Option<Locator>,
+}
+
+impl Move {
+    /// The home, or the prefix.
+    pub fn whose(&self) -> IpNet {
+        self.prefix.unwrap_or(self.home.ip().into())
+    }
 }
 
 impl Change {
@@ -110,8 +126,14 @@ pub trait View {
     fn kinds(&self, name: &Name) -> Vec<RecordType>;
     /// A new binding at `name` must have a higher epoch than this.
     fn last_epoch(&self, name: &Name) -> Epoch;
-    /// The owner of the binding in which a locator stands.
+    /// The owner of the home's binding in which a locator stands.
     fn holder(&self, locator: Locator) -> Option<&Name>;
+    /// The owners of homes' bindings in which locators of a prefix stand.
+    fn holders_in(&self, locators: IpNet) -> Vec<Name>;
+    /// The owners of prefixes that have bindings, with the prefixes of locators in these.
+    fn spans(&self) -> Vec<(Name, IpNet)>;
+    /// A name that exists two labels or more below this one.
+    fn deep_below(&self, name: &Name) -> Option<Name>;
 }
 
 /// The authoritative data of one zone.
@@ -121,6 +143,8 @@ pub struct Zone {
     nodes: Tree,
     buried: Epochs,
     holders: BTreeMap<Locator, Name>,
+    /// By owner of a prefix, the prefixes of locators in its binding.
+    spans: BTreeMap<Name, Vec<IpNet>>,
 }
 
 /// The answer to one question.
@@ -144,6 +168,7 @@ impl Zone {
             nodes: Tree::default(),
             buried: Epochs::default(),
             holders: BTreeMap::new(),
+            spans: BTreeMap::new(),
         };
         let sets = apex_sets(apex, 1);
         zone.apply(Change {
@@ -199,6 +224,7 @@ impl Zone {
         for ((name, kind), set) in change.sets {
             if kind == RecordType::SVCB {
                 self.note_holders(&name, set.as_ref());
+                self.note_spans(&name, set.as_ref());
             }
             match set {
                 Some(set) => {
@@ -229,6 +255,38 @@ impl Zone {
         }
     }
 
+    fn note_spans(&mut self, name: &Name, new: Option<&RrSet>) {
+        if let Some(prefix) = record::prefix(name, &self.origin) {
+            match new {
+                Some(set) => self.spans.insert(name.clone(), spans_of(prefix, set)),
+                None => self.spans.remove(name),
+            };
+        }
+    }
+
+    /// What answers for `name`: what is there, or else, for a home, the binding of its prefix.
+    fn find(&self, name: &Name) -> Option<&Node> {
+        let own = self.nodes.get(name);
+        if own.is_some() || self.spans.is_empty() {
+            return own;
+        }
+        record::home(name, &self.origin)?;
+        let mut above = name.base_name();
+        while above.num_labels() > self.origin.num_labels() {
+            if let Some(node) = self.nodes.get(&above.prepend_label("*").ok()?) {
+                let set = node.get(RecordType::SVCB);
+                let epoch = set.and_then(epoch_of);
+                // Nobody goes back to an older epoch.
+                return Some(node).filter(|_| epoch > self.buried.remembered(name));
+            }
+            if self.exists(&above) {
+                return None;
+            }
+            above = above.base_name();
+        }
+        None
+    }
+
     /// Answers a question (RFC 1034 section 4.3.2, RFC 2308).
     pub fn answer(&self, name: &Name, kind: RecordType) -> Answer {
         let mut name = lower(name);
@@ -243,7 +301,7 @@ impl Zone {
             return answer;
         }
         for _ in 0..CNAME_CHAIN {
-            let Some(node) = self.nodes.get(&name) else {
+            let Some(node) = self.find(&name) else {
                 if !self.nodes.has_names_below(&name) {
                     answer.code = ResponseCode::NXDomain;
                 }
@@ -296,6 +354,13 @@ impl Zone {
         let minimum = self.soa().map_or(0, |soa| soa.minimum);
         let own = self.set(&self.origin, RecordType::SOA);
         own.map_or(0, |set| set.ttl.min(minimum))
+    }
+
+    /// The types that are answered with at `name`.
+    pub(crate) fn kinds_told(&self, name: &Name) -> Vec<RecordType> {
+        let node = self.find(name).into_iter();
+        node.flat_map(|node| node.iter().map(|(kind, _)| kind))
+            .collect()
     }
 
     /// Whether there is something at `name` or below it (RFC 4592 section 2.2.2).
@@ -378,14 +443,69 @@ impl View for Zone {
     }
 
     fn last_epoch(&self, name: &Name) -> Epoch {
-        let held = self.set(name, RecordType::SVCB);
-        let held = held.and_then(|set| binding_of(name, &self.origin, set));
-        held.map_or_else(|| self.buried.last(name), |(_, b)| b.epoch())
+        let held = self.set(name, RecordType::SVCB).and_then(epoch_of);
+        held.unwrap_or_else(|| self.buried.last(name))
     }
 
     fn holder(&self, locator: Locator) -> Option<&Name> {
         self.holders.get(&locator)
     }
+
+    fn holders_in(&self, locators: IpNet) -> Vec<Name> {
+        let ends = [locators.network(), locators.broadcast()].map(Locator::new);
+        let [Ok(first), Ok(last)] = ends else {
+            return Vec::new();
+        };
+        let held = self.holders.range(first..=last);
+        held.map(|(_, name)| name.clone()).collect()
+    }
+
+    fn spans(&self) -> Vec<(Name, IpNet)> {
+        let spans = self.spans.iter();
+        spans
+            .flat_map(|(name, list)| list.iter().map(|span| (name.clone(), *span)))
+            .collect()
+    }
+
+    fn deep_below(&self, name: &Name) -> Option<Name> {
+        let depth = name.iter().count() + 2;
+        let below = self.nodes.iter_from(name).map(|node| &node.name);
+        below
+            .take_while(|below| name.zone_of(below))
+            .find(|below| below.iter().count() >= depth)
+            .cloned()
+    }
+}
+
+/// The prefixes of locators in the binding that homes of `prefix` share.
+fn spans_of(prefix: IpNet, set: &RrSet) -> Vec<IpNet> {
+    let shared = shared_binding(prefix, set).ok();
+    let entries = shared.iter().flat_map(|binding| binding.entries());
+    let span = |entry: &Entry| IpNet::new(entry.locator.ip(), prefix.prefix_len()).ok();
+    entries.filter_map(span).collect()
+}
+
+/// The binding of the first home in `prefix` that an RRset describes for all of them.
+pub(crate) fn shared_binding(prefix: IpNet, set: &RrSet) -> Result<Binding, RecordError> {
+    let home = Home::new(prefix.network())?;
+    let binding = record::from_svcb(home, svcb(set))?;
+    match record::prefix_len(svcb(set)) {
+        Some(length) if length == prefix.prefix_len() => Ok(binding),
+        Some(_) => Err(RecordError::Mixed("prefix lengths")),
+        None => Err(RecordError::Missing(record::KEY_PREFIX)),
+    }
+}
+
+/// The epoch of a binding, whoever's it is.
+fn epoch_of(set: &RrSet) -> Option<Epoch> {
+    svcb(set).next().and_then(record::epoch)
+}
+
+fn svcb(set: &RrSet) -> impl Iterator<Item = &SVCB> {
+    set.data.iter().filter_map(|data| match data {
+        RData::SVCB(svcb) => Some(svcb),
+        _ => None,
+    })
 }
 
 /// The locators in the binding of `name`, if it is a home's owner.
@@ -396,14 +516,20 @@ fn locators(name: &Name, origin: &Name, set: &RrSet) -> Vec<Locator> {
     })
 }
 
+/// The home whose binding is at `name`, or the prefix whose homes share it, and that binding: of
+/// the first home in the prefix.
+pub fn owned(name: &Name, origin: &Name, set: &RrSet) -> Option<(IpNet, Binding)> {
+    if let Some((home, binding)) = binding_of(name, origin, set) {
+        return Some((home.ip().into(), binding));
+    }
+    let prefix = record::prefix(name, origin)?;
+    Some((prefix, shared_binding(prefix, set).ok()?))
+}
+
 /// The binding an RRset at `name` describes, if `name` is a home's owner.
 pub fn binding_of(name: &Name, origin: &Name, set: &RrSet) -> Option<(Home, Binding)> {
     let home = record::home(name, origin)?;
-    let svcb = set.data.iter().filter_map(|data| match data {
-        RData::SVCB(svcb) => Some(svcb),
-        _ => None,
-    });
-    Some((home, record::from_svcb(home, svcb).ok()?))
+    Some((home, record::from_svcb(home, svcb(set)).ok()?))
 }
 
 /// RFC 1982: serials wrap, and 0 is left out because some secondaries take it

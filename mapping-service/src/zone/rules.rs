@@ -9,16 +9,23 @@
 //! its memory, a laptop asleep whose address was given away), and who would get what is
 //! not meant for it. That binding is withdrawn by the same change.
 //!
+//! A binding that homes of a prefix share stands at a wildcard, which in DNS answers only where
+//! nothing is on the way (the closest encloser, RFC 4592): a name two labels below it would take
+//! all its neighbours out of it. So the two are refused together, and a home can have a binding of
+//! its own only where the prefix is but one label shorter (a /24, a /124). The locators of a prefix
+//! are one for each home in it: nobody else has any of them.
+//!
 //! # Limitations
-//! Wildcard owners (prefix mobility) are refused until they are served.
+//! At most [`spans::MAX_PREFIXES`] prefixes have a binding.
 
 use std::collections::BTreeMap;
 
-use hickory_proto::rr::{Name, RData, RecordType};
+use hickory_proto::rr::{Name, RecordType};
+use ipnet::IpNet;
 use mat_proto::record::{self, RecordError};
 use mat_proto::{Binding, Epoch, Family, Home, Locator};
 
-use super::{Change, Move, RrSet, View, binding_of};
+use super::{Change, Move, RrSet, View, binding_of, owned, shared_binding, spans, svcb};
 use crate::dnssec::is_made_here;
 
 /// Longest TTL of what stands at an owner, seconds. A longer one is lowered:
@@ -33,12 +40,50 @@ const MAX_EPOCH: Epoch = Epoch(i64::MAX as u64);
 pub enum Breach {
     /// A name under `h4` or `h6` that names no home address.
     #[error(
-        "{0} names no home address: an owner is d.c.b.a.h4 or 32 nibbles under h6 (wildcards are not served)"
+        "{0} names no home address: an owner is d.c.b.a.h4 or 32 nibbles under h6, or a wildcard with fewer of them"
     )]
     NotAnOwner(Name),
     /// A wildcard elsewhere.
-    #[error("{0}: wildcards are not served")]
+    #[error("{0}: wildcards are served under h4 and h6 alone")]
     Wildcard(Name),
+    /// Something else than a binding for the homes of a prefix.
+    #[error("{1} for all of {0}: only SVCB (the binding) may stand there")]
+    SharedKind(IpNet, RecordType),
+    /// SVCB at a wildcard that is no binding for its homes.
+    #[error("SVCB for all of {0} is not a binding: {1}")]
+    NotShared(IpNet, RecordError),
+    /// A binding of one home that says it is for many.
+    #[error("SVCB of {0} is for a prefix (key65283), which has a wildcard as its owner")]
+    NotOne(Home),
+    /// A name below a wildcard's, which would take others out of it.
+    #[error(
+        "{name} and {wildcard} cannot both be: neighbours of the first would no longer be answered for by the second; bind the prefix one label above the home, or each home by itself"
+    )]
+    Deeper {
+        /// The name.
+        name: Name,
+        /// The wildcard.
+        wildcard: Name,
+    },
+    /// A locator that is for a home in a prefix.
+    #[error("{locators} overlaps the locators of {wildcard}, one for each home there")]
+    Span {
+        /// What was to be registered.
+        locators: IpNet,
+        /// The owner of the prefix's binding.
+        wildcard: Name,
+    },
+    /// Locators for a prefix, one of which is another home's.
+    #[error("{locators} cannot be the locators of a prefix: {home} is at one of them")]
+    Occupied {
+        /// What was to be registered.
+        locators: IpNet,
+        /// Who is there.
+        home: Home,
+    },
+    /// Too many prefixes with a binding.
+    #[error("{max} prefixes have a binding already", max = spans::MAX_PREFIXES)]
+    TooManyPrefixes,
     /// Delegations are not served.
     #[error("{0}: {1} is not served below the apex")]
     Delegation(Name, RecordType),
@@ -90,7 +135,12 @@ pub enum Breach {
 /// bindings and to the epochs of those it deletes.
 pub(super) fn enforce(view: &impl View, origin: &Name, change: &mut Change) -> Result<(), Breach> {
     for ((name, kind), set) in &mut change.sets {
-        let Some(home) = record::home(name, origin) else {
+        let prefix = record::prefix(name, origin);
+        let first = prefix.and_then(|prefix| Home::new(prefix.network()).ok());
+        if let (Some(prefix), Some(_), false) = (prefix, &set, *kind == RecordType::SVCB) {
+            return Err(Breach::SharedKind(prefix, *kind));
+        }
+        let Some(home) = first.or_else(|| record::home(name, origin)) else {
             if set.is_some() {
                 elsewhere(name, *kind, origin)?;
             }
@@ -106,28 +156,42 @@ pub(super) fn enforce(view: &impl View, origin: &Name, change: &mut Change) -> R
             let last = view.last_epoch(name);
             let old = view.set(name, RecordType::SVCB);
             let to = match set {
-                Some(new) => Some(binding(home, last, old, new)?),
+                Some(new) => {
+                    let above = match prefix {
+                        None => shared_epoch(view, name),
+                        Some(_) => Epoch(0),
+                    };
+                    Some(binding((home, prefix), last.max(above), old, new)?)
+                }
                 None => {
                     change.buried.insert(name.clone(), last);
                     None
                 }
             };
-            let from = old.and_then(|old| binding_of(name, origin, old));
+            let from = old.and_then(|old| owned(name, origin, old));
             change.moves.push(Move {
                 home,
+                prefix,
                 from: from.map(|(_, binding)| binding),
                 to,
                 displaced_from: None,
             });
         }
     }
+    spans::apart(view, origin, change)?;
     displace(view, origin, change)
+}
+
+/// The last epoch of the binding that the home at `name` shares with its neighbours.
+fn shared_epoch(view: &impl View, name: &Name) -> Epoch {
+    let wildcard = name.base_name().prepend_label("*");
+    wildcard.map_or(Epoch(0), |wildcard| view.last_epoch(&wildcard))
 }
 
 /// Withdraws the bindings of others in which a locator stands that is registered now.
 fn displace(view: &impl View, origin: &Name, change: &mut Change) -> Result<(), Breach> {
     let mut registered: BTreeMap<Locator, Home> = BTreeMap::new();
-    for step in &change.moves {
+    for step in change.moves.iter().filter(|step| step.prefix.is_none()) {
         for entry in step.to.iter().flat_map(|b| b.entries()) {
             let locator = entry.locator;
             if let Some(other) = registered.insert(locator, step.home) {
@@ -155,6 +219,7 @@ fn displace(view: &impl View, origin: &Name, change: &mut Change) -> Result<(), 
         change.buried.insert(name.clone(), view.last_epoch(name));
         change.moves.push(Move {
             home: from.home(),
+            prefix: None,
             from: Some(from),
             to: None,
             displaced_from: Some(locator),
@@ -187,13 +252,21 @@ fn elsewhere(name: &Name, kind: RecordType, origin: &Name) -> Result<(), Breach>
 
 const DNAME: u16 = 39;
 
-fn binding(home: Home, last: Epoch, old: Option<&RrSet>, new: &RrSet) -> Result<Binding, Breach> {
-    let svcb = new.data.iter().filter_map(|data| match data {
-        RData::SVCB(svcb) => Some(svcb),
-        _ => None,
-    });
-    let binding =
-        record::from_svcb(home, svcb).map_err(|error| Breach::NotABinding(home, error))?;
+fn binding(
+    (home, prefix): (Home, Option<IpNet>),
+    last: Epoch,
+    old: Option<&RrSet>,
+    new: &RrSet,
+) -> Result<Binding, Breach> {
+    let binding = match prefix {
+        Some(prefix) => {
+            shared_binding(prefix, new).map_err(|error| Breach::NotShared(prefix, error))?
+        }
+        None if record::prefix_len(svcb(new)).is_some() => return Err(Breach::NotOne(home)),
+        None => {
+            record::from_svcb(home, svcb(new)).map_err(|error| Breach::NotABinding(home, error))?
+        }
+    };
     let new_epoch = binding.epoch();
     // Another TTL alone is no change of the binding.
     let changed = !old.is_some_and(|old| old.same_data(new));

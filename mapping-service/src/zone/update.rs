@@ -16,7 +16,8 @@ use std::collections::BTreeMap;
 use hickory_proto::op::{Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::BinEncodable as _;
-use mat_proto::{Epoch, Locator};
+use ipnet::IpNet;
+use mat_proto::{Epoch, Locator, record};
 
 use super::rules::{self, Breach};
 use super::{Change, RrSet, View, Zone, lower, next_serial, serial_newer};
@@ -92,6 +93,8 @@ pub struct Draft<'z> {
     batch: Change,
     /// Who has come to a locator in this batch.
     holders: BTreeMap<Locator, Name>,
+    /// The locators of prefixes that have come or gone in it.
+    spans: BTreeMap<Name, Vec<IpNet>>,
 }
 
 impl<'z> Draft<'z> {
@@ -101,6 +104,7 @@ impl<'z> Draft<'z> {
             zone,
             batch: Change::default(),
             holders: BTreeMap::new(),
+            spans: BTreeMap::new(),
         }
     }
 
@@ -117,7 +121,13 @@ impl<'z> Draft<'z> {
         self.batch.sets.extend(change.sets.clone());
         self.batch.buried.extend(change.buried.clone());
         for ((name, kind), set) in &change.sets {
-            if let (RecordType::SVCB, Some(set)) = (*kind, set) {
+            if *kind != RecordType::SVCB {
+                continue;
+            }
+            if let Some(prefix) = record::prefix(name, self.zone.origin()) {
+                let spans = set.iter().flat_map(|set| super::spans_of(prefix, set));
+                self.spans.insert(name.clone(), spans.collect());
+            } else if let Some(set) = set {
                 let named = super::locators(name, self.zone.origin(), set);
                 let named = named.into_iter().map(|locator| (locator, name.clone()));
                 self.holders.extend(named);
@@ -158,9 +168,8 @@ impl View for Draft<'_> {
         // The batch may hold a newer binding or a deletion; the zone's own
         // memory never exceeds either.
         let held = self.set(name, RecordType::SVCB);
-        let held = held.and_then(|set| super::binding_of(name, self.zone.origin(), set));
-        match held {
-            Some((_, binding)) => binding.epoch(),
+        match held.and_then(super::epoch_of) {
+            Some(epoch) => epoch,
             None => {
                 let buried = self.batch.buried.get(name).copied().unwrap_or_default();
                 buried.max(self.zone.last_epoch(name))
@@ -177,6 +186,38 @@ impl View for Draft<'_> {
         };
         let came = self.holders.get(&locator).filter(stands);
         came.or_else(|| self.zone.holder(locator).filter(stands))
+    }
+
+    fn holders_in(&self, locators: IpNet) -> Vec<Name> {
+        let inside = |locator: &Locator| locators.contains(&locator.ip());
+        let stands = |name: &Name| {
+            let held = self.set(name, RecordType::SVCB);
+            held.is_some_and(|set| {
+                let named = super::locators(name, self.zone.origin(), set);
+                named.iter().any(inside)
+            })
+        };
+        let came = self.holders.iter().filter(|(locator, _)| inside(locator));
+        let came = came.map(|(_, name)| name.clone());
+        let held = self.zone.holders_in(locators).into_iter();
+        held.chain(came).filter(stands).collect()
+    }
+
+    fn spans(&self) -> Vec<(Name, IpNet)> {
+        let mut spans = self.zone.spans();
+        spans.retain(|(name, _)| !self.spans.contains_key(name));
+        for (name, list) in &self.spans {
+            spans.extend(list.iter().map(|span| (name.clone(), *span)));
+        }
+        spans
+    }
+
+    fn deep_below(&self, name: &Name) -> Option<Name> {
+        let depth = name.iter().count() + 2;
+        let came = self.batch.sets.iter().filter(|(_, set)| set.is_some());
+        let mut came = came.map(|((came, _), _)| came);
+        let deep = came.find(|came| name.zone_of(came) && came.iter().count() >= depth);
+        deep.cloned().or_else(|| self.zone.deep_below(name))
     }
 }
 
@@ -429,7 +470,7 @@ impl Layer<'_, '_> {
     }
 }
 
-impl View for Layer<'_, '_> {
+impl Layer<'_, '_> {
     fn set(&self, name: &Name, kind: RecordType) -> Option<&RrSet> {
         match self.sets.get(&(name.clone(), kind)) {
             Some(changed) => changed.as_ref(),
@@ -439,14 +480,6 @@ impl View for Layer<'_, '_> {
 
     fn kinds(&self, name: &Name) -> Vec<RecordType> {
         merged_kinds(self.below.kinds(name), &self.sets, name)
-    }
-
-    fn last_epoch(&self, name: &Name) -> Epoch {
-        self.below.last_epoch(name)
-    }
-
-    fn holder(&self, locator: Locator) -> Option<&Name> {
-        self.below.holder(locator)
     }
 }
 

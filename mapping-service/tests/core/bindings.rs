@@ -127,7 +127,7 @@ fn what_is_no_binding_is_refused() {
         (vec![one(), add(OWNER, 5, txt("note"))], "only SVCB"),
         (vec![add(OWNER, 5, cname("x.map.example."))], "only SVCB"),
         (
-            vec![add("*.2.0.192.h4.map.example.", 5, txt("x"))],
+            vec![add("*.10.2.0.192.h4.map.example.", 5, txt("x"))],
             "names no home address",
         ),
         (

@@ -5,6 +5,7 @@ mod bindings;
 mod corpus;
 mod model;
 mod policy;
+mod prefixes;
 mod rfc2136;
 
 use hickory_proto::op::{Query, ResponseCode};

@@ -17,7 +17,7 @@ const PACE: &str = "--tcp-rate-mbps 100";
 const FOLLOWED: Duration = Duration::from_secs(4);
 
 /// Gives an instance a second link, to another site, where it waits to be served.
-fn attach_twice(bed: &Testbed, instance: &Instance, site: &str) -> Result<()> {
+pub fn attach_twice(bed: &Testbed, instance: &Instance, site: &str) -> Result<()> {
     let gateway = &bed.site(site).host;
     bed.lab
         .link(&instance.host, "eth1", gateway, &instance.interface)?;
@@ -40,7 +40,7 @@ fn attach_twice(bed: &Testbed, instance: &Instance, site: &str) -> Result<()> {
 }
 
 /// The instance sends by this link from now on.
-fn send_by(instance: &Instance, device: &str) -> Result<()> {
+pub fn send_by(instance: &Instance, device: &str) -> Result<()> {
     instance.host.ip(&format!(
         "route replace default via 169.254.1.1 dev {device} onlink
          route replace default via fe80::1 dev {device}"

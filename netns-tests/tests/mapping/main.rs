@@ -11,6 +11,7 @@ mod record;
 mod by_hand;
 mod keys;
 mod others;
+mod prefix;
 mod prefixes;
 mod reuse;
 mod watch;

@@ -369,10 +369,13 @@ impl Agent {
     }
 
     /// A home is attached whose binding names a locator that we may give away, but do not
-    /// know as its own: we have lost our memory. It gets that one, so that nobody else
-    /// does: its peers, and packets on their way, look for it there.
+    /// know as its own: we have lost our memory, or somebody has put it there by hand, perhaps
+    /// with its whole prefix. It gets that one, so that nobody else does: its peers, and packets
+    /// on their way, look for it there.
     pub(in crate::agent) fn adopt(&mut self, home: Home, binding: &Binding) {
-        let settles = |own: &Own| matches!(own.role, Role::Registering) && own.updating.is_none();
+        let settles = |own: &Own| {
+            matches!(own.role, Role::Registering | Role::Idle) && own.updating.is_none()
+        };
         let Some(there) = binding.active().map(|e| e.locator) else {
             return;
         };

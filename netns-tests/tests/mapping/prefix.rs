@@ -1,0 +1,118 @@
+//! A whole prefix of homes with one binding: one message moves them all.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Result, ensure};
+use mat_netns::testbed::{Instance, Options, Testbed, Transfer, serve};
+
+use crate::by_hand::{attach_twice, send_by};
+use crate::record::{epoch, nsupdate, operator, owner, shown};
+
+const PACE: &str = "--tcp-rate-mbps 50";
+const SHARED: &str = "*.2.0.192.h4.map.example.";
+
+/// Has all of 192.0.2.0/24 be at the locators that begin with this one, unless it has changed.
+fn put(bed: &Testbed, before: Option<&str>, epoch: u64, first: &str) -> Result<String> {
+    let record = format!(
+        "1 . port=6283 ipv4hint={first} key65280=\"{epoch}\" key65281=\"native\" \
+         key65282=\"30\" key65283=\"24\""
+    );
+    let prerequisite = match before {
+        Some(before) => format!("prereq yxrrset {SHARED} SVCB {before}"),
+        None => format!("prereq nxrrset {SHARED} SVCB"),
+    };
+    let (done, said) = nsupdate(
+        bed,
+        &operator(),
+        &format!(
+            "{prerequisite}\nupdate delete {SHARED} SVCB\nupdate add {SHARED} 0 SVCB {record}"
+        ),
+    )?;
+    ensure!(done && said.contains("NOERROR"), "{said}");
+    Ok(record)
+}
+
+#[test]
+fn a_prefix_moves_with_one_message_and_a_home_can_leave_it() -> Result<()> {
+    let bed = Testbed::new(Options {
+        crowded: true,
+        ..Options::new()?
+    })?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let at_a = put(&bed, None, now, "198.18.0.0")?;
+    let instance = |name: &str, number: u8| -> Result<Instance> {
+        let instance = bed.unattached(name, number, "a")?;
+        let words = ["attach", &instance.home, "--interface", &instance.interface];
+        bed.matctl("a", &[&words[..], &["--no-claim"]].concat())?;
+        let words = [
+            "attach",
+            &instance.home6,
+            "--interface",
+            &instance.interface,
+        ];
+        bed.matctl("a", &words)?;
+        bed.wait_for_state("a", &instance.home, "serving")?;
+        attach_twice(&bed, &instance, "b")?;
+        Ok(instance)
+    };
+    let moving = [instance("web", 10)?, instance("db", 11)?];
+    // Who claims has a binding of its own, although one reads the shared one before.
+    let user = bed.instance("user", 20, "c")?;
+    ensure!(shown(&bed, &user.home)?.contains("ipv4hint=198.18.128."));
+    let status = bed.status("a")?;
+    for instance in &moving {
+        let last = instance.home.rsplit('.').next().unwrap_or_default();
+        let (home, place) = (instance.home.as_str(), format!("198.18.0.{last}"));
+        let mut homes = status["homes"].as_array().into_iter().flatten();
+        ensure!(
+            homes.any(|own| own["home"] == home && own["reserved"][0] == place.as_str()),
+            "{home} is not at {place}: {status:#}"
+        );
+    }
+
+    let _servers = [serve(&bed, &moving[0].host)?, serve(&bed, &moving[1].host)?];
+    let transfers = [
+        Transfer::start(&bed, &user.host, &moving[0].home, PACE)?,
+        Transfer::start(&bed, &user.host, &moving[1].home, PACE)?,
+    ];
+    let flow = || transfers.iter().try_for_each(Transfer::flows);
+    let at_b = put(&bed, Some(&at_a), now + 1, "198.18.64.0")?;
+    for instance in &moving {
+        bed.wait_for_state("b", &instance.home, "serving")?;
+        bed.wait_for_state("a", &instance.home, "not serving")?;
+        send_by(instance, "eth1")?;
+    }
+    flow()?;
+
+    // One goes back by itself, the other one with everybody.
+    let web = &moving[0];
+    bed.matctl("a", &["detach", &web.home])?;
+    let words = ["attach", &web.home, "--interface", &web.interface];
+    bed.matctl("a", &words)?;
+    bed.wait_for_state("a", &web.home, "serving")?;
+    bed.wait_for_state("b", &web.home, "not serving")?;
+    send_by(web, "eth0")?;
+    flow()?;
+    let own = shown(&bed, &web.home)?;
+    ensure!(!own.contains("key65283") && epoch(&own)? > now + 1, "{own}");
+    put(&bed, Some(&at_b), now + 2, "198.18.0.0")?;
+    bed.wait_for_state("a", &moving[1].home, "serving")?;
+    send_by(&moving[1], "eth0")?;
+    flow()?;
+
+    // Nothing of it can be had for something else.
+    let (done, said) = nsupdate(
+        &bed,
+        &operator(),
+        &format!(
+            "update add {} 0 SVCB 1 . port=6283 ipv4hint=198.18.0.99 key65280=\"{now}\" \
+             key65281=\"native\" key65282=\"30\"",
+            owner("192.0.3.1")?
+        ),
+    )?;
+    ensure!(!done && said.contains("REFUSED"), "{said}");
+    for (transfer, what) in transfers.into_iter().zip(["web", "db"]) {
+        transfer.finish(what)?;
+    }
+    bed.lab.end()
+}

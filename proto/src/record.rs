@@ -147,7 +147,7 @@ pub fn prefix_owner(prefix: IpNet, zone: &Name) -> Option<Name> {
         IpNet::V6(_) => 4,
     };
     let between = prefix.prefix_len() > 0 && prefix.prefix_len() < prefix.max_prefix_len();
-    if !between || prefix.prefix_len() % step != 0 {
+    if !between || !prefix.prefix_len().is_multiple_of(step) {
         return None;
     }
     above(prefix, zone).ok()?.prepend_label("*").ok()

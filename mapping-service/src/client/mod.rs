@@ -151,21 +151,21 @@ pub enum MapError {
     #[error("{alias} leads to {target}, which is not the owner name of that home address")]
     Astray {
         /// The alias.
-        alias: Name,
+        alias: String,
         /// Where it leads.
-        target: Name,
+        target: String,
     },
     /// The zone does not say which prefixes there are.
     #[error("{owner} has no APL record: add one with the prefixes, as in \"1:192.0.2.0/24\"")]
     Unlisted {
         /// Where it would be.
-        owner: Name,
+        owner: String,
     },
     /// What the zone says of its prefixes cannot be read.
     #[error("the APL record of {owner}: {error}")]
     NoList {
         /// Where it is.
-        owner: Name,
+        owner: String,
         /// What is wrong with it.
         error: AplError,
     },
@@ -386,12 +386,13 @@ impl MapClient {
             if u16::from(*code) == apl::TYPE {
                 let read = apl::decode(&rdata.anything);
                 prefixes.extend(read.map_err(|error| MapError::NoList {
-                    owner: owner.clone(),
+                    owner: owner.to_string(),
                     error,
                 })?);
             }
         }
         if prefixes.is_empty() {
+            let owner = owner.to_string();
             return Err(MapError::Unlisted { owner });
         }
         Ok(Prefixes {

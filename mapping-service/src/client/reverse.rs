@@ -22,7 +22,7 @@ const LABEL: &str = "_mat";
 /// Whether `zone` is of the reverse tree (or above it: `arpa.`).
 pub fn is_reverse(zone: &Name) -> bool {
     zone.iter()
-        .last()
+        .next_back()
         .is_some_and(|top| top.eq_ignore_ascii_case(b"arpa"))
 }
 
@@ -40,7 +40,10 @@ impl MapClient {
             return Ok((answer, Vec::new()));
         };
         if record::zone_of(home, &target).is_none() {
-            return Err(MapError::Astray { alias, target });
+            return Err(MapError::Astray {
+                alias: alias.to_string(),
+                target: target.to_string(),
+            });
         }
         let (mut found, set) = self.read_at(&target).await?;
         found.verified &= answer.verified;

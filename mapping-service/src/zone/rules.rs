@@ -57,21 +57,21 @@ pub enum Breach {
     NotOne(Home),
     /// A name below a wildcard's, which would take others out of it.
     #[error(
-        "{name} and {wildcard} cannot both be: neighbours of the first would no longer be answered for by the second; bind the prefix one label above the home, or each home by itself"
+        "{name} and a binding for all of {homes} cannot both be: neighbours of the first would no longer be answered for by the second; bind the prefix one label above the home, or each home by itself"
     )]
     Deeper {
         /// The name.
         name: Name,
-        /// The wildcard.
-        wildcard: Name,
+        /// The wildcard's prefix.
+        homes: IpNet,
     },
     /// A locator that is for a home in a prefix.
-    #[error("{locators} overlaps the locators of {wildcard}, one for each home there")]
+    #[error("{locators} overlaps the locators of {homes}, one for each home there")]
     Span {
         /// What was to be registered.
         locators: IpNet,
-        /// The owner of the prefix's binding.
-        wildcard: Name,
+        /// Whose they are.
+        homes: IpNet,
     },
     /// Locators for a prefix, one of which is another home's.
     #[error("{locators} cannot be the locators of a prefix: {home} is at one of them")]

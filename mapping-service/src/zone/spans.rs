@@ -47,8 +47,8 @@ impl Span<'_> {
     }
 
     fn breach(&self, locators: IpNet) -> Breach {
-        let wildcard = self.wildcard.clone();
-        Breach::Span { locators, wildcard }
+        let homes = self.homes;
+        Breach::Span { locators, homes }
     }
 }
 
@@ -81,8 +81,8 @@ pub(super) fn apart(view: &impl View, origin: &Name, change: &Change) -> Result<
             return Err(other.breach(span.locators));
         }
         if let Some(name) = view.deep_below(&span.wildcard.base_name()) {
-            let wildcard = span.wildcard.clone();
-            return Err(Breach::Deeper { name, wildcard });
+            let homes = span.homes;
+            return Err(Breach::Deeper { name, homes });
         }
         for name in view.holders_in(span.locators) {
             let held = view
@@ -104,8 +104,8 @@ pub(super) fn apart(view: &impl View, origin: &Name, change: &Change) -> Result<
         let mut came = came.map(|((name, _), _)| name);
         let deep = |name: &&Name| above.zone_of(name) && name.iter().count() > span.reach();
         if let Some(name) = came.find(deep) {
-            let (name, wildcard) = (name.clone(), span.wildcard.clone());
-            return Err(Breach::Deeper { name, wildcard });
+            let (name, homes) = (name.clone(), span.homes);
+            return Err(Breach::Deeper { name, homes });
         }
         for step in change.moves.iter().filter(|step| step.prefix.is_none()) {
             let mut entries = step.to.iter().flat_map(|to| to.entries());

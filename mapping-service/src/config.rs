@@ -14,7 +14,6 @@ use std::sync::Arc;
 
 use hickory_proto::rr::{Name, RecordType};
 use ipnet::IpNet;
-use mat_proto::apl;
 use mat_proto::record;
 use serde::Deserialize;
 use tokio_rustls::rustls::ServerConfig;
@@ -32,6 +31,7 @@ use crate::server::tcp::{PER_CLIENT, SESSIONS};
 use crate::server::tls::usable;
 use crate::tsig::{Algorithm, TsigKey};
 use crate::zone::{Apex, lower};
+use crate::zonefile::record_type;
 
 /// Where the journal is kept unless the configuration says otherwise.
 pub const DATA_DIR: &str = "/var/lib/mat-mapd";
@@ -652,14 +652,6 @@ pub fn address_or_prefix(text: &str) -> Option<IpNet> {
 }
 
 /// A type by its name, or by its number as `TYPE65280` (RFC 3597 section 5).
-fn record_type(text: &str) -> Option<RecordType> {
-    let number = text
-        .strip_prefix("TYPE")
-        .and_then(|n| n.parse::<u16>().ok());
-    let unnamed = (text == "APL").then_some(apl::TYPE).or(number);
-    unnamed.map(RecordType::from).or_else(|| text.parse().ok())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

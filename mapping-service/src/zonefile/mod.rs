@@ -2,8 +2,10 @@
 //!
 //! # Limitations
 //! hickory's parser misreads quoted strings in parentheses and escapes of three digits, so both
-//! are refused, and so is `$INCLUDE`. What is printed in such a form, or in that of RFC 3597 (types
-//! whose own form is not known here), other servers read, and this one does not.
+//! are refused, and so is `$INCLUDE`. What is printed with such escapes, other servers read, and
+//! this one does not.
+
+mod octets;
 
 use std::fmt::Write as _;
 
@@ -11,6 +13,9 @@ use hickory_proto::rr::rdata::svcb::{SVCB, SvcParamKey, SvcParamValue};
 use hickory_proto::rr::{Name, RData, Record};
 use hickory_proto::serialize::binary::BinEncodable as _;
 use hickory_proto::serialize::txt::{ParseError, Parser};
+
+use octets::StandIns;
+pub(crate) use octets::record_type;
 
 /// Why a text is no zone file.
 #[derive(Debug, thiserror::Error)]
@@ -34,11 +39,29 @@ pub fn parse(text: &str, origin: &Name) -> Result<Vec<Record>, ZoneFileError> {
         let error = ParseError::Message(what);
         return Err(ZoneFileError { line, error });
     }
+    let mut stand_ins = StandIns::new(text);
+    let mut readable = String::with_capacity(text.len());
+    let mut start = 0;
+    for entry in &entries {
+        let own = &text[start..entry.end];
+        start = entry.end;
+        match stand_ins.put(own) {
+            Ok(None) => readable.push_str(own),
+            // Of one line, as before.
+            Ok(Some(other)) => readable.extend([&other, "\n"]),
+            Err(what) => {
+                let (line, error) = (entry.line, ParseError::Message(what));
+                return Err(ZoneFileError { line, error });
+            }
+        }
+    }
+    let (text, entries) = (readable.as_str(), self::entries(&readable));
     let read = |text: &str| Parser::new(text, None, Some(origin.clone())).parse();
     match read(text) {
         Ok((_, sets)) => Ok(sets
             .into_values()
             .flat_map(|set| set.into_parts().records)
+            .map(|record| stand_ins.resolve(record))
             .collect()),
         Err(error) => {
             // The text up to an entry's end can be read, or not, by itself.
@@ -144,13 +167,13 @@ pub fn print(record: &Record) -> String {
     )
 }
 
-/// Octets beyond letters, digits, `-` and `_` are escaped (RFC 1035 section 5.1).
+/// Octets beyond letters, digits, `-`, `_` and `*` are escaped (RFC 1035 section 5.1).
 fn print_name(name: &Name) -> String {
     let mut text = String::new();
     for label in name {
         for &octet in label {
             match octet {
-                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => {
+                b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'*' => {
                     text.push(char::from(octet));
                 }
                 b'!'..=b'~' => text.extend(['\\', char::from(octet)]),
@@ -239,6 +262,48 @@ note TXT "one ; (" "two"
         };
         let record = Record::from_rdata(name("x.map.example."), 7, data);
         assert_eq!(print(&record), r"x.map.example. 7 IN TYPE65400 \# 2 00ab");
+    }
+
+    #[test]
+    fn octets_and_lists_of_prefixes_are_read() {
+        let origin = name("map.example.");
+        let text = "$TTL 5\n_home APL 1:192.0.2.0/24 2:2001:db8::/32 ; homes\n\
+                    x 7 IN TYPE65400 \\# 2 00 ab\n  IN TYPE1 \\# 4 c0000201\nx A 192.0.2.2\n\
+                    \t TXT \"an APL \\\\# 1\" stands-for-0\nempty TYPE65400 \\# 0\n\
+                    *.2.0.192.h4 TXT x\n";
+        let mut printed: Vec<String> = parse(text, &origin).unwrap().iter().map(print).collect();
+        printed.sort();
+        let wanted = [
+            r"*.2.0.192.h4.map.example. 5 IN TXT x",
+            r"_home.map.example. 5 IN TYPE42 \# 15 00011803c000020002200420010db8",
+            r"empty.map.example. 5 IN TYPE65400 \# 0 ",
+            r"x.map.example. 5 IN A 192.0.2.2",
+            r"x.map.example. 5 IN A 192.0.2.1",
+            r"x.map.example. 7 IN TYPE65400 \# 2 00ab",
+        ];
+        for line in wanted {
+            assert!(
+                printed.iter().any(|p| p.replace('"', "") == line),
+                "{line}: {printed:#?}"
+            );
+        }
+        let again = parse(&(printed.join("\n") + "\n"), &origin).unwrap();
+        let mut again: Vec<String> = again.iter().map(print).collect();
+        again.sort();
+        assert_eq!(again, printed);
+        for wrong in [
+            "x TYPE65400 \\# 2 00",
+            "x TYPE65400 \\# 1 0g",
+            "x TYPE65400 \\#",
+            "x TYPE1 \\# 3 c00002",
+            "x NOTYPE \\# 0",
+            "x APL 1:2001:db8::/32",
+            "x APL !1:192.0.2.0/24",
+            "x TYPE65400 ( \\# 1\n 00 )",
+        ] {
+            let error = parse(&format!("$TTL 5\n\n{wrong}\n"), &origin).unwrap_err();
+            assert_eq!(error.line, 3, "{wrong}: {error}");
+        }
     }
 
     #[test]

@@ -7,14 +7,16 @@
 //!
 //! # Limitations
 //! It begins empty: a secondary that asks for what was before the start gets the whole zone.
-//! A difference is put together while nothing can be published, 4 us for each set in it.
+//! A difference is put together while nothing can be published, some us for each set in it.
 //! The SOA is taken to change in nothing but its serial; the rest of it comes from the
 //! configuration, which is read at the start.
 
 use std::collections::{HashMap, VecDeque};
 
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use hickory_proto::serialize::binary::BinEncodable as _;
+use hickory_proto::serialize::binary::{
+    BinDecodable as _, BinDecoder, BinEncodable as _, BinEncoder,
+};
 
 use crate::zone::{Change, RrSet, View as _, Zone, serial_newer};
 
@@ -23,8 +25,8 @@ use crate::zone::{Change, RrSet, View as _, Zone, serial_newer};
 /// whole zone.
 const SETS: usize = 1 << 15;
 
-/// Octets of data kept at most, as on the wire (in memory it is several times that): what
-/// [`SETS`] bindings need ten times over, so that only large sets come up against it.
+/// Octets of records kept at most: what [`SETS`] bindings need five times over, so that only large
+/// sets come up against it.
 const OCTETS: usize = 16 << 20;
 
 /// An RRset as it was before a change.
@@ -34,9 +36,35 @@ struct Replaced {
     serial: u32,
     name: Name,
     kind: RecordType,
-    /// `None` if there was none.
-    set: Option<RrSet>,
-    octets: usize,
+    /// Its records in wire form, a third of what they take otherwise; empty if there were none.
+    records: Box<[u8]>,
+}
+
+impl Replaced {
+    fn set(&self) -> Option<RrSet> {
+        let mut decoder = BinDecoder::new(&self.records);
+        let mut set: Option<RrSet> = None;
+        while !decoder.is_empty() {
+            let Record { ttl, data, .. } = Record::read(&mut decoder).ok()?;
+            let none = || RrSet {
+                ttl,
+                data: Vec::new(),
+            };
+            set.get_or_insert_with(none).data.push(data);
+        }
+        set
+    }
+}
+
+/// The records of a set, all at the root.
+fn wire(set: &RrSet) -> Box<[u8]> {
+    let mut octets = Vec::new();
+    let mut encoder = BinEncoder::new(&mut octets);
+    for record in set.records(&Name::root()) {
+        // What has no wire form has never come over a wire.
+        record.emit(&mut encoder).unwrap_or_default();
+    }
+    octets.into()
 }
 
 /// What a change replaces, to be noted once it is published.
@@ -72,13 +100,12 @@ impl Before {
         let soa = (zone.origin(), RecordType::SOA);
         let touched = change.sets.keys().filter(|(n, kind)| (n, *kind) != soa);
         let replaced = touched.map(|(name, kind)| {
-            let set = zone.set(name, *kind).cloned();
+            let set = zone.set(name, *kind);
             Replaced {
                 serial: zone.serial(),
                 name: name.clone(),
                 kind: *kind,
-                octets: set.as_ref().map_or(0, |set| octets(&set.data)),
-                set,
+                records: set.map(wire).unwrap_or_default(),
             }
         });
         Before(replaced.collect())
@@ -97,7 +124,7 @@ impl History {
     /// Notes a change that is published in the same step.
     pub fn note(&mut self, before: Before) {
         for replaced in before.0 {
-            self.octets += replaced.octets;
+            self.octets += replaced.records.len();
             self.replaced.push_back(replaced);
         }
         while self.replaced.len() > self.most.0 || self.octets > self.most.1 {
@@ -112,7 +139,7 @@ impl History {
             let Some(replaced) = self.replaced.pop_front() else {
                 return;
             };
-            self.octets -= replaced.octets;
+            self.octets -= replaced.records.len();
         }
     }
 
@@ -132,11 +159,12 @@ impl History {
         let mut oldest = HashMap::new();
         for replaced in self.replaced.iter().skip(self.replaced.len() - count) {
             let key = (&replaced.name, replaced.kind);
-            oldest.entry(key).or_insert(replaced.set.as_ref());
+            oldest.entry(key).or_insert(replaced);
         }
         let mut difference = Difference::default();
         for ((name, kind), old) in oldest {
-            let new = zone.set(name, kind);
+            let (old, new) = (old.set(), zone.set(name, kind));
+            let old = old.as_ref();
             difference.deleted.extend(lacking(name, old, new));
             difference.added.extend(lacking(name, new, old));
         }
@@ -157,11 +185,6 @@ fn lacking<'a>(
     };
     let records = set.into_iter().flat_map(|set| set.records(name));
     records.filter(|record| !kept.contains(&record.data))
-}
-
-fn octets(data: &[RData]) -> usize {
-    let octets = |data: &RData| data.to_bytes().map_or(0, |octets| octets.len());
-    data.iter().map(octets).sum()
 }
 
 #[cfg(test)]
@@ -292,13 +315,12 @@ mod tests {
         }
         assert_eq!(few.count_since(1), None);
         assert_eq!(few.count_since(2), Some(4));
-        let mut small = History::of(SETS, 5);
+        let mut small = History::of(SETS, 30);
         for i in 0..3 {
             publish(&mut zone, &mut small, &[(1, 5, vec![1, i + 2])]);
         }
-        // A text of one octet has a length before it; the first change replaced one, the
-        // others two each.
-        assert_eq!(small.octets, 4);
+        // 13 octets are a text of one octet; the first change replaced one, the others two each.
+        assert_eq!(small.octets, 26);
         assert_eq!(small.count_since(5), None);
         assert_eq!(small.count_since(6), Some(1));
     }

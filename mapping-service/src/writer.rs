@@ -147,7 +147,8 @@ impl Shared {
         self.history().note(before);
         // Whoever wants to hear of changes from now on has to wait until this one can be read.
         let wanted = self.changes.are_wanted();
-        let sets: Option<Vec<SetKey>> = wanted.then(|| change.sets.keys().cloned().collect());
+        let keys = change.sets.keys().cloned().map(Arc::new);
+        let sets: Option<Vec<SetKey>> = wanted.then(|| keys.collect());
         zone.apply(change);
         drop(zone);
         if let Some(sets) = sets {

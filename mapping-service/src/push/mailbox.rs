@@ -8,7 +8,8 @@ use tokio::sync::Notify;
 
 use super::SetKey;
 
-/// Sets that may wait: what is subscribed to by name always fits.
+/// Sets that may wait, some 12 octets each beside their names, which all mailboxes share: what is
+/// subscribed to by name always fits.
 const MOST: usize = 65_536;
 
 /// Names of what has changed, not the changes.
@@ -69,6 +70,8 @@ impl Mailbox {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::zone::tests::name;
     use futures_util::FutureExt as _;
@@ -77,7 +80,7 @@ mod tests {
     #[test]
     fn what_changes_again_waits_once_and_what_does_not_fit_is_an_overrun() {
         let mailbox = Mailbox::new([192, 0, 2, 1].into());
-        let set = |n: usize| (name(&format!("n{n}.map.example.")), RecordType::SVCB);
+        let set = |n: usize| Arc::new((name(&format!("n{n}.map.example.")), RecordType::SVCB));
         assert!(mailbox.take().now_or_never().is_none());
         for _ in 0..3 {
             mailbox.put(set(1));

@@ -29,8 +29,8 @@ pub(crate) use mailbox::{Mailbox, Waiting};
 use pack::pack;
 use registry::Registry;
 
-/// A set: its name and type.
-pub(crate) type SetKey = (Name, RecordType);
+/// A set: its name and type. Shared, since it may wait for many.
+pub(crate) type SetKey = Arc<(Name, RecordType)>;
 
 /// Names looked at in one go: nothing can be published meanwhile.
 pub(crate) const PIECE: usize = 256;
@@ -106,7 +106,7 @@ impl Push {
     /// The messages that tell what these sets are now: [`PIECE`] of them at most.
     pub(crate) fn news(&self, sets: &[SetKey], private: &Scope) -> Vec<Vec<u8>> {
         self.shared.read(|zone| {
-            let told = |(name, _): &&SetKey| may_read(private, None, name, zone.origin());
+            let told = |key: &&SetKey| may_read(private, None, &key.0, zone.origin());
             pack(sets.iter().filter(told).map(|key| replaced(zone, key)))
         })
     }
@@ -136,7 +136,8 @@ impl Push {
 }
 
 /// A set as it is now, whatever it was before.
-fn replaced(zone: &Zone, (name, kind): &SetKey) -> Vec<News> {
+fn replaced(zone: &Zone, key: &SetKey) -> Vec<News> {
+    let (name, kind) = &**key;
     let cleared = News::Cleared(name.clone(), *kind);
     let set = zone.set(name, *kind).into_iter();
     let records = set.flat_map(|set| set.records(name)).map(News::Added);
@@ -149,8 +150,8 @@ pub(crate) async fn deliver(push: Arc<Push>) {
     loop {
         changes.wake.notified().await;
         let sets = std::mem::take(&mut *changes.lock());
-        for (name, kind) in sets {
-            push.registry().tell(&name, kind);
+        for set in sets {
+            push.registry().tell(&set);
             // A popular name takes a while.
             tokio::task::yield_now().await;
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use hickory_proto::rr::{Name, RecordType};
 
-use super::Mailbox;
+use super::{Mailbox, SetKey};
 use crate::dso::{Subscription, is_of};
 
 /// Subscriptions of all sessions together: some 400 octets each.
@@ -64,7 +64,8 @@ impl Registry {
     }
 
     /// Puts a set that has changed into the mailboxes of whom it concerns.
-    pub(super) fn tell(&self, name: &Name, kind: RecordType) {
+    pub(super) fn tell(&self, set: &SetKey) {
+        let (name, kind) = &**set;
         let mut concerned: Vec<&Entries> = self.at.get(name).into_iter().collect();
         if !self.below.is_empty() {
             let mut above = name.clone();
@@ -77,8 +78,8 @@ impl Registry {
             }
         }
         for ((_, wanted), mailbox) in concerned.into_iter().flatten() {
-            if is_of(*wanted, kind) {
-                mailbox.put((name.clone(), kind));
+            if is_of(*wanted, *kind) {
+                mailbox.put(set.clone());
             }
         }
     }
@@ -162,14 +163,14 @@ mod tests {
                 *concerned
             );
         }
-        registry.tell(&name(home), RecordType::SVCB);
+        registry.tell(&Arc::new((name(home), RecordType::SVCB)));
         for ((subscription, concerned), mailbox) in subscriptions.iter().zip(&boxes) {
             let told = mailbox.take().now_or_never().is_some();
             assert_eq!(told, *concerned, "{subscription:?}");
             registry.remove(subscription, mailbox);
             registry.remove(subscription, mailbox);
         }
-        registry.tell(&name(home), RecordType::SVCB);
+        registry.tell(&Arc::new((name(home), RecordType::SVCB)));
         assert!(
             boxes
                 .iter()

@@ -420,6 +420,8 @@ impl Layer<'_, '_> {
             if data.len() >= MAX_SET || (!data.is_empty() && size() > MAX_OCTETS) {
                 return Err(Breach::SetTooLarge(name, kind).into());
             }
+            // Kept for long, and most sets have one record.
+            data.reserve_exact(1);
             data.push(record.data.clone());
         }
         let ttl = record.ttl;

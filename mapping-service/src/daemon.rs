@@ -26,7 +26,7 @@ use crate::push::{self, Push};
 use crate::replay::Memory;
 use crate::server::cookie::Secrets;
 use crate::server::counters::Counters;
-use crate::server::tcp::{Door, PER_CLIENT, Tcp};
+use crate::server::tcp::{CONNECTIONS, Door, PER_CLIENT, SESSIONS, Tcp};
 use crate::server::tls::Certificate;
 use crate::server::udp::Udp;
 use crate::server::{Handler, InForce, KeyRing};
@@ -45,7 +45,7 @@ const REPORT: Duration = Duration::from_secs(60);
 /// Serves until SIGTERM or SIGINT.
 pub async fn serve(path: &Path) -> anyhow::Result<()> {
     let config = Config::load(path)?;
-    allow_descriptors();
+    let descriptors = allow_descriptors();
     // Before the journal: a second mat-mapd on the same address ends here.
     let mut sockets = Vec::new();
     for address in &config.listen {
@@ -94,6 +94,10 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
     let handler = Arc::new(handler);
     let certificate = config.tls.as_ref().map(|tls| tls.config.clone());
     let certificate = certificate.map(|config| Arc::new(Certificate::new(config)));
+    // The rest is for files and whoever reads the metrics.
+    let share = |part: usize, doors: usize| descriptors / 20 * part / doors.max(1);
+    let connections = CONNECTIONS.min(share(4, sockets.len()));
+    let sessions = SESSIONS.min(share(15, tls_listeners.len()));
     let (mut ports, mut listeners) = (Vec::new(), Vec::new());
     for (udp, tcp) in sockets {
         tracing::info!(address = %tcp.local_addr()?, "listening");
@@ -101,6 +105,7 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
         let door = Door {
             handler: handler.clone(),
             certificate: None,
+            at_most: connections,
             per_client: PER_CLIENT,
         };
         listeners.push(Tcp::start(tcp, door));
@@ -110,6 +115,7 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
         let door = Door {
             handler: handler.clone(),
             certificate: certificate.clone(),
+            at_most: sessions,
             per_client: tls.connections_per_client,
         };
         listeners.push(Tcp::start(listener, door));
@@ -256,13 +262,15 @@ fn explain(address: SocketAddr, what: &str, error: &io::Error) -> String {
 }
 
 /// A connection takes a descriptor, and what a service is given at first is for those who use
-/// select(2).
-fn allow_descriptors() {
+/// select(2). How many there may be.
+fn allow_descriptors() -> usize {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, most)| setrlimit(Resource::RLIMIT_NOFILE, most, most));
     if let Err(error) = raised {
         tracing::warn!(%error, "the limit on open files stays as it is");
     }
+    let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(now, _)| now);
+    usize::try_from(limit).unwrap_or(usize::MAX)
 }
 
 /// Room for as many updates as the writer takes, beside questions: what is lost is sent again

@@ -53,6 +53,9 @@ causes! {
     RateLimitedDropped = "rate_limited_dropped",
     /// TCP connections refused: too many, or too many of one client.
     TcpRefused = "tcp_refused",
+    /// Connections that had said nothing for longest, closed in favour of another when all were
+    /// taken.
+    TcpDisplaced = "tcp_displaced",
     /// Connections closed because nobody took what was sent.
     Unread = "tcp_unread",
     /// Connections without a TLS handshake.

@@ -2,20 +2,21 @@
 //! and how much may wait for them.
 //!
 //! Requests of one connection are worked on side by side and answered as they are ready (section
-//! 7). Whoever does not read his answers is not read any further, and cut off. Over TLS a
-//! connection may become a [`Session`].
+//! 7). Whoever does not read his answers is not read any further, and cut off. When all
+//! connections are taken, whoever would be the first to be cut off makes room. Over TLS a connection
+//! may become a [`Session`].
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hickory_server::net::xfer::Protocol;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::{JoinHandle, JoinSet, yield_now};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet, yield_now};
 use tokio::time::{sleep, timeout};
 
 use super::Handler;
@@ -29,7 +30,7 @@ use crate::dso;
 use crate::push::{Mailbox, PIECE, Waiting};
 
 /// Connections in all: a descriptor and some KiB each.
-const CONNECTIONS: usize = 4096;
+pub(crate) const CONNECTIONS: usize = 4096;
 /// The same over TLS, where they stay.
 pub(crate) const SESSIONS: usize = 16_384;
 /// Of one client, unless the configuration says otherwise (TLS); an IPv6 client has a whole /64.
@@ -76,19 +77,27 @@ pub(crate) struct Door {
     pub(crate) handler: Arc<Handler>,
     /// Over TLS: what proves who we are.
     pub(crate) certificate: Option<Arc<Certificate>>,
+    /// Connections in all.
+    pub(crate) at_most: usize,
     /// Connections of one client.
     pub(crate) per_client: usize,
 }
 
 impl Door {
-    async fn enter(self, stream: TcpStream, from: SocketAddr, stopping: watch::Receiver<bool>) {
+    async fn enter(
+        self,
+        stream: TcpStream,
+        from: SocketAddr,
+        guest: Arc<Guest>,
+        stopping: watch::Receiver<bool>,
+    ) {
         // Answers are small, and waited for.
         let _at_worst_slower = stream.set_nodelay(true);
         let Some(certificate) = &self.certificate else {
-            return serve(stream, from, self, stopping).await;
+            return serve(stream, from, self, guest, stopping).await;
         };
         match timeout(IDLE, certificate.acceptor().accept(stream)).await {
-            Ok(Ok(stream)) => serve(stream, from, self, stopping).await,
+            Ok(Ok(stream)) => serve(stream, from, self, guest, stopping).await,
             failed => {
                 self.handler.counters.add(Cause::TlsFailed);
                 if self.handler.quiet.may_speak(unix_now()) {
@@ -105,11 +114,7 @@ impl Door {
 
 async fn accept(listener: TcpListener, door: Door, mut stopping: watch::Receiver<bool>) {
     let handler = door.handler.clone();
-    let at_most = match door.certificate {
-        None => CONNECTIONS,
-        Some(_) => SESSIONS,
-    };
-    let guests = Arc::new(Guests::new(at_most, door.per_client));
+    let guests = Arc::new(Guests::new(door.at_most, door.per_client));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -120,11 +125,13 @@ async fn accept(listener: TcpListener, door: Door, mut stopping: watch::Receiver
         match accepted {
             Ok((stream, from)) => match Guests::admit(&guests, from.ip()) {
                 Some(guest) => {
-                    let serving = door.clone().enter(stream, from, stopping.clone());
-                    connections.spawn(async move {
-                        serving.await;
-                        drop(guest);
-                    });
+                    let guest = Arc::new(guest);
+                    let door = door.clone();
+                    let serving = door.enter(stream, from, guest.clone(), stopping.clone());
+                    guest.seat(connections.spawn(serving));
+                    if guests.make_room() {
+                        handler.counters.add(Cause::TcpDisplaced);
+                    }
                 }
                 None => handler.counters.add(Cause::TcpRefused),
             },
@@ -147,14 +154,29 @@ async fn accept(listener: TcpListener, door: Door, mut stopping: watch::Receiver
 struct Guests {
     at_most: usize,
     per_client: usize,
-    here: Mutex<HashMap<IpAddr, usize>>,
+    here: Mutex<Here>,
 }
+
+#[derive(Debug, Default)]
+struct Here {
+    /// How many of each client.
+    clients: HashMap<IpAddr, usize>,
+    /// What ends each, in the order in which they are cut off unless they say something.
+    seats: BTreeMap<Seat, AbortHandle>,
+    /// How many there have been.
+    count: u64,
+}
+
+/// When a guest is cut off if he says nothing, and which one he is.
+type Seat = (Instant, u64);
 
 /// One of them, until dropped.
 #[derive(Debug)]
 struct Guest {
     of: Arc<Guests>,
     client: IpAddr,
+    /// Changed under the lock of [`Guests`] only.
+    seat: Mutex<Seat>,
 }
 
 impl Guests {
@@ -168,21 +190,65 @@ impl Guests {
 
     fn admit(this: &Arc<Self>, ip: IpAddr) -> Option<Guest> {
         let client = client_of(ip);
-        let mut guests = this.lock();
-        let all: usize = guests.values().sum();
-        let own = guests.get(&client).copied().unwrap_or(0);
-        if all >= this.at_most || own >= this.per_client {
+        let mut here = this.lock();
+        let own = here.clients.get(&client).copied().unwrap_or(0);
+        let full = here.seats.len() >= this.at_most && !here.one_can_go();
+        if full || own >= this.per_client {
             return None;
         }
-        guests.insert(client, own + 1);
+        here.clients.insert(client, own + 1);
+        here.count += 1;
+        let seat = Mutex::new((Instant::now() + IDLE, here.count));
         Some(Guest {
             of: this.clone(),
             client,
+            seat,
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+    /// If there are too many, whoever would be cut off first is now; whether there were.
+    fn make_room(&self) -> bool {
+        let mut here = self.lock();
+        if here.seats.len() <= self.at_most {
+            return false;
+        }
+        let first = here.seats.pop_first();
+        first.inspect(|(_, end)| end.abort()).is_some()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Here> {
         self.here.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Here {
+    /// Whether anybody may be cut off in favour of another: no session that is kept up, which
+    /// has more time than those who only ask.
+    fn one_can_go(&self) -> bool {
+        let first = self.seats.first_key_value();
+        first.is_some_and(|((until, _), _)| *until <= Instant::now() + IDLE)
+    }
+}
+
+impl Guest {
+    /// `end` ends him.
+    fn seat(&self, end: AbortHandle) {
+        self.of.lock().seats.insert(*self.own(), end);
+    }
+
+    /// He has said something, or taken what was said, and has so much time again.
+    fn stay(&self, patience: Duration) {
+        let mut here = self.of.lock();
+        let mut own = self.own();
+        let until = own.0.max(Instant::now() + patience);
+        if let Some(end) = here.seats.remove(&*own) {
+            own.0 = until;
+            here.seats.insert(*own, end);
+        }
+    }
+
+    fn own(&self) -> MutexGuard<'_, Seat> {
+        self.seat.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -196,18 +262,24 @@ pub(super) fn client_of(ip: IpAddr) -> IpAddr {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        let mut guests = self.of.lock();
-        if let Some(own) = guests.get_mut(&self.client) {
+        let mut here = self.of.lock();
+        here.seats.remove(&*self.own());
+        if let Some(own) = here.clients.get_mut(&self.client) {
             *own -= 1;
             if *own == 0 {
-                guests.remove(&self.client);
+                here.clients.remove(&self.client);
             }
         }
     }
 }
 
-async fn serve<S>(stream: S, from: SocketAddr, door: Door, mut stopping: watch::Receiver<bool>)
-where
+async fn serve<S>(
+    stream: S,
+    from: SocketAddr,
+    door: Door,
+    guest: Arc<Guest>,
+    mut stopping: watch::Receiver<bool>,
+) where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let handler = door.handler;
@@ -221,9 +293,15 @@ where
     // All of it ends with this task.
     let mut tasks = JoinSet::new();
     let mailbox = session.as_ref().map(Session::mailbox);
-    tasks.spawn(write(writer, waiting, handler.clone(), mailbox));
+    let pen = Pen {
+        writer,
+        handler: handler.clone(),
+        guest: guest.clone(),
+    };
+    tasks.spawn(write(pen, waiting, mailbox));
     loop {
         let patience = session.as_ref().and_then(Session::patience).unwrap_or(IDLE);
+        guest.stay(patience);
         let next = async {
             // Closed only by its owner, which is here.
             let slot = slots.clone().acquire_owned().await.ok()?;
@@ -296,12 +374,10 @@ async fn read(reader: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
 
 /// Writes what is to be sent until there is no more, or it is not taken.
 async fn write(
-    writer: impl AsyncWrite + Unpin,
+    mut pen: Pen<impl AsyncWrite + Unpin>,
     mut waiting: mpsc::Receiver<Outgoing>,
-    handler: Arc<Handler>,
     mailbox: Option<Arc<Mailbox>>,
 ) {
-    let mut pen = Pen { writer, handler };
     loop {
         let changed = async {
             match &mailbox {
@@ -337,6 +413,7 @@ async fn write(
 struct Pen<W> {
     writer: W,
     handler: Arc<Handler>,
+    guest: Arc<Guest>,
 }
 
 impl<W: AsyncWrite + Unpin> Pen<W> {
@@ -393,7 +470,9 @@ impl<W: AsyncWrite + Unpin> Pen<W> {
             self.handler.counters.add(Cause::Unread);
             return None;
         };
-        written.ok()
+        written.ok()?;
+        self.guest.stay(IDLE);
+        Some(())
     }
 }
 
@@ -410,8 +489,8 @@ impl Way for ByTcp {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_client_has_its_share_of_connections_and_no_more() {
+    #[tokio::test]
+    async fn a_client_has_its_share_of_connections_and_no_more() {
         let guests = Arc::new(Guests::new(CONNECTIONS, PER_CLIENT));
         let ip = |text: &str| text.parse().unwrap();
         let admit = |ip| Guests::admit(&guests, ip);
@@ -423,14 +502,39 @@ mod tests {
         own.pop();
         own.push(admit(ip("2001:db8::ffff:1")).unwrap());
         drop((own, other));
-        assert!(guests.lock().is_empty());
+        assert!(guests.lock().clients.is_empty());
+    }
 
-        let crowd: Vec<Guest> = (0..CONNECTIONS)
-            .map(|n| admit(ip(&format!("192.0.2.{}", n % 250))))
-            .map_while(|guest| guest)
+    #[tokio::test]
+    async fn whoever_would_be_cut_off_first_makes_room_but_for_sessions() {
+        let guests = Arc::new(Guests::new(3, PER_CLIENT));
+        let mut connections = JoinSet::new();
+        let mut enter = |n: u8| {
+            let guest = Guests::admit(&guests, [192, 0, 2, n].into())?;
+            guest.seat(connections.spawn(std::future::pending::<()>()));
+            Some((guest, guests.make_room()))
+        };
+        let crowd: Vec<Guest> = (0..3)
+            .map(|n| enter(n).unwrap())
+            .map(|(guest, displaces)| {
+                assert!(!displaces);
+                guest
+            })
             .collect();
-        assert_eq!(crowd.len(), CONNECTIONS);
-        assert!(admit(ip("198.51.100.1")).is_none());
-        assert_eq!(guests.lock().len(), 250);
+        // The oldest says something: the second one has to go.
+        crowd[0].stay(IDLE);
+        let (new, displaces) = enter(3).unwrap();
+        assert!(displaces);
+        let here = |guest: &Guest| guests.lock().seats.contains_key(&*guest.own());
+        let left = [&crowd[0], &crowd[1], &crowd[2], &new].map(here);
+        assert_eq!(left, [true, false, true, true]);
+        for guest in crowd.iter().chain([&new]) {
+            guest.stay(2 * IDLE);
+        }
+        assert!(enter(4).is_none());
+        drop((crowd, new));
+        assert!(guests.lock().clients.is_empty() && guests.lock().seats.is_empty());
+        let ended = connections.join_next().await.unwrap();
+        assert!(ended.unwrap_err().is_cancelled());
     }
 }

@@ -14,11 +14,9 @@
 use std::collections::{HashMap, VecDeque};
 
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use hickory_proto::serialize::binary::{
-    BinDecodable as _, BinDecoder, BinEncodable as _, BinEncoder,
-};
+use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder, BinEncoder};
 
-use crate::zone::{Change, RrSet, View as _, Zone, serial_newer};
+use crate::zone::{Change, RrSet, View as _, Zone, emit_record, serial_newer};
 
 /// RRsets kept at most: two seconds of as many changes as the disk takes, and of usual ones
 /// days. Secondaries ask within a second; one that was away for longer is as well off with the
@@ -60,9 +58,9 @@ impl Replaced {
 fn wire(set: &RrSet) -> Box<[u8]> {
     let mut octets = Vec::new();
     let mut encoder = BinEncoder::new(&mut octets);
-    for record in set.records(&Name::root()) {
+    for data in &set.data {
         // What has no wire form has never come over a wire.
-        record.emit(&mut encoder).unwrap_or_default();
+        emit_record(&mut encoder, &Name::root(), set.ttl, data).unwrap_or_default();
     }
     octets.into()
 }

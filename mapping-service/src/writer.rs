@@ -211,7 +211,7 @@ fn work(shared: &Shared, journal: &mut Journal, batch: Vec<Job>) {
         return;
     }
     let origin = shared.read(|zone| zone.origin().clone());
-    let decided: Vec<(Job, Result<Change, Failure>)> = shared.read(|zone| {
+    let decided: Vec<(Job, Result<Entry, Failure>)> = shared.read(|zone| {
         let mut draft = Draft::new(zone);
         batch
             .into_iter()
@@ -221,34 +221,32 @@ fn work(shared: &Shared, journal: &mut Journal, batch: Vec<Job>) {
                     permitted.map_err(Failure::from)
                 };
                 let result = draft.update(&job.update, permit);
+                let result = result.map(|change| Entry {
+                    change,
+                    receipt: Some(job.receipt.clone()),
+                });
                 (job, result)
             })
             .collect()
     });
-    let entries: Vec<Entry> = decided
+    let entries = decided
         .iter()
-        .filter_map(|(job, result)| match result {
-            Ok(change) if !change.is_empty() => Some(Entry {
-                change: change.clone(),
-                receipt: Some(job.receipt.clone()),
-            }),
-            _ => None,
-        })
-        .collect();
-    let committed = match entries.as_slice() {
-        [] => true,
-        entries => journal
+        .filter_map(|(_, result)| result.as_ref().ok());
+    let mut entries = entries.filter(|entry| !entry.change.is_empty()).peekable();
+    let changed = entries.peek().is_some();
+    let committed = !changed
+        || journal
             .append(entries)
             .map_err(|error| tracing::error!(%error, "changes lost: the journal failed"))
-            .is_ok(),
-    };
+            .is_ok();
+    let mut answers = Vec::with_capacity(decided.len());
     for (job, result) in decided {
         let result = match result {
             // What was decided on top of changes that are lost is void as well.
             _ if !committed => Err(Failure::Disk),
-            Ok(change) => {
-                log_accepted(&origin, &job, &change);
-                shared.publish(change);
+            Ok(entry) => {
+                log_accepted(&origin, &job, &entry.change);
+                shared.publish(entry.change);
                 Ok(())
             }
             Err(failure) => {
@@ -262,11 +260,15 @@ fn work(shared: &Shared, journal: &mut Journal, batch: Vec<Job>) {
             Err(failure) => Some(failure.code()),
         };
         shared.replay().settle(&job.receipt, code);
-        // The asker may be gone; the change stands all the same.
-        let _ = job.done.send(result);
+        answers.push((job.done, result));
     }
-    if committed && !entries.is_empty() {
+    if committed && changed {
         shared.serial.send_replace(shared.read(Zone::serial));
+    }
+    // All in one go: one by one, each would wake a thread.
+    for (done, result) in answers {
+        // The asker may be gone; the change stands all the same.
+        let _ = done.send(result);
     }
 }
 

@@ -29,6 +29,7 @@
 //! read. Unknown parameters are ignored, except that a record with a
 //! `mandatory` list naming one we do not know is refused (RFC 9460 section 8).
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use hickory_proto::rr::rdata::SVCB;
@@ -204,36 +205,26 @@ pub fn home(owner: &Name, zone: &Name) -> Option<Home> {
     if !zone.zone_of(owner) {
         return None;
     }
-    let labels: Vec<&str> = owner
-        .iter()
-        .take((owner.num_labels() - zone.num_labels()) as usize)
-        .map(std::str::from_utf8)
-        .collect::<Result<_, _>>()
-        .ok()?;
-    let (family, digits) = labels.split_last()?;
-    let ip = match *family {
-        f if f.eq_ignore_ascii_case("h4") && digits.len() == 4 => {
-            let mut octets = [0u8; 4];
-            for (octet, label) in octets.iter_mut().rev().zip(digits) {
-                *octet = label.parse().ok()?;
-                // One spelling per address: no "010", no "+1".
-                if octet.to_string() != *label {
-                    return None;
-                }
-            }
-            IpAddr::V4(Ipv4Addr::from(octets))
+    let digits = usize::from(owner.num_labels() - zone.num_labels()).checked_sub(1)?;
+    let family = owner.iter().nth(digits)?;
+    let is = |label: &str| family.eq_ignore_ascii_case(label.as_bytes());
+    let ip = if digits == 4 && is("h4") {
+        let mut octets = [0u8; 4];
+        for (octet, label) in octets.iter_mut().rev().zip(owner.iter()) {
+            *octet = decimal(label)?;
         }
-        f if f.eq_ignore_ascii_case("h6") && digits.len() == 32 => {
-            let mut value = 0u128;
-            for label in digits.iter().rev() {
-                let [digit] = label.as_bytes() else {
-                    return None;
-                };
-                value = value << 4 | u128::from((*digit as char).to_digit(16)?);
-            }
-            IpAddr::V6(Ipv6Addr::from(value))
+        IpAddr::V4(Ipv4Addr::from(octets))
+    } else if digits == 32 && is("h6") {
+        let mut value = 0u128;
+        for (place, label) in owner.iter().take(digits).enumerate() {
+            let [digit] = label else {
+                return None;
+            };
+            value |= u128::from((*digit as char).to_digit(16)?) << (4 * place);
         }
-        _ => return None,
+        IpAddr::V6(Ipv6Addr::from(value))
+    } else {
+        return None;
     };
     Home::new(ip).ok()
 }
@@ -245,6 +236,14 @@ pub fn zone_of(home: Home, owner: &Name) -> Option<Name> {
     let same = owner.iter().take(labels).map(<[u8]>::to_ascii_lowercase);
     same.eq(own.iter().map(<[u8]>::to_vec))
         .then(|| owner.trim_to(usize::from(owner.num_labels()) - labels))
+}
+
+/// One spelling for each number: no "010", no "+1".
+fn decimal(label: &[u8]) -> Option<u8> {
+    match label {
+        [b'1'..=b'9', ..] | [b'0'] => std::str::from_utf8(label).ok()?.parse().ok(),
+        _ => None,
+    }
 }
 
 /// The RRset of `binding`, one record per locator, active first.
@@ -407,8 +406,8 @@ fn is_known(key: SvcParamKey) -> bool {
     )
 }
 
-fn text(raw: &Unknown) -> String {
-    String::from_utf8_lossy(&raw.0).into_owned()
+fn text(raw: &Unknown) -> Cow<'_, str> {
+    String::from_utf8_lossy(&raw.0)
 }
 
 fn number<T: std::str::FromStr>(
@@ -423,7 +422,7 @@ fn number<T: std::str::FromStr>(
         .filter(|_| digits)
         .ok_or(RecordError::Syntax {
             key,
-            text,
+            text: text.into_owned(),
             expected,
         })
 }

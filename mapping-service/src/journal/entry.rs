@@ -12,11 +12,11 @@
 
 use hickory_proto::ProtoError;
 use hickory_proto::rr::{Name, Record, RecordType};
-use hickory_proto::serialize::binary::{BinDecodable, BinEncodable};
+use hickory_proto::serialize::binary::{BinDecodable, BinEncodable, BinEncoder};
 use mat_proto::Epoch;
 
 use crate::replay::Receipt;
-use crate::zone::{Change, RrSet};
+use crate::zone::{Change, RrSet, emit_record};
 
 /// A change and the update it came from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,6 +61,7 @@ impl Entry {
     pub fn encode(&self) -> Result<Vec<u8>, EntryError> {
         let mut deleted = (0u32, Vec::new());
         let mut records = (0u32, Vec::new());
+        let mut record = Vec::new();
         for ((name, kind), set) in &self.change.sets {
             let Some(set) = set else {
                 deleted.0 += 1;
@@ -69,12 +70,13 @@ impl Entry {
                 continue;
             };
             for data in &set.data {
-                let wire = Record::from_rdata(name.clone(), set.ttl, data.clone()).to_bytes()?;
+                record.clear();
+                emit_record(&mut BinEncoder::new(&mut record), name, set.ttl, data)?;
                 records.0 += 1;
                 records
                     .1
-                    .extend_from_slice(&(wire.len() as u32).to_be_bytes());
-                records.1.extend_from_slice(&wire);
+                    .extend_from_slice(&(record.len() as u32).to_be_bytes());
+                records.1.extend_from_slice(&record);
             }
         }
         let mut out = Vec::new();

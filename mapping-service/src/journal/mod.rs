@@ -192,7 +192,10 @@ impl Journal {
 
     /// Writes `entries` as one batch and waits for the disk. On an error none of
     /// them counts, now or after a restart.
-    pub fn append(&mut self, entries: &[Entry]) -> Result<(), JournalError> {
+    pub fn append<'e>(
+        &mut self,
+        entries: impl IntoIterator<Item = &'e Entry>,
+    ) -> Result<(), JournalError> {
         if self.poisoned {
             return Err(JournalError::Poisoned);
         }

@@ -26,9 +26,11 @@ pub mod update;
 
 use std::collections::BTreeMap;
 
+use hickory_proto::ProtoError;
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::rdata::{NS, SOA, SVCB};
-use hickory_proto::rr::{Name, RData, Record, RecordType};
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use hickory_proto::serialize::binary::{BinEncodable as _, BinEncoder};
 use ipnet::IpNet;
 use mat_proto::record::{self, RecordError};
 use mat_proto::{Binding, Entry, Epoch, Home, Locator};
@@ -60,6 +62,23 @@ impl RrSet {
             .iter()
             .map(|data| Record::from_rdata(name.clone(), self.ttl, data.clone()))
     }
+}
+
+/// Writes a record of class IN without making one of its parts.
+pub(crate) fn emit_record(
+    encoder: &mut BinEncoder<'_>,
+    name: &Name,
+    ttl: u32,
+    data: &RData,
+) -> Result<(), ProtoError> {
+    name.emit(encoder)?;
+    data.record_type().emit(encoder)?;
+    DNSClass::IN.emit(encoder)?;
+    encoder.emit_u32(ttl)?;
+    let length = encoder.place::<u16>()?;
+    data.emit(encoder)?;
+    let octets = u16::try_from(encoder.len_since_place(&length));
+    length.replace(encoder, octets.map_err(|_| "too long for a record")?)
 }
 
 /// What the configuration says about the apex.

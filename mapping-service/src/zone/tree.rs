@@ -14,13 +14,28 @@ use super::RrSet;
 /// Octets that sort as names do: labels from the root on, in lower case, each with a 0 behind
 /// it; so the keys of all names below a name begin with its own. 0 and 1 in a label are escaped.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Key(Box<[u8]>);
+pub(super) struct Key(Box<[u8]>);
 
 impl Key {
-    fn of(name: &Name) -> Self {
-        let mut key = Vec::with_capacity(name.len() + 1);
-        name.iter().rev().for_each(|label| put(&mut key, label));
-        Key(key.into())
+    pub(super) fn of(name: &Name) -> Self {
+        Key(octets_of(name).into())
+    }
+
+    /// The name that it is of.
+    pub(super) fn name(&self) -> Option<Name> {
+        let mut labels = vec![Vec::new()];
+        let mut octets = self.0.iter();
+        while let Some(octet) = octets.next() {
+            match octet {
+                0 => labels.push(Vec::new()),
+                1 => labels.last_mut()?.push(octets.next()?.checked_sub(1)?),
+                octet => labels.last_mut()?.push(*octet),
+            }
+        }
+        labels.pop();
+        let mut name = Name::from_labels(labels.iter().rev().map(Vec::as_slice)).ok()?;
+        name.set_fqdn(true);
+        Some(name)
     }
 }
 
@@ -28,6 +43,13 @@ impl Borrow<[u8]> for Key {
     fn borrow(&self) -> &[u8] {
         &self.0
     }
+}
+
+/// What the key of a name holds.
+fn octets_of(name: &Name) -> Vec<u8> {
+    let mut key = Vec::with_capacity(name.len() + 1);
+    name.iter().rev().for_each(|label| put(&mut key, label));
+    key
 }
 
 fn put(key: &mut Vec<u8>, label: &[u8]) {
@@ -70,7 +92,7 @@ pub(super) struct Tree(BTreeMap<Key, Node>);
 
 impl Tree {
     pub(super) fn get(&self, name: &Name) -> Option<&Node> {
-        self.0.get(&Key::of(name))
+        self.0.get(octets_of(name).as_slice())
     }
 
     /// The node of a name in uncompressed wire form.
@@ -157,6 +179,7 @@ mod tests {
             };
             let (a, b) = (name(&a), name(&b));
             prop_assert_eq!(Key::of(&a).cmp(&Key::of(&b)), a.cmp(&b));
+            prop_assert_eq!(Key::of(&a).name(), Some(a.clone()));
             let mut tree = Tree::default();
             let set = RrSet { ttl: 0, data: Vec::new() };
             tree.insert(a.clone(), RecordType::TXT, set);

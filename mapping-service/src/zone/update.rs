@@ -20,6 +20,7 @@ use ipnet::IpNet;
 use mat_proto::{Epoch, Locator, record};
 
 use super::rules::{self, Breach};
+use super::tree::Key;
 use super::{Change, RrSet, View, Zone, lower, next_serial, serial_newer};
 
 /// Records in one RRset, at most.
@@ -90,7 +91,10 @@ impl Refusal {
 /// The zone with a batch of undisclosed changes on top.
 pub struct Draft<'z> {
     zone: &'z Zone,
-    batch: Change,
+    /// New contents of sets; `None` if there are none.
+    sets: BTreeMap<(Key, RecordType), Option<RrSet>>,
+    /// Epochs of bindings deleted.
+    buried: BTreeMap<Name, Epoch>,
     /// Who has come to a locator in this batch.
     holders: BTreeMap<Locator, Name>,
     /// The locators of prefixes that have come or gone in it.
@@ -102,7 +106,8 @@ impl<'z> Draft<'z> {
     pub fn new(zone: &'z Zone) -> Self {
         Draft {
             zone,
-            batch: Change::default(),
+            sets: BTreeMap::new(),
+            buried: BTreeMap::new(),
             holders: BTreeMap::new(),
             spans: BTreeMap::new(),
         }
@@ -118,9 +123,9 @@ impl<'z> Draft<'z> {
     ) -> Result<Change, E> {
         let change = self.check(update)?;
         permit(&change)?;
-        self.batch.sets.extend(change.sets.clone());
-        self.batch.buried.extend(change.buried.clone());
+        self.buried.extend(change.buried.clone());
         for ((name, kind), set) in &change.sets {
+            self.sets.insert((Key::of(name), *kind), set.clone());
             if *kind != RecordType::SVCB {
                 continue;
             }
@@ -154,14 +159,14 @@ impl<'z> Draft<'z> {
 
 impl View for Draft<'_> {
     fn set(&self, name: &Name, kind: RecordType) -> Option<&RrSet> {
-        match self.batch.sets.get(&(name.clone(), kind)) {
+        match self.sets.get(&(Key::of(name), kind)) {
             Some(changed) => changed.as_ref(),
             None => self.zone.set(name, kind),
         }
     }
 
     fn kinds(&self, name: &Name) -> Vec<RecordType> {
-        merged_kinds(self.zone.kinds(name), &self.batch.sets, name)
+        merged_kinds(self.zone.kinds(name), &self.sets, &Key::of(name))
     }
 
     fn last_epoch(&self, name: &Name) -> Epoch {
@@ -171,7 +176,7 @@ impl View for Draft<'_> {
         match held.and_then(super::epoch_of) {
             Some(epoch) => epoch,
             None => {
-                let buried = self.batch.buried.get(name).copied().unwrap_or_default();
+                let buried = self.buried.get(name).copied().unwrap_or_default();
                 buried.max(self.zone.last_epoch(name))
             }
         }
@@ -214,16 +219,22 @@ impl View for Draft<'_> {
 
     fn deep_below(&self, name: &Name) -> Option<Name> {
         let depth = name.iter().count() + 2;
-        let came = self.batch.sets.iter().filter(|(_, set)| set.is_some());
-        let mut came = came.map(|((came, _), _)| came);
-        let deep = came.find(|came| name.zone_of(came) && came.iter().count() >= depth);
-        deep.cloned().or_else(|| self.zone.deep_below(name))
+        let mut from = self.sets.range((Key::of(name), RecordType::from(0))..);
+        let came = from.find_map(|((key, _), set)| {
+            let came = set.as_ref().and_then(|_| key.name())?;
+            (name.zone_of(&came) && came.iter().count() >= depth).then_some(came)
+        });
+        came.or_else(|| self.zone.deep_below(name))
     }
 }
 
 type Sets = BTreeMap<(Name, RecordType), Option<RrSet>>;
 
-fn merged_kinds(mut kinds: Vec<RecordType>, sets: &Sets, name: &Name) -> Vec<RecordType> {
+fn merged_kinds<K: Ord + Clone>(
+    mut kinds: Vec<RecordType>,
+    sets: &BTreeMap<(K, RecordType), Option<RrSet>>,
+    name: &K,
+) -> Vec<RecordType> {
     let from = (name.clone(), RecordType::from(0));
     for ((_, kind), set) in sets.range(from..).take_while(|((n, _), _)| n == name) {
         kinds.retain(|k| k != kind);

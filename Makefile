@@ -122,6 +122,13 @@ bench-mapping: setup ## the mapping service beside BIND and Knot: questions, sig
 	$(CARGO) build --release --locked
 	scripts/privileged target/release/mat-bench-map --json bench/results/mapping/$(shell date -u +%F).json
 
+.PHONY: bench-mapping-growth
+bench-mapping-growth: setup ## what the mapping service takes of disk and memory over ten million updates; fifteen minutes
+	scripts/dns-servers
+	$(CARGO) build --release --locked
+	scripts/privileged target/release/mat-bench-map --growth 10000000 \
+	    --json bench/results/mapping/$(shell date -u +%F)-growth.json
+
 .PHONY: bench-push
 bench-push: setup ## ten thousand subscribers hear of a change; three minutes
 	$(CARGO) build --release --locked

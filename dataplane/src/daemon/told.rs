@@ -96,7 +96,7 @@ fn remembered(path: &Path, file: &Path, alone: &Config) -> anyhow::Result<Option
 async fn ask(alone: &Config) -> anyhow::Result<Told> {
     let directory = Directory::new(alone)?;
     let told = directory.told(&alone.left_to_zone).await;
-    told.context("which prefixes there are is left to the zone")
+    told.context("`prefixes` is left out in [homes] or [locators], so the zone is asked")
 }
 
 fn keep(file: &Path, told: &Told) -> anyhow::Result<()> {

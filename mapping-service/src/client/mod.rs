@@ -78,6 +78,8 @@ impl Default for Timing {
 pub struct Lookup {
     /// Where the home address is reachable; `None` if it is not bound.
     pub binding: Option<Binding>,
+    /// Whose binding it is, if all homes of a prefix share it.
+    pub shared: Option<IpNet>,
     /// Whether the answer carried a valid TSIG.
     pub verified: bool,
     /// With `binding: None`: how long that may be believed (RFC 2308).
@@ -238,8 +240,8 @@ pub struct MapClient {
 impl MapClient {
     /// A client of `zone` at `servers`, asked in this order; for changes the
     /// first must be the primary. With a zone of the [reverse tree](is_reverse) bindings are found
-    /// by aliases there, in whatever zone they are, and cannot be changed. Without a key nothing can be changed and no
-    /// answer is verified.
+    /// by aliases there, in whatever zone they are, and cannot be changed. Without a key nothing
+    /// can be changed and no answer is verified.
     pub fn new(zone: Name, servers: Vec<SocketAddr>, key: Option<TsigKey>) -> Self {
         let mut zone = zone;
         zone.set_fqdn(true);
@@ -279,6 +281,8 @@ impl MapClient {
     /// The binding of `home`, or that there is none.
     pub async fn get(&self, home: Home) -> Result<Lookup, MapError> {
         let (answer, records) = self.read(home).await?;
+        let length = record::prefix_len(&records);
+        let shared = length.and_then(|length| IpNet::new(home.ip(), length).ok());
         let binding = match records.as_slice() {
             [] => None,
             set => Some(
@@ -292,6 +296,7 @@ impl MapClient {
                 None => negative_ttl(&answer, &self.zone)?,
             },
             binding,
+            shared: shared.map(|prefix| prefix.trunc()),
             verified: answer.verified,
             server: answer.server,
         })

@@ -471,12 +471,13 @@ impl View for Zone {
     }
 
     fn holders_in(&self, locators: IpNet) -> Vec<Name> {
-        let ends = [locators.network(), locators.broadcast()].map(Locator::new);
-        let [Ok(first), Ok(last)] = ends else {
-            return Vec::new();
-        };
-        let held = self.holders.range(first..=last);
-        held.map(|(_, name)| name.clone()).collect()
+        let first = Locator::new(locators.network());
+        let held = first.map(|first| self.holders.range(first..));
+        held.into_iter()
+            .flatten()
+            .take_while(|(locator, _)| locators.contains(&locator.ip()))
+            .map(|(_, name)| name.clone())
+            .collect()
     }
 
     fn spans(&self) -> Vec<(Name, IpNet)> {

@@ -3,6 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
+use mat_netns::Cmd;
 use mat_netns::testbed::{Instance, Options, Testbed, Transfer, serve};
 
 use crate::by_hand::{attach_twice, send_by};
@@ -99,6 +100,21 @@ fn a_prefix_moves_with_one_message_and_a_home_can_leave_it() -> Result<()> {
     bed.wait_for_state("a", &moving[1].home, "serving")?;
     send_by(&moving[1], "eth0")?;
     flow()?;
+
+    let config = bed.matctl_config(&[&moving[1]])?;
+    let matctl = |words: &str| -> Result<(bool, String)> {
+        let matctl = Cmd::new(bed.options().binaries.join("matctl"));
+        let matctl = matctl.args(words.split(' ')).arg("--config").arg(&config);
+        let output = bed.map.exec(matctl)?;
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text).into_owned();
+        Ok((output.status.success(), text))
+    };
+    let (found, said) = matctl("map get 192.0.2.11")?;
+    ensure!(found && said.contains("198.18.0.11"), "{said}");
+    ensure!(said.contains("shared by all of 192.0.2.0/24"), "{said}");
+    let (deleted, said) = matctl("map delete 192.0.2.11")?;
+    ensure!(!deleted && said.contains("no binding of its own"), "{said}");
 
     // Nothing of it can be had for something else.
     let (done, said) = nsupdate(

@@ -18,7 +18,7 @@ const PACE: u32 = 10_000;
 /// Questions outstanding when it is asked how many can be answered.
 const OUTSTANDING: u32 = 100;
 /// More updates than any server carries out in a measurement.
-const UPDATES: usize = 400_000;
+pub const UPDATES: usize = 400_000;
 
 /// Everything that is sent to a server.
 pub struct Load {

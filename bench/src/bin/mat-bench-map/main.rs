@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `servers` | each server: its configuration, how it starts |
 //! | `load` | zone, questions and updates; dnsperf and what it says |
+//! | `growth` | what mat-mapd takes of disk and memory over millions of updates |
 //! | `report` | medians and ratios as a table |
 //!
 //! Every server has its own default durability: an update is answered when it is on disk. Knot is
@@ -13,6 +14,7 @@
 //! # Limitations
 //! Servers and dnsperf share the machine's processors, so figures are ratios within one run.
 
+mod growth;
 mod load;
 mod report;
 mod servers;
@@ -53,6 +55,9 @@ struct Args {
     /// mat-mapd alone
     #[arg(long)]
     alone: bool,
+    /// Nothing of that, but what mat-mapd takes of disk and memory over so many updates
+    #[arg(long, value_name = "UPDATES")]
+    growth: Option<u64>,
     #[command(flatten)]
     keep: Keep,
 }
@@ -99,6 +104,12 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<bool> {
     let lab = Lab::new()?;
     let host = lab.host("dns")?;
+    if let Some(updates) = args.growth {
+        let growth = growth::measure(&lab, &host, args.bindings, updates)?;
+        args.keep.write(&growth)?;
+        lab.end()?;
+        return Ok(true);
+    }
     let load = Load::new(&lab, args.bindings, args.seconds)?;
     let mut report = Report {
         schema: "mat.mapping/1".to_owned(),

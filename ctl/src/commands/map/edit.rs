@@ -139,7 +139,8 @@ async fn change(
     make: impl Fn(Option<&Binding>, u64) -> Result<Option<Binding>, BindingError>,
 ) -> anyhow::Result<Change> {
     for _ in 0..ATTEMPTS {
-        let before = map.get(home).await?.binding;
+        let found = map.get(home).await?;
+        let before = found.binding;
         let epoch = before.as_ref().map_or(0, |binding| binding.epoch().0);
         if let Some(expected) = guard.expect_epoch
             && expected != epoch
@@ -152,6 +153,12 @@ async fn change(
         let after = make(before.as_ref(), unix_seconds())?;
         if before.is_none() && after.is_none() {
             return Ok((None, None));
+        }
+        if let (None, Some(prefix)) = (&after, found.shared) {
+            bail!(
+                "{home} has no binding of its own: it shares that of {prefix}, which nsupdate \
+                 changes; nothing was changed"
+            );
         }
         match map
             .compare_and_swap(home, before.as_ref(), after.as_ref())

@@ -78,7 +78,10 @@ fn get(args: GetArgs) -> anyhow::Result<ExitCode> {
         }
         match (&lookup.binding, args.json) {
             (binding, true) => say_json(binding)?,
-            (Some(binding), false) => say(&line(binding))?,
+            (Some(binding), false) => match lookup.shared {
+                Some(prefix) => say(&format!("{} (shared by all of {prefix})", line(binding)))?,
+                None => say(&line(binding))?,
+            },
             (None, false) => say(&format!("{} is not bound", args.home))?,
         }
         Ok(if lookup.binding.is_some() {

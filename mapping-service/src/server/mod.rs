@@ -24,6 +24,7 @@
 //! incoming NOTIFY is not served.
 
 mod auth;
+mod batch;
 pub mod cookie;
 pub mod counters;
 pub(crate) mod exercise;

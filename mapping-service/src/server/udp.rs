@@ -1,5 +1,5 @@
-//! DNS over UDP: one thread for each socket answers questions one after the other, without
-//! waiting for anything; updates wait for the disk elsewhere.
+//! DNS over UDP: one thread for each socket answers questions one after the other, as many as are
+//! there, without waiting for anything; updates wait for the disk elsewhere.
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::Handler;
+use super::batch::{Inbox, Outbox};
 use super::counters::Cause;
 use super::limit::Verdict;
 use super::message::{Received, receive};
@@ -79,23 +80,27 @@ struct Port {
 
 impl Port {
     fn serve(&self, stop: &AtomicBool) -> io::Result<()> {
-        let mut datagram = vec![0; usize::from(u16::MAX)];
-        let mut answer = Vec::with_capacity(2048);
+        let (mut inbox, mut outbox) = (Inbox::new(), Outbox::new());
         while !stop.load(Ordering::Relaxed) {
-            let (length, from) = match self.socket.recv_from(&mut datagram) {
-                Ok(received) => received,
-                Err(error) if is_passing(&error) => continue,
-                Err(error) => return Err(error),
-            };
-            // Answers would go in circles.
-            if from.port() == 0 {
-                continue;
-            }
-            let asked = &datagram[..length];
-            match self.handler.quickly(asked, from.ip(), &mut answer) {
-                Some(Verdict::Answer | Verdict::Truncate) => send(&self.socket, &answer, from),
-                Some(Verdict::Drop) => {}
-                None => self.thoroughly(asked, from),
+            let received = inbox.receive(&self.socket, |asked, from| {
+                // Answers would go in circles.
+                if from.port() == 0 {
+                    return;
+                }
+                outbox.add(&self.socket, from, |answer| {
+                    match self.handler.quickly(asked, from.ip(), answer) {
+                        Some(verdict) => verdict != Verdict::Drop,
+                        None => {
+                            self.thoroughly(asked, from);
+                            false
+                        }
+                    }
+                });
+            });
+            outbox.send(&self.socket);
+            match received {
+                Err(error) if !is_passing(&error) => return Err(error),
+                _ => {}
             }
         }
         Ok(())

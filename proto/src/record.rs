@@ -92,6 +92,9 @@ pub enum RecordError {
         /// The length that the record gives.
         length: u8,
     },
+    /// Another length than that of the prefix that owns the record.
+    #[error("key{KEY_PREFIX} is {0}, not the length of the prefix that the wildcard stands for")]
+    Length(u8),
     /// A `mandatory` list names a parameter this release does not know.
     #[error("mandatory parameter {0} is not known")]
     Mandatory(SvcParamKey),
@@ -377,7 +380,16 @@ fn parse(svcb: &SVCB) -> Result<(Entry, Epoch, u32, Option<u8>), RecordError> {
                 lease = Some(number(KEY_LEASE, raw, "a lease in seconds")?);
             }
             (SvcParamKey::Key(KEY_PREFIX), SvcParamValue::Unknown(raw)) => {
-                prefix = Some(number(KEY_PREFIX, raw, "a length in bits")?);
+                let length: u8 = number(KEY_PREFIX, raw, "a length in bits")?;
+                // One spelling: whoever replaces the set names it octet by octet.
+                if raw.0 != length.to_string().as_bytes() {
+                    return Err(RecordError::Syntax {
+                        key: KEY_PREFIX,
+                        text: text(raw).into_owned(),
+                        expected: "a length in bits without zeros in front",
+                    });
+                }
+                prefix = Some(length);
             }
             _ => {}
         }
@@ -503,6 +515,7 @@ mod tests {
             ("198.51.100.1", "24"),
             ("198.51.100.0", "33"),
             ("198.51.100.0", "x"),
+            ("198.51.100.0", "024"),
             ("2001:db8::", "24"),
         ] {
             assert!(

@@ -436,8 +436,9 @@ impl Zone {
             .nodes
             .iter()
             .filter(|node| {
-                node.get(RecordType::SVCB).is_some()
-                    && record::home(&node.name, &self.origin).is_some()
+                let owner = record::home(&node.name, &self.origin).is_some()
+                    || record::prefix(&node.name, &self.origin).is_some();
+                owner && node.get(RecordType::SVCB).is_some()
             })
             .count();
         (bound, self.nodes.len() - bound)
@@ -511,7 +512,7 @@ pub(crate) fn shared_binding(prefix: IpNet, set: &RrSet) -> Result<Binding, Reco
     let binding = record::from_svcb(home, svcb(set))?;
     match record::prefix_len(svcb(set)) {
         Some(length) if length == prefix.prefix_len() => Ok(binding),
-        Some(_) => Err(RecordError::Mixed("prefix lengths")),
+        Some(length) => Err(RecordError::Length(length)),
         None => Err(RecordError::Missing(record::KEY_PREFIX)),
     }
 }

@@ -20,8 +20,9 @@
 
 use std::collections::BTreeMap;
 
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::rr::{Name, RData, RecordType};
 use ipnet::IpNet;
+use mat_proto::apl::{self, AplError};
 use mat_proto::record::{self, RecordError};
 use mat_proto::{Binding, Epoch, Family, Home, Locator};
 
@@ -87,6 +88,9 @@ pub enum Breach {
     /// Delegations are not served.
     #[error("{0}: {1} is not served below the apex")]
     Delegation(Name, RecordType),
+    /// A list of prefixes that forwarders could not read.
+    #[error("APL of {0}: {1}")]
+    NotAList(Name, AplError),
     /// What DNSSEC adds is made when it is asked for.
     #[error("{1} of {0}: {1} records are made by the server that signs the zone")]
     OfDnssec(Name, RecordType),
@@ -141,8 +145,9 @@ pub(super) fn enforce(view: &impl View, origin: &Name, change: &mut Change) -> R
             return Err(Breach::SharedKind(prefix, *kind));
         }
         let Some(home) = first.or_else(|| record::home(name, origin)) else {
-            if set.is_some() {
+            if let Some(set) = set {
                 elsewhere(name, *kind, origin)?;
+                lists(name, set)?;
             }
             continue;
         };
@@ -224,6 +229,19 @@ fn displace(view: &impl View, origin: &Name, change: &mut Change) -> Result<(), 
             to: None,
             displaced_from: Some(locator),
         });
+    }
+    Ok(())
+}
+
+/// Whoever is told a list of prefixes can read it.
+fn lists(name: &Name, set: &RrSet) -> Result<(), Breach> {
+    for data in &set.data {
+        if let RData::Unknown { code, rdata } = data
+            && u16::from(*code) == apl::TYPE
+        {
+            let read = apl::decode(&rdata.anything);
+            read.map_err(|error| Breach::NotAList(name.clone(), error))?;
+        }
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! The rules for the owners of home addresses.
 
+use hickory_proto::rr::rdata::NULL;
 use mat_mapping::zone::rules::Breach;
 use mat_proto::{Binding, Entry, Epoch, Home, Modes, Priority, record};
 use proptest::prelude::*;
@@ -121,7 +122,11 @@ fn what_is_no_binding_is_refused() {
     if let RData::SVCB(svcb) = &mut alias.data {
         svcb.svc_priority = 0;
     }
-    let wrong: [(Vec<Record>, &str); 9] = [
+    let list = |octets: &[u8]| RData::Unknown {
+        code: 42.into(),
+        rdata: NULL::with(octets.to_vec()),
+    };
+    let wrong: [(Vec<Record>, &str); 10] = [
         (vec![one(), other_epoch], "different epochs"),
         (vec![alias], "AliasMode"),
         (vec![one(), add(OWNER, 5, txt("note"))], "only SVCB"),
@@ -139,6 +144,14 @@ fn what_is_no_binding_is_refused() {
             "names no home address",
         ),
         (vec![add("*.map.example.", 5, txt("x"))], "wildcards"),
+        (
+            vec![add(
+                "_home.map.example.",
+                5,
+                list(&[0, 1, 24, 0x83, 192, 0, 2]),
+            )],
+            "item 1 is an exception",
+        ),
         (
             vec![add("sub.map.example.", 5, ns("ns.example."))],
             "not served below the apex",

@@ -256,7 +256,7 @@ fn what_is_no_binding_of_a_prefix_is_refused() {
         ),
         (
             shared_with("192.0.2.0/24", 1, "198.51.0.0", Some("16")),
-            "different prefix lengths",
+            "not the length of the prefix",
         ),
         (
             shared("192.0.2.0/24", 1, "198.51.100.1"),

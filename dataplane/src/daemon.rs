@@ -404,10 +404,12 @@ impl Running<'_> {
                 _ = terminate.recv() => return Ok(End::Asked),
                 _ = interrupt.recv() => return Ok(End::Asked),
                 () = &mut relieved => return Ok(End::Relieved),
-                _ = hangup.recv() => self.reload("configuration reloaded").await,
-                () = &mut told => {
+                _ = hangup.recv() => if self.reload("configuration reloaded").await {
                     told.set(told::changed(self.path, self.told_file));
+                },
+                () = &mut told => {
                     self.reload("the zone says other prefixes: taken up").await;
+                    told.set(told::changed(self.path, self.told_file));
                 }
                 _ = upgrade.recv() => tokio::select! {
                     _ = terminate.recv() => return Ok(End::Asked),
@@ -423,16 +425,18 @@ impl Running<'_> {
         }
     }
 
-    async fn reload(&self, done: &str) {
+    /// Whether the configuration is taken up.
+    async fn reload(&self, done: &str) -> bool {
         let config = told::anew(self.path, self.told_file).await;
         let reloaded = match config {
             Ok(config) => reload(self.path, self.config, &config, &self.control).await,
             Err(error) => Err(error),
         };
-        match reloaded {
+        match &reloaded {
             Ok(()) => tracing::info!("{done}"),
             Err(error) => tracing::error!("configuration not reloaded: {error:#}"),
         }
+        reloaded.is_ok()
     }
 
     /// Returns if the upgrade is refused; fails if the data thread has ended.

@@ -10,14 +10,14 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use hickory_proto::rr::RecordType;
 use ipnet::IpNet;
-use mat_proto::{Binding, record};
+use mat_proto::Binding;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::config::Config;
 use crate::journal::{self, Entry};
 use crate::writer::{Brief, Whose};
-use crate::zone::owned;
+use crate::zone::{owned, whose};
 
 /// Writes a line for each change of the binding of one of `homes` (`None`: any).
 ///
@@ -39,8 +39,7 @@ pub fn history(config: &Path, homes: Option<IpNet>, out: &mut impl Write) -> any
     for entry in journal::read_all(&file, &bytes, origin)? {
         let Entry { change, receipt } = entry;
         for ((name, kind), set) in &change.sets {
-            let home = record::home(name, origin).map(|home| home.ip().into());
-            let Some(whose) = home.or_else(|| record::prefix(name, origin)) else {
+            let Some(whose) = whose(name, origin) else {
                 continue;
             };
             let asked = |some: IpNet| some.contains(&whose) || whose.contains(&some);
@@ -48,7 +47,6 @@ pub fn history(config: &Path, homes: Option<IpNet>, out: &mut impl Write) -> any
                 continue;
             }
             let is = set.as_ref().and_then(|set| owned(name, origin, set));
-            let is = is.map(|(_, binding)| binding);
             let was = match &is {
                 Some(is) => bindings.insert(whose, is.clone()),
                 None => bindings.remove(&whose),

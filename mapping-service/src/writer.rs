@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, RecordType};
 use ipnet::IpNet;
-use mat_proto::{Binding, record};
+use mat_proto::Binding;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::history::{Before, History};
@@ -25,7 +25,7 @@ use crate::policy::{Denial, Policy};
 use crate::push::{Changes, SetKey};
 use crate::replay::{Memory, Receipt};
 use crate::zone::update::{Draft, Refusal, Update};
-use crate::zone::{Change, Zone};
+use crate::zone::{Change, Zone, whose};
 
 /// Updates waiting at most; beyond, the server answers SERVFAIL.
 pub const QUEUE: usize = 1024;
@@ -349,8 +349,7 @@ fn log_accepted(origin: &Name, job: &Job, change: &Change) {
         );
     }
     for ((name, kind), set) in &change.sets {
-        let owner = record::home(name, origin).is_some() || record::prefix(name, origin).is_some();
-        let binding = *kind == RecordType::SVCB && owner;
+        let binding = *kind == RecordType::SVCB && whose(name, origin).is_some();
         let serial = *kind == RecordType::SOA;
         if !binding && !serial {
             let records = set.as_ref().map_or(0, |set| set.data.len());

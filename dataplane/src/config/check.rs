@@ -70,8 +70,8 @@ impl<'a> Checker<'a> {
         let homes = Homes {
             prefixes: self.bounds("homes.prefixes", homes.as_ref()),
         };
-        let listed = listed(locators_left, told.map(|told| &told.locators));
-        let locators = self.locators(&raw.locators, listed.as_ref(), placement, &homes);
+        let all = listed(locators_left, told.map(|told| &told.locators));
+        let locators = self.locators(&raw.locators, all.as_ref(), placement, &homes);
         let config = Config {
             left_to_zone: [
                 (apl::List::Homes, homes_left),

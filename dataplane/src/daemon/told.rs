@@ -60,18 +60,21 @@ pub(super) fn last(path: &Path, file: &Path) -> anyhow::Result<Config> {
     Ok(known.unwrap_or(alone))
 }
 
-/// Resolves once the zone says something else than what `file` keeps; never if the configuration
-/// leaves nothing to it.
+/// Resolves once the zone says something else than what `file` keeps; never if the configuration,
+/// as it is when this is called, leaves nothing to it.
 pub(super) async fn changed(path: &Path, file: &Path) {
+    let alone = loop {
+        match Config::load(path, None) {
+            Ok(alone) => break alone,
+            // Somebody is at work on it.
+            Err(_) => tokio::time::sleep(EVERY).await,
+        }
+    };
+    if alone.left_to_zone.is_empty() {
+        return std::future::pending().await;
+    }
     loop {
         tokio::time::sleep(EVERY).await;
-        // Somebody may be at work on it.
-        let Ok(alone) = Config::load(path, None) else {
-            continue;
-        };
-        if alone.left_to_zone.is_empty() {
-            continue;
-        }
         match ask(&alone).await {
             Ok(told) if state::load(file).ok().flatten().as_ref() != Some(&told) => return,
             Ok(_) => {}

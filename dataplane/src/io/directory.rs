@@ -79,8 +79,8 @@ impl Directory {
         }
     }
 
-    /// The binding that a zone has pushed of a home, if it would have pushed what has changed. From now on it
-    /// does.
+    /// The binding that a zone has pushed of a home, if it would have pushed what has changed. From
+    /// now on it does.
     pub fn recent(&self, home: Home) -> Option<Answer> {
         let subscriber = self.zone(home).subscriber.as_ref()?;
         // There may be a binding for its whole prefix, which only an answer says (RFC 8765 section

@@ -281,8 +281,6 @@ impl MapClient {
     /// The binding of `home`, or that there is none.
     pub async fn get(&self, home: Home) -> Result<Lookup, MapError> {
         let (answer, records) = self.read(home).await?;
-        let length = record::prefix_len(&records);
-        let shared = length.and_then(|length| IpNet::new(home.ip(), length).ok());
         let binding = match records.as_slice() {
             [] => None,
             set => Some(
@@ -296,7 +294,7 @@ impl MapClient {
                 None => negative_ttl(&answer, &self.zone)?,
             },
             binding,
-            shared: shared.map(|prefix| prefix.trunc()),
+            shared: shared_by(home, &records),
             verified: answer.verified,
             server: answer.server,
         })
@@ -460,15 +458,11 @@ impl MapClient {
         let mut message = Message::new(random_id()?, MessageType::Query, OpCode::Update);
         message.add_query(Query::query(self.zone.clone(), RecordType::SOA));
         // What was read of a home may be its prefix's.
-        let shared = expect.and_then(record::prefix_len);
-        let shared = match shared.map(|length| IpNet::new(home.ip(), length)) {
-            None => None,
-            Some(prefix) => {
-                let prefix = prefix.map(|prefix| prefix.trunc()).ok();
-                let owner = prefix.and_then(|prefix| record::prefix_owner(prefix, &self.zone));
-                Some(owner.ok_or(MapError::Unshared { home })?)
-            }
-        };
+        let shared = expect.and_then(|set| shared_by(home, set)).map(|prefix| {
+            let owner = record::prefix_owner(prefix, &self.zone);
+            owner.ok_or(MapError::Unshared { home })
+        });
+        let shared = shared.transpose()?;
         // RFC 2136 section 2.4.2: RRset exists (value dependent).
         for svcb in expect.into_iter().flatten() {
             let data = RData::SVCB(svcb.clone());
@@ -528,6 +522,12 @@ impl MapClient {
             })
             .collect())
     }
+}
+
+/// The prefix of this home that these records are for, if they are not for it alone.
+fn shared_by(home: Home, set: &[SVCB]) -> Option<IpNet> {
+    let prefix = IpNet::new(home.ip(), record::prefix_len(set)?).ok()?;
+    Some(prefix.trunc())
 }
 
 /// What an answer has at a name.

@@ -33,9 +33,10 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinEncodable as _, BinEncoder};
 use ipnet::IpNet;
 use mat_proto::record::{self, RecordError};
-use mat_proto::{Binding, Entry, Epoch, Home, Locator};
+use mat_proto::{Binding, Epoch, Home, Locator};
 
 use epochs::Epochs;
+use spans::Span;
 use tree::{Node, Tree};
 
 /// The CNAMEs followed within the zone for one question.
@@ -149,8 +150,8 @@ pub trait View {
     fn holder(&self, locator: Locator) -> Option<&Name>;
     /// The owners of homes' bindings in which locators of a prefix stand.
     fn holders_in(&self, locators: IpNet) -> Vec<Name>;
-    /// The owners of prefixes that have bindings, with the prefixes of locators in these.
-    fn spans(&self) -> Vec<(Name, IpNet)>;
+    /// The prefixes that share bindings, and the places in these.
+    fn spans(&self) -> Vec<Span>;
     /// A name that exists two labels or more below this one.
     fn deep_below(&self, name: &Name) -> Option<Name>;
 }
@@ -162,8 +163,8 @@ pub struct Zone {
     nodes: Tree,
     buried: Epochs,
     holders: BTreeMap<Locator, Name>,
-    /// By owner of a prefix, the prefixes of locators in its binding.
-    spans: BTreeMap<Name, Vec<IpNet>>,
+    /// The places in the bindings that prefixes share.
+    spans: BTreeMap<IpNet, Vec<Span>>,
 }
 
 /// The answer to one question.
@@ -277,8 +278,8 @@ impl Zone {
     fn note_spans(&mut self, name: &Name, new: Option<&RrSet>) {
         if let Some(prefix) = record::prefix(name, &self.origin) {
             match new {
-                Some(set) => self.spans.insert(name.clone(), spans_of(prefix, set)),
-                None => self.spans.remove(name),
+                Some(set) => self.spans.insert(prefix, spans_of(prefix, set)),
+                None => self.spans.remove(&prefix),
             };
         }
     }
@@ -436,9 +437,7 @@ impl Zone {
             .nodes
             .iter()
             .filter(|node| {
-                let owner = record::home(&node.name, &self.origin).is_some()
-                    || record::prefix(&node.name, &self.origin).is_some();
-                owner && node.get(RecordType::SVCB).is_some()
+                node.get(RecordType::SVCB).is_some() && whose(&node.name, &self.origin).is_some()
             })
             .count();
         (bound, self.nodes.len() - bound)
@@ -481,29 +480,21 @@ impl View for Zone {
             .collect()
     }
 
-    fn spans(&self) -> Vec<(Name, IpNet)> {
-        let spans = self.spans.iter();
-        spans
-            .flat_map(|(name, list)| list.iter().map(|span| (name.clone(), *span)))
-            .collect()
+    fn spans(&self) -> Vec<Span> {
+        self.spans.values().flatten().copied().collect()
     }
 
     fn deep_below(&self, name: &Name) -> Option<Name> {
-        let depth = name.iter().count() + 2;
         let below = self.nodes.iter_from(name).map(|node| &node.name);
-        below
-            .take_while(|below| name.zone_of(below))
-            .find(|below| below.iter().count() >= depth)
-            .cloned()
+        let mut below = below.take_while(|below| name.zone_of(below));
+        below.find(|below| spans::is_deep(below, name)).cloned()
     }
 }
 
-/// The prefixes of locators in the binding that homes of `prefix` share.
-fn spans_of(prefix: IpNet, set: &RrSet) -> Vec<IpNet> {
+/// The places in the binding that homes of `prefix` share.
+fn spans_of(prefix: IpNet, set: &RrSet) -> Vec<Span> {
     let shared = shared_binding(prefix, set).ok();
-    let entries = shared.iter().flat_map(|binding| binding.entries());
-    let span = |entry: &Entry| IpNet::new(entry.locator.ip(), prefix.prefix_len()).ok();
-    entries.filter_map(span).collect()
+    shared.iter().flat_map(|to| Span::all(prefix, to)).collect()
 }
 
 /// The binding of the first home in `prefix` that an RRset describes for all of them.
@@ -537,14 +528,18 @@ fn locators(name: &Name, origin: &Name, set: &RrSet) -> Vec<Locator> {
     })
 }
 
-/// The home whose binding is at `name`, or the prefix whose homes share it, and that binding: of
-/// the first home in the prefix.
-pub fn owned(name: &Name, origin: &Name, set: &RrSet) -> Option<(IpNet, Binding)> {
-    if let Some((home, binding)) = binding_of(name, origin, set) {
-        return Some((home.ip().into(), binding));
+/// The home that `name` is the owner of, or the prefix.
+pub fn whose(name: &Name, origin: &Name) -> Option<IpNet> {
+    let home = record::home(name, origin).map(|home| home.ip().into());
+    home.or_else(|| record::prefix(name, origin))
+}
+
+/// The binding an RRset at `name` describes, whosever it is; of a prefix, that of its first home.
+pub(crate) fn owned(name: &Name, origin: &Name, set: &RrSet) -> Option<Binding> {
+    match record::prefix(name, origin) {
+        Some(prefix) => shared_binding(prefix, set).ok(),
+        None => Some(binding_of(name, origin, set)?.1),
     }
-    let prefix = record::prefix(name, origin)?;
-    Some((prefix, shared_binding(prefix, set).ok()?))
 }
 
 /// The binding an RRset at `name` describes, if `name` is a home's owner.

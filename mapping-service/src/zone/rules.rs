@@ -173,11 +173,10 @@ pub(super) fn enforce(view: &impl View, origin: &Name, change: &mut Change) -> R
                     None
                 }
             };
-            let from = old.and_then(|old| owned(name, origin, old));
             change.moves.push(Move {
                 home,
                 prefix,
-                from: from.map(|(_, binding)| binding),
+                from: old.and_then(|old| owned(name, origin, old)),
                 to,
                 displaced_from: None,
             });

@@ -3,9 +3,11 @@
 //!
 //! Each change that registers something is held against all of them, since there are few.
 
+use std::collections::BTreeSet;
+
 use hickory_proto::rr::{Name, RecordType};
 use ipnet::IpNet;
-use mat_proto::{Entry, Home, Locator, record};
+use mat_proto::{Binding, Home, Locator, record};
 
 use super::rules::Breach;
 use super::{Change, View, binding_of};
@@ -13,18 +15,24 @@ use super::{Change, View, binding_of};
 /// Prefixes that share a binding, at most.
 pub const MAX_PREFIXES: usize = 1024;
 
-/// Such a binding, or one of the places in it.
-#[derive(Clone, Copy)]
-struct Span<'n> {
-    /// Its owner, a wildcard.
-    wildcard: &'n Name,
-    /// Whose homes share it.
-    homes: IpNet,
-    /// One locator for each.
-    locators: IpNet,
+/// Homes that share a binding, and one of the places in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Whose it is.
+    pub homes: IpNet,
+    /// One locator for each of them.
+    pub locators: IpNet,
 }
 
-impl Span<'_> {
+impl Span {
+    /// All places in the binding that these homes share.
+    pub(super) fn all(homes: IpNet, shared: &Binding) -> impl Iterator<Item = Span> {
+        shared.entries().iter().filter_map(move |entry| {
+            let locators = IpNet::new(entry.locator.ip(), homes.prefix_len()).ok()?;
+            Some(Span { homes, locators })
+        })
+    }
+
     fn overlaps(&self, other: &Span) -> bool {
         let (a, b) = (&self.locators, &other.locators);
         a.contains(b) || b.contains(a)
@@ -41,69 +49,63 @@ impl Span<'_> {
         place.ok().filter(|_| self.homes.contains(&home.ip()))
     }
 
-    /// Fewer labels than a name has that takes others out of it.
-    fn reach(&self) -> usize {
-        self.wildcard.iter().count()
-    }
-
     fn breach(&self, locators: IpNet) -> Breach {
         let homes = self.homes;
         Breach::Span { locators, homes }
     }
 }
 
+/// Whether a name is so far below another one that a wildcard there no longer answers for its
+/// neighbours (the closest encloser, RFC 4592).
+pub(super) fn is_deep(name: &Name, above: &Name) -> bool {
+    above.zone_of(name) && name.iter().count() >= above.iter().count() + 2
+}
+
 /// Whether `change` leaves them apart from each other, and from everything else.
 pub(super) fn apart(view: &impl View, origin: &Name, change: &Change) -> Result<(), Breach> {
-    let changed = |name: &Name| {
-        let key = (name.clone(), RecordType::SVCB);
-        change.sets.contains_key(&key)
-    };
     let mut known = view.spans();
-    known.retain(|(name, _)| !changed(name));
-    let new = registered(origin, change);
-    let mut owners: Vec<_> = known.iter().map(|(name, _)| name).collect();
-    owners.dedup();
-    if !new.is_empty() && owners.len() >= MAX_PREFIXES {
+    known.retain(|span| change.moves.iter().all(|m| m.prefix != Some(span.homes)));
+    let shared = change.moves.iter();
+    let shared = shared.filter_map(|step| Some((step.prefix?, step.to.as_ref()?)));
+    let new: Vec<Span> = shared
+        .flat_map(|(homes, to)| Span::all(homes, to))
+        .collect();
+    let prefixes: BTreeSet<_> = known.iter().map(|span| span.homes).collect();
+    if !new.is_empty() && prefixes.len() >= MAX_PREFIXES {
         return Err(Breach::TooManyPrefixes);
     }
-    let known = known.iter().filter_map(|(wildcard, locators)| {
-        Some(Span {
-            wildcard,
-            homes: record::prefix(wildcard, origin)?,
-            locators: *locators,
-        })
-    });
-    let known: Vec<Span> = known.collect();
+    let above = |span: &Span| record::above(span.homes, origin).ok();
     for (i, span) in new.iter().enumerate() {
+        let Span { homes, locators } = *span;
         let others = known.iter().chain(&new[..i]);
-        let mut others = others.filter(|other| other.wildcard != span.wildcard);
+        let mut others = others.filter(|other| other.homes != homes);
         if let Some(other) = others.find(|other| other.overlaps(span)) {
-            return Err(other.breach(span.locators));
+            return Err(other.breach(locators));
         }
-        if let Some(name) = view.deep_below(&span.wildcard.base_name()) {
-            let homes = span.homes;
+        if let Some(name) = above(span).and_then(|above| view.deep_below(&above)) {
             return Err(Breach::Deeper { name, homes });
         }
-        for name in view.holders_in(span.locators) {
-            let held = view
-                .set(&name, RecordType::SVCB)
-                .filter(|_| !changed(&name));
-            let Some((home, held)) = held.and_then(|held| binding_of(&name, origin, held)) else {
+        for name in view.holders_in(locators) {
+            let key = (name, RecordType::SVCB);
+            if change.sets.contains_key(&key) {
+                continue;
+            }
+            let held = view.set(&key.0, RecordType::SVCB);
+            let Some((home, held)) = held.and_then(|held| binding_of(&key.0, origin, held)) else {
                 continue;
             };
             let mut entries = held.entries().iter();
             if entries.any(|entry| span.is_anothers(home, entry.locator)) {
-                let locators = span.locators;
                 return Err(Breach::Occupied { locators, home });
             }
         }
     }
     for span in known.iter().chain(&new) {
-        let above = span.wildcard.base_name();
         let came = change.sets.iter().filter(|(_, set)| set.is_some());
         let mut came = came.map(|((name, _), _)| name);
-        let deep = |name: &&Name| above.zone_of(name) && name.iter().count() > span.reach();
-        if let Some(name) = came.find(deep) {
+        if let Some(above) = above(span)
+            && let Some(name) = came.find(|name| is_deep(name, &above))
+        {
             let (name, homes) = (name.clone(), span.homes);
             return Err(Breach::Deeper { name, homes });
         }
@@ -115,27 +117,4 @@ pub(super) fn apart(view: &impl View, origin: &Name, change: &Change) -> Result<
         }
     }
     Ok(())
-}
-
-/// What `change` registers for prefixes.
-fn registered<'c>(origin: &Name, change: &'c Change) -> Vec<Span<'c>> {
-    let shared = change.moves.iter().filter(|step| step.prefix.is_some());
-    shared
-        .filter_map(|step| {
-            let (homes, to) = (step.prefix?, step.to.as_ref()?);
-            let mut names = change.sets.keys().map(|(name, _)| name);
-            let wildcard = names.find(|name| record::prefix(name, origin) == Some(homes))?;
-            Some((wildcard, homes, to))
-        })
-        .flat_map(|(wildcard, homes, to)| {
-            let span = move |entry: &Entry| {
-                Some(Span {
-                    wildcard,
-                    homes,
-                    locators: IpNet::new(entry.locator.ip(), homes.prefix_len()).ok()?,
-                })
-            };
-            to.entries().iter().filter_map(span)
-        })
-        .collect()
 }

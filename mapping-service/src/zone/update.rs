@@ -20,6 +20,7 @@ use ipnet::IpNet;
 use mat_proto::{Epoch, Locator, record};
 
 use super::rules::{self, Breach};
+use super::spans::{self, Span};
 use super::tree::Key;
 use super::{Change, RrSet, View, Zone, lower, next_serial, serial_newer};
 
@@ -97,8 +98,8 @@ pub struct Draft<'z> {
     buried: BTreeMap<Name, Epoch>,
     /// Who has come to a locator in this batch.
     holders: BTreeMap<Locator, Name>,
-    /// The locators of prefixes that have come or gone in it.
-    spans: BTreeMap<Name, Vec<IpNet>>,
+    /// What prefixes have come to in it; nothing if they have no binding any more.
+    spans: BTreeMap<IpNet, Vec<Span>>,
 }
 
 impl<'z> Draft<'z> {
@@ -131,7 +132,7 @@ impl<'z> Draft<'z> {
             }
             if let Some(prefix) = record::prefix(name, self.zone.origin()) {
                 let spans = set.iter().flat_map(|set| super::spans_of(prefix, set));
-                self.spans.insert(name.clone(), spans.collect());
+                self.spans.insert(prefix, spans.collect());
             } else if let Some(set) = set {
                 let named = super::locators(name, self.zone.origin(), set);
                 let named = named.into_iter().map(|locator| (locator, name.clone()));
@@ -208,21 +209,18 @@ impl View for Draft<'_> {
         held.chain(came).filter(stands).collect()
     }
 
-    fn spans(&self) -> Vec<(Name, IpNet)> {
+    fn spans(&self) -> Vec<Span> {
         let mut spans = self.zone.spans();
-        spans.retain(|(name, _)| !self.spans.contains_key(name));
-        for (name, list) in &self.spans {
-            spans.extend(list.iter().map(|span| (name.clone(), *span)));
-        }
+        spans.retain(|span| !self.spans.contains_key(&span.homes));
+        spans.extend(self.spans.values().flatten());
         spans
     }
 
     fn deep_below(&self, name: &Name) -> Option<Name> {
-        let depth = name.iter().count() + 2;
         let mut from = self.sets.range((Key::of(name), RecordType::from(0))..);
         let came = from.find_map(|((key, _), set)| {
             let came = set.as_ref().and_then(|_| key.name())?;
-            (name.zone_of(&came) && came.iter().count() >= depth).then_some(came)
+            spans::is_deep(&came, name).then_some(came)
         });
         came.or_else(|| self.zone.deep_below(name))
     }

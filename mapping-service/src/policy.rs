@@ -145,11 +145,12 @@ impl Policy {
                 continue;
             }
             let serial = name == origin && *kind == RecordType::SOA;
-            let asked = |r: &&hickory_proto::rr::Record| {
-                lower(&r.name) == *name && r.record_type() == *kind
-            };
+            let mut updates = update.updates.iter();
+            let asked = updates.any(|r| r.record_type() == *kind && lower(&r.name) == *name);
             match kind {
-                RecordType::SOA if serial && !update.updates.iter().any(|r| asked(&r)) => {}
+                RecordType::SOA if serial && !asked => {}
+                // What is left in place of a withdrawn binding.
+                RecordType::TXT if !asked && record::home(name, origin).is_some() => {}
                 RecordType::SOA | RecordType::NS => return Err(Denial::Apex),
                 kind if !self.types.contains(kind) => {
                     return Err(Denial::Kind(name.clone(), *kind));

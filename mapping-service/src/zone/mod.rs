@@ -13,16 +13,20 @@
 //!
 //! A wildcard that is the owner of a [prefix](record::prefix) answers for the homes in it that have
 //! nothing of their own (RFC 4592). Its binding is subject to the same promises; and as long as its
-//! epoch is not above the last one of a home that had a binding of its own, that home is not bound.
+//! epoch is not above the last one of a home that had a binding of its own, that home is not bound,
+//! which [`withdrawn`] says in the zone.
 //!
 //! # Limitations
-//! No other wildcards, no delegations (NS below the apex). Names are kept in lower case.
+//! Only memory knows of homes that were bound before their prefix was, if that is more than one
+//! label shorter: a name of their own would be in the way. Copies of the zone answer for such a
+//! home if its last epoch is above the prefix's. No other wildcards, no delegations (NS below the apex). Names are kept in lower case.
 
 pub mod epochs;
 pub mod rules;
 pub mod spans;
 mod tree;
 pub mod update;
+mod withdrawn;
 
 use std::collections::BTreeMap;
 
@@ -146,6 +150,8 @@ pub trait View {
     fn kinds(&self, name: &Name) -> Vec<RecordType>;
     /// A new binding at `name` must have a higher epoch than this.
     fn last_epoch(&self, name: &Name) -> Epoch;
+    /// The epoch at which the binding of `name` was withdrawn, if that is remembered.
+    fn withdrawn(&self, name: &Name) -> Option<Epoch>;
     /// The owner of the home's binding in which a locator stands.
     fn holder(&self, locator: Locator) -> Option<&Name>;
     /// The owners of homes' bindings in which locators of a prefix stand.
@@ -464,6 +470,10 @@ impl View for Zone {
     fn last_epoch(&self, name: &Name) -> Epoch {
         let held = self.set(name, RecordType::SVCB).and_then(epoch_of);
         held.unwrap_or_else(|| self.buried.last(name))
+    }
+
+    fn withdrawn(&self, name: &Name) -> Option<Epoch> {
+        self.buried.remembered(name)
     }
 
     fn holder(&self, locator: Locator) -> Option<&Name> {

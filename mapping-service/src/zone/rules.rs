@@ -26,7 +26,7 @@ use mat_proto::apl::{self, AplError};
 use mat_proto::record::{self, RecordError};
 use mat_proto::{Binding, Epoch, Family, Home, Locator};
 
-use super::{Change, Move, RrSet, View, binding_of, owned, shared_binding, spans, svcb};
+use super::{Change, Move, RrSet, View, binding_of, owned, shared_binding, spans, svcb, withdrawn};
 use crate::dnssec::is_made_here;
 
 /// Longest TTL of what stands at an owner, seconds. A longer one is lowered:
@@ -152,8 +152,15 @@ pub(super) fn enforce(view: &impl View, origin: &Name, change: &mut Change) -> R
             continue;
         };
         if let Some(set) = set {
-            if !matches!(kind, RecordType::SVCB | RecordType::A | RecordType::AAAA) {
-                return Err(Breach::Kind(home, *kind));
+            match *kind {
+                RecordType::SVCB | RecordType::A | RecordType::AAAA => {}
+                withdrawn::KIND => {
+                    let epoch = withdrawn::epoch(set).ok_or(Breach::Kind(home, *kind))?;
+                    within_reason(home, epoch)?;
+                    let last = change.buried.entry(name.clone()).or_default();
+                    *last = epoch.max(*last);
+                }
+                _ => return Err(Breach::Kind(home, *kind)),
             }
             set.ttl = set.ttl.min(MAX_TTL);
         }
@@ -169,7 +176,8 @@ pub(super) fn enforce(view: &impl View, origin: &Name, change: &mut Change) -> R
                     Some(binding((home, prefix), last.max(above), old, new)?)
                 }
                 None => {
-                    change.buried.insert(name.clone(), last);
+                    let buried = change.buried.entry(name.clone()).or_default();
+                    *buried = last.max(*buried);
                     None
                 }
             };
@@ -183,7 +191,9 @@ pub(super) fn enforce(view: &impl View, origin: &Name, change: &mut Change) -> R
         }
     }
     spans::apart(view, origin, change)?;
-    displace(view, origin, change)
+    displace(view, origin, change)?;
+    withdrawn::mark(view, origin, change);
+    Ok(())
 }
 
 /// The last epoch of the binding that the home at `name` shares with its neighbours.
@@ -294,11 +304,13 @@ fn binding(
             new: new_epoch,
         });
     }
-    if new_epoch > MAX_EPOCH {
-        return Err(Breach::EpochTooHigh {
-            home,
-            new: new_epoch,
-        });
-    }
+    within_reason(home, new_epoch)?;
     Ok(binding)
+}
+
+fn within_reason(home: Home, new: Epoch) -> Result<(), Breach> {
+    match new > MAX_EPOCH {
+        true => Err(Breach::EpochTooHigh { home, new }),
+        false => Ok(()),
+    }
 }

@@ -183,6 +183,11 @@ impl View for Draft<'_> {
         }
     }
 
+    fn withdrawn(&self, name: &Name) -> Option<Epoch> {
+        let known = self.zone.withdrawn(name);
+        known.max(self.buried.get(name).copied())
+    }
+
     fn holder(&self, locator: Locator) -> Option<&Name> {
         let stands = |name: &&Name| {
             let held = self.set(name, RecordType::SVCB);

@@ -58,6 +58,61 @@ fn a_zone_file_is_taken_in_and_given_out() {
     mapd.stop();
 }
 
+/// Whoever takes in what was given out knows which homes have left a prefix.
+#[test]
+fn a_home_that_left_its_prefix_stays_away_in_a_copy() {
+    let shared = |epoch: u32| {
+        format!(
+            "*.2.0.192.h4 0 SVCB 1 . port=6283 ipv4hint=198.51.100.0 key65280=\"{epoch}\" \
+             key65281=\"native\" key65282=\"30\" key65283=\"24\"\n"
+        )
+    };
+    let text = format!("$TTL 5\n{}10.2.0.192.h4 TXT withdrawn epoch=7\n", shared(5));
+    let dir = directory();
+    let (ok, said) = import(dir.path(), &text);
+    assert!(ok && said.contains("2 sets read, 2 changed"), "{said}");
+    let (_, exported) = offline(dir.path(), &["export"]);
+    assert!(
+        exported.contains("IN TXT \"withdrawn\" \"epoch=7\""),
+        "{exported}"
+    );
+    let copy = directory();
+    let (ok, said) = import(copy.path(), &exported);
+    assert!(ok, "{said}");
+    let own = SMALL.replace("1795420470", "7");
+    let (ok, said) = import(copy.path(), &own);
+    assert!(!ok && said.contains("must rise above 7"), "{said}");
+    let mapd = Mapd::start(copy.path());
+    assert_eq!(mapd.dig_binding("10.2.0.192.h4"), "");
+    assert!(
+        mapd.dig_binding("11.2.0.192.h4")
+            .contains("ipv4hint=198.51.100.0")
+    );
+    mapd.stop();
+    // Then the prefix is newer.
+    let (ok, said) = import(copy.path(), &format!("$TTL 5\n{}", shared(8)));
+    assert!(ok, "{said}");
+    let (_, exported) = offline(copy.path(), &["export"]);
+    assert!(!exported.contains("withdrawn"), "{exported}");
+    for (wrong, wanted) in [
+        (
+            "10.2.0.192.h4 TXT withdrawn",
+            "only SVCB (the binding), A and AAAA",
+        ),
+        (
+            "10.2.0.192.h4 TXT withdrawn epoch=09",
+            "only SVCB (the binding), A and AAAA",
+        ),
+        (
+            "10.2.0.192.h4 TXT withdrawn epoch=18446744073709551615",
+            "leaves no room to rise",
+        ),
+    ] {
+        let (ok, said) = import(copy.path(), &format!("$TTL 5\n{wrong}\n"));
+        assert!(!ok && said.contains(wanted), "{wrong}: {said}");
+    }
+}
+
 /// A mistake anywhere: nothing is changed.
 #[test]
 fn a_zone_file_with_a_mistake_changes_nothing() {

@@ -5,6 +5,7 @@ use ipnet::IpNet;
 use mat_mapping::policy::{Denial, Policy, Scope};
 use mat_mapping::zone::rules::Breach;
 use mat_proto::{Binding, Entry, Epoch, Home, Modes, Priority, record};
+use proptest::prelude::*;
 
 use super::*;
 
@@ -72,6 +73,24 @@ fn place(zone: &Zone, home: &str) -> Option<(String, u64)> {
     Some((binding.entries()[0].locator.to_string(), binding.epoch().0))
 }
 
+/// The same by the rules of DNS alone (RFC 4592), as a secondary answers.
+fn place_elsewhere(zone: &Zone, home: &str) -> Option<(String, u64)> {
+    let home: Home = home.parse().unwrap();
+    let owner = record::owner(home, &name(ZONE)).unwrap();
+    let records: Vec<Record> = zone.records().collect();
+    let exists = records.iter().any(|record| record.name == owner);
+    let source = match exists {
+        true => owner,
+        false => owner.base_name().prepend_label("*").unwrap(),
+    };
+    let svcb = records.iter().filter_map(|record| match &record.data {
+        RData::SVCB(svcb) if record.name == source => Some(svcb),
+        _ => None,
+    });
+    let binding = record::from_svcb(home, svcb).ok()?;
+    Some((binding.entries()[0].locator.to_string(), binding.epoch().0))
+}
+
 fn breach(result: Result<Change, Refusal>) -> Breach {
     match result {
         Err(Refusal::Breach(breach)) => breach,
@@ -112,7 +131,12 @@ fn homes_without_a_binding_of_their_own_are_where_their_prefix_is() {
     let own = "10.2.0.192.h4.map.example.";
     update(&mut zone, &gone(own)).unwrap();
     assert_eq!(place(&zone, "192.0.2.10"), None);
+    let words = zone.answer(&name(own), RecordType::TXT).answers;
+    let words = words.iter().map(mat_mapping::zonefile::print);
+    let said = format!("{own} 5 IN TXT \"withdrawn\" \"epoch=110\"");
+    assert_eq!(words.collect::<Vec<_>>(), [said]);
     update(&mut zone, &shared("192.0.2.0/24", 111, "198.18.0.0")).unwrap();
+    assert!(zone.answer(&name(own), RecordType::TXT).answers.is_empty());
     assert_eq!(
         place(&zone, "192.0.2.10"),
         Some(("198.18.0.10".into(), 111))
@@ -306,4 +330,133 @@ fn a_key_needs_the_whole_prefix_and_all_of_its_locators() {
     assert!(matches!(half, Err(Denial::Prefix(_))), "{half:?}");
     let half = decide(policy("192.0.2.0/24", "198.51.100.0/25"));
     assert!(matches!(half, Err(Denial::Locator { .. })), "{half:?}");
+}
+
+#[test]
+fn what_follows_by_the_rules_takes_no_right_of_its_own() {
+    let mut zone = zone();
+    let homes = |prefix: &str| Policy {
+        homes: Scope::Prefixes(vec![prefix.parse().unwrap()]),
+        locators: Scope::All,
+        types: vec![RecordType::SVCB],
+        other_names: false,
+        transfer: false,
+        reads: Scope::All,
+    };
+    let (all, one_home) = (homes("192.0.2.0/24"), homes("192.0.2.10/32"));
+    let mut send = |policy: &Policy, update: &Update| {
+        let change = Draft::new(&zone).update(update, |_| Ok::<_, Refusal>(()));
+        let change = change.unwrap();
+        policy.permits(&name(ZONE), update, &change)?;
+        zone.apply(change.clone());
+        Ok::<usize, Denial>(change.sets.len())
+    };
+    let own = "10.2.0.192.h4.map.example.";
+    send(&all, &shared("192.0.2.0/24", 5, "198.51.100.0")).unwrap();
+    send(&one_home, &one("192.0.2.10", 6, "203.0.113.7")).unwrap();
+    // The binding, what is left in its place, and the serial.
+    assert_eq!(send(&one_home, &gone(own)), Ok(3));
+    assert_eq!(send(&one_home, &one("192.0.2.10", 7, "203.0.113.7")), Ok(3));
+    assert_eq!(send(&one_home, &gone(own)), Ok(3));
+    assert_eq!(
+        send(&all, &shared("192.0.2.0/24", 8, "198.51.100.0")),
+        Ok(3)
+    );
+    // Whoever asks for it needs it.
+    let words = TXT::new(vec!["withdrawn".into(), "epoch=9".into()]);
+    let words = message(vec![], vec![add(own, 5, RData::TXT(words))]);
+    let denied = send(&one_home, &words);
+    assert!(matches!(denied, Err(Denial::Kind(..))), "{denied:?}");
+}
+
+/// What may happen to a prefix and to homes in it.
+#[derive(Clone, Debug)]
+enum Step {
+    Share(u64),
+    ShareNoMore,
+    Bind(u8, u64),
+    Withdraw(u8),
+    /// Another home comes to its locator.
+    Displace(u8, u64),
+    /// What no user has business with.
+    Text(u8, Option<u64>),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (home, rise) = (0..3u8, 0..4u64);
+    prop_oneof![
+        rise.clone().prop_map(Step::Share),
+        Just(Step::ShareNoMore),
+        (home.clone(), rise.clone()).prop_map(|(home, rise)| Step::Bind(home, rise)),
+        home.clone().prop_map(Step::Withdraw),
+        (home.clone(), rise.clone()).prop_map(|(home, rise)| Step::Displace(home, rise)),
+        (home, proptest::option::of(rise)).prop_map(|(home, rise)| Step::Text(home, rise)),
+    ]
+}
+
+proptest! {
+    /// Secondaries know no epochs and no memory; what they answer is the same nevertheless, and
+    /// what a copy of the records makes of the next prefix as well.
+    #[test]
+    fn whoever_has_the_records_answers_the_same(
+        steps in proptest::collection::vec(step(), 1..30),
+        batch in any::<bool>(),
+    ) {
+        let mut zone = zone();
+        let mut now = 100;
+        let mut last = std::collections::BTreeMap::new();
+        let message = |step: &Step, now: &mut u64| {
+            let mut epoch = |rise: &u64| {
+                *now += rise;
+                *now
+            };
+            let owner = |home: &u8| format!("{home}.2.0.192.h4.{ZONE}");
+            match step {
+                Step::Share(rise) => shared("192.0.2.0/24", epoch(rise), "198.51.100.0"),
+                Step::ShareNoMore => gone(&format!("*.2.0.192.h4.{ZONE}")),
+                Step::Bind(home, rise) => {
+                    one(&format!("192.0.2.{home}"), epoch(rise), &format!("203.0.113.{home}"))
+                }
+                Step::Withdraw(home) => gone(&owner(home)),
+                Step::Displace(home, rise) => {
+                    one("192.0.3.1", epoch(rise), &format!("203.0.113.{home}"))
+                }
+                Step::Text(home, None) => message(
+                    vec![],
+                    vec![bare(&owner(home), DNSClass::ANY, RecordType::TXT)],
+                ),
+                Step::Text(home, Some(rise)) => {
+                    let words = vec!["withdrawn".into(), format!("epoch={}", epoch(rise))];
+                    let data = RData::TXT(TXT::new(words));
+                    message(vec![], vec![add(&owner(home), 5, data)])
+                }
+            }
+        };
+        for pair in steps.chunks(2) {
+            let messages: Vec<Update> = pair.iter().map(|step| message(step, &mut now)).collect();
+            if batch {
+                let before = zone.clone();
+                let mut draft = Draft::new(&before);
+                for message in &messages {
+                    if let Ok(change) = draft.update(message, |_| Ok::<_, Refusal>(())) {
+                        zone.apply(change);
+                    }
+                }
+            } else {
+                for message in &messages {
+                    let _refused = update(&mut zone, message);
+                }
+            }
+            for home in 0..3 {
+                let home = format!("192.0.2.{home}");
+                let there = place(&zone, &home);
+                prop_assert_eq!(&there, &place_elsewhere(&zone, &home), "{}", home);
+                if let Some((_, epoch)) = there {
+                    let last = last.entry(home).or_default();
+                    prop_assert!(*last <= epoch, "{} fell to {}", last, epoch);
+                    *last = epoch;
+                }
+            }
+        }
+    }
 }

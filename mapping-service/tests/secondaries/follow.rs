@@ -11,7 +11,7 @@ const HOMES: u8 = 20;
 const MOVES: u8 = 10;
 
 /// Waits until both have the same serial, and then they have the same zone.
-fn catches_up(secondary: &Server, primary: &Server) {
+pub fn catches_up(secondary: &Server, primary: &Server) {
     let serial = primary.serial().unwrap();
     let mut at = None;
     let caught_up = wait_until(PATIENCE, "the secondary to catch up", || {

@@ -5,6 +5,7 @@
 
 mod follow;
 mod forms;
+mod prefixes;
 mod servers;
 mod told;
 
@@ -13,6 +14,7 @@ use servers::Kind;
 async fn follows(kind: Kind) {
     if kind.is_here() {
         follow::follows(kind).await;
+        prefixes::answers_for_prefixes(kind).await;
     }
 }
 

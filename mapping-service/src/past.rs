@@ -10,14 +10,14 @@ use std::path::Path;
 use anyhow::{Context as _, bail};
 use hickory_proto::rr::RecordType;
 use ipnet::IpNet;
-use mat_proto::Binding;
+use mat_proto::{Binding, Whose};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::config::Config;
 use crate::journal::{self, Entry};
-use crate::writer::{Brief, Whose};
-use crate::zone::{owned, whose};
+use crate::writer::Brief;
+use crate::zone::of;
 
 /// Writes a line for each change of the binding of one of `homes` (`None`: any).
 ///
@@ -35,33 +35,33 @@ pub fn history(config: &Path, homes: Option<IpNet>, out: &mut impl Write) -> any
     let bytes =
         std::fs::read(&file).with_context(|| format!("{}: cannot be read", file.display()))?;
     let origin = &config.apex.origin;
-    let mut bindings: BTreeMap<IpNet, Binding> = BTreeMap::new();
+    let mut bindings: BTreeMap<Whose, Binding> = BTreeMap::new();
     for entry in journal::read_all(&file, &bytes, origin)? {
         let Entry { change, receipt } = entry;
         for ((name, kind), set) in &change.sets {
-            let Some(whose) = whose(name, origin) else {
+            let Some(whose) = Whose::of_owner(name, origin) else {
                 continue;
             };
-            let asked = |some: IpNet| some.contains(&whose) || whose.contains(&some);
+            let own = whose.net();
+            let asked = |some: IpNet| some.contains(&own) || own.contains(&some);
             if *kind != RecordType::SVCB || !homes.is_none_or(asked) {
                 continue;
             }
-            let is = set.as_ref().and_then(|set| owned(name, origin, set));
+            let is = set.as_ref().and_then(|set| of(whose, set).ok());
             let was = match &is {
                 Some(is) => bindings.insert(whose, is.clone()),
                 None => bindings.remove(&whose),
             };
-            let home = Whose(whose);
             let (was, is) = (Brief(was.as_ref()), Brief(is.as_ref()));
             match &receipt {
                 Some(receipt) => writeln!(
                     out,
-                    "{} {} {home}: {was} -> {is}",
+                    "{} {} {whose}: {was} -> {is}",
                     signed_at(receipt.time),
                     receipt.key
                 )?,
                 // Before that nobody remembers.
-                None => writeln!(out, "at the last compaction, or imported: {home}: {is}")?,
+                None => writeln!(out, "at the last compaction, or imported: {whose}: {is}")?,
             }
         }
     }

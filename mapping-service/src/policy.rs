@@ -161,8 +161,8 @@ impl Policy {
         for step in &change.moves {
             if let Some(locator) = step.displaced_from {
                 let speaks_for_it = matches!(self.locators, Scope::Prefixes(_));
-                if !speaks_for_it && !self.homes.contains(step.home.ip()) {
-                    let home = step.home;
+                if !speaks_for_it && !self.homes.contains(step.whose.first().ip()) {
+                    let home = step.whose.first();
                     return Err(Denial::Taken { home, locator });
                 }
             }
@@ -170,14 +170,14 @@ impl Policy {
             for entry in to.entries() {
                 let locator = entry.locator;
                 let kept = step.from.as_ref().and_then(|b| b.entry(locator)).is_some();
-                let may = match step.prefix {
+                let may = match step.whose.prefix() {
                     None => self.locators.contains(locator.ip()),
                     Some(prefix) => IpNet::new(locator.ip(), prefix.prefix_len())
                         .is_ok_and(|all| self.locators.covers(&Scope::Prefixes(vec![all]))),
                 };
                 if !kept && !may {
                     return Err(Denial::Locator {
-                        home: step.home,
+                        home: step.whose.first(),
                         locator,
                     });
                 }
@@ -203,5 +203,5 @@ impl Policy {
 fn displaced(origin: &Name, change: &Change, name: &Name) -> bool {
     let home = record::home(name, origin);
     let mut moves = change.moves.iter().filter(|m| m.displaced_from.is_some());
-    moves.any(|step| Some(step.home) == home)
+    moves.any(|step| Some(step.whose.first()) == home)
 }

@@ -15,8 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, RecordType};
-use ipnet::IpNet;
-use mat_proto::Binding;
+use mat_proto::{Binding, Whose};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::history::{Before, History};
@@ -25,7 +24,7 @@ use crate::policy::{Denial, Policy};
 use crate::push::{Changes, SetKey};
 use crate::replay::{Memory, Receipt};
 use crate::zone::update::{Draft, Refusal, Update};
-use crate::zone::{Change, Zone, whose};
+use crate::zone::{Change, Zone};
 
 /// Updates waiting at most; beyond, the server answers SERVFAIL.
 pub const QUEUE: usize = 1024;
@@ -343,13 +342,13 @@ fn log_accepted(origin: &Name, job: &Job, change: &Change) {
     let (key, from) = (&job.receipt.key, job.from);
     for step in &change.moves {
         tracing::info!(
-            %key, %from, home = %Whose(step.whose()),
+            %key, %from, home = %step.whose,
             was = %Brief(step.from.as_ref()), is = %Brief(step.to.as_ref()),
             "binding changed"
         );
     }
     for ((name, kind), set) in &change.sets {
-        let binding = *kind == RecordType::SVCB && whose(name, origin).is_some();
+        let binding = *kind == RecordType::SVCB && Whose::of_owner(name, origin).is_some();
         let serial = *kind == RecordType::SOA;
         if !binding && !serial {
             let records = set.as_ref().map_or(0, |set| set.data.len());
@@ -371,18 +370,6 @@ fn log_refused(job: &Job, why: &Failure) {
         key = %job.receipt.key, from = %job.from, names = %names.join(" "),
         code = ?why.code(), %why, "update refused"
     );
-}
-
-/// A home address, or the prefix of several.
-pub(crate) struct Whose(pub(crate) IpNet);
-
-impl std::fmt::Display for Whose {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.0.prefix_len() == self.0.max_prefix_len() {
-            return self.0.addr().fmt(f);
-        }
-        self.0.fmt(f)
-    }
 }
 
 /// A binding in one word: `198.51.100.7@1795420470`, standby in brackets.

@@ -21,9 +21,11 @@ pub mod auth;
 pub mod binding;
 pub mod message;
 pub mod record;
+pub mod whose;
 
 pub use addr::{AddrError, Family, Home, Locator};
 pub use binding::{Binding, BindingError, Entry, Epoch, Modes, Priority};
+pub use whose::{Whose, WhoseError};
 
 /// UDP port of the control exchange, on the locator itself, unless a binding
 /// says otherwise.

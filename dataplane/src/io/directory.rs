@@ -72,8 +72,9 @@ impl Directory {
             zone.subscriber = Some(Subscriber::start(name, endpoint, self.age, news));
             let engine = engine.clone();
             tokio::spawn(async move {
-                while let Some(Changed { home, binding }) = changes.recv().await {
-                    engine.news(home, pushed(binding));
+                // Subscribed to are single homes.
+                while let Some(Changed { whose, binding }) = changes.recv().await {
+                    engine.news(whose.first(), pushed(binding));
                 }
             });
         }

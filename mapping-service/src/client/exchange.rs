@@ -18,7 +18,7 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::SVCB;
 use hickory_proto::rr::rdata::tsig::TsigError;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
-use mat_proto::{Binding, Home, record};
+use mat_proto::{Binding, Whose};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
@@ -420,18 +420,26 @@ async fn transfer_from(
 
 /// The bindings among transferred `records`, by home address. One that does not
 /// parse is left out, with a warning: it must not hide the others.
-pub(super) fn bindings_of(records: &[Record], zone: &Name, server: SocketAddr) -> Vec<Binding> {
-    let mut sets: BTreeMap<Home, Vec<&SVCB>> = BTreeMap::new();
+pub(super) fn bindings_of(
+    records: &[Record],
+    zone: &Name,
+    server: SocketAddr,
+) -> Vec<(Whose, Binding)> {
+    let mut sets: BTreeMap<Whose, Vec<&SVCB>> = BTreeMap::new();
     for record in records {
-        if let (RData::SVCB(svcb), Some(home)) = (&record.data, record::home(&record.name, zone)) {
-            sets.entry(home).or_default().push(svcb);
+        if let (RData::SVCB(svcb), Some(whose)) =
+            (&record.data, Whose::of_owner(&record.name, zone))
+        {
+            sets.entry(whose).or_default().push(svcb);
         }
     }
     sets.into_iter()
-        .filter_map(|(home, set)| {
-            record::from_svcb(home, set)
-                .map_err(|error| tracing::warn!(%home, %server, %error, "record is not a binding"))
-                .ok()
+        .filter_map(|(whose, set)| {
+            let binding = whose.from_svcb(set);
+            let binding = binding.inspect_err(
+                |error| tracing::warn!(%whose, %server, %error, "record is not a binding"),
+            );
+            Some((whose, binding.ok()?))
         })
         .collect()
 }

@@ -38,7 +38,7 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use ipnet::IpNet;
 use mat_proto::apl::{self, AplError, List};
 use mat_proto::record::{self, RecordError};
-use mat_proto::{Binding, Home};
+use mat_proto::{Binding, Home, Whose};
 
 use crate::clock::unix_now;
 pub use crate::tsig::{Algorithm, KeyError, TsigKey};
@@ -79,7 +79,7 @@ pub struct Lookup {
     /// Where the home address is reachable; `None` if it is not bound.
     pub binding: Option<Binding>,
     /// Whose binding it is, if all homes of a prefix share it.
-    pub shared: Option<IpNet>,
+    pub shared: Option<Whose>,
     /// Whether the answer carried a valid TSIG.
     pub verified: bool,
     /// With `binding: None`: how long that may be believed (RFC 2308).
@@ -142,12 +142,6 @@ pub enum MapError {
         home: Home,
         /// What is wrong with it.
         error: RecordError,
-    },
-    /// The record is for homes of a prefix that no wildcard can own.
-    #[error("the record of {home} is for a prefix that ends within a label")]
-    Unshared {
-        /// Whose record was asked for.
-        home: Home,
     },
     /// An alias of the reverse tree that leads to another name than the home's.
     #[error("{alias} leads to {target}, which is not the owner name of that home address")]
@@ -278,15 +272,13 @@ impl MapClient {
         &self.servers
     }
 
-    /// The binding of `home`, or that there is none.
-    pub async fn get(&self, home: Home) -> Result<Lookup, MapError> {
-        let (answer, records) = self.read(home).await?;
+    /// The binding of a home, or that all homes of a prefix share, or that there is none.
+    pub async fn get(&self, whose: impl Into<Whose>) -> Result<Lookup, MapError> {
+        let whose = whose.into();
+        let (answer, records) = self.read(whose).await?;
         let binding = match records.as_slice() {
             [] => None,
-            set => Some(
-                record::from_svcb(home, set)
-                    .map_err(|error| MapError::Malformed { home, error })?,
-            ),
+            set => Some(binding_in(whose, set)?),
         };
         Ok(Lookup {
             negative_ttl: match binding {
@@ -294,7 +286,7 @@ impl MapClient {
                 None => negative_ttl(&answer, &self.zone)?,
             },
             binding,
-            shared: shared_by(home, &records),
+            shared: shared_by(whose, &records),
             verified: answer.verified,
             server: answer.server,
         })
@@ -302,7 +294,7 @@ impl MapClient {
 
     /// Replaces `expect` by `new` if and only if `expect` still is what the
     /// mapping service holds. `expect: None` claims an unbound home address,
-    /// `new: None` deletes the binding.
+    /// `new: None` deletes the binding. Of homes that share one, both are that of the first.
     ///
     /// `new`'s epoch must be above the last one, also over a deletion:
     /// `last.next(now)` if the last is known, else Unix seconds. mat-mapd
@@ -310,13 +302,15 @@ impl MapClient {
     /// and a deletion, Unix seconds may be too low for some seconds.
     pub async fn compare_and_swap(
         &self,
-        home: Home,
+        whose: impl Into<Whose>,
         expect: Option<&Binding>,
         new: Option<&Binding>,
     ) -> Result<Swap, MapError> {
-        if [expect, new].iter().flatten().any(|b| b.home() != home) {
+        let whose = whose.into();
+        let mut given = [expect, new].into_iter().flatten();
+        if given.any(|b| b.home() != whose.first()) {
             return Err(MapError::Request(format!(
-                "a binding of another home address was given for {home}"
+                "a binding of another home address was given for {whose}"
             )));
         }
         if is_reverse(&self.zone) {
@@ -330,18 +324,18 @@ impl MapClient {
                 "changing a binding needs a TSIG key; none is configured".to_owned(),
             ));
         }
-        let expected = expect.map(|b| self.svcb_of(b)).transpose()?;
-        let first = self.swap_once(home, expected.as_deref(), new).await?;
+        let expected = expect.map(|binding| whose.to_svcb(binding));
+        let first = self.swap_once(whose, expected.as_deref(), new).await?;
         if first.committed {
             return Ok(Swap::Committed);
         }
         // Not met. Read what is there: our own write, if its answer was lost and
         // the server has no replay memory, or the expected binding in another
         // spelling (made by hand, say, without the default port).
-        let (_, found) = self.read(home).await?;
+        let (_, found) = self.read(whose).await?;
         let parsed = match found.as_slice() {
             [] => None,
-            set => match record::from_svcb(home, set) {
+            set => match binding_in(whose, set) {
                 Ok(binding) => Some(binding),
                 Err(_) => return Ok(Swap::Conflict),
             },
@@ -353,11 +347,11 @@ impl MapClient {
         if !respelled {
             return Ok(Swap::Conflict);
         }
-        let second = self.swap_once(home, Some(&found), new).await?;
+        let second = self.swap_once(whose, Some(&found), new).await?;
         if second.committed {
             return Ok(Swap::Committed);
         }
-        if second.retransmitted && self.get(home).await?.binding.as_ref() == new {
+        if second.retransmitted && self.get(whose).await?.binding.as_ref() == new {
             return Ok(Swap::Committed);
         }
         Ok(Swap::Conflict)
@@ -365,7 +359,7 @@ impl MapClient {
 
     /// All bindings of the zone, by transfer (AXFR over TCP). The key needs the
     /// right to transfer.
-    pub async fn list(&self) -> Result<Vec<Binding>, MapError> {
+    pub async fn list(&self) -> Result<Vec<(Whose, Binding)>, MapError> {
         let mut message = Message::new(random_id()?, MessageType::Query, OpCode::Query);
         message.add_query(Query::query(self.zone.clone(), RecordType::AXFR));
         let request = self.request(message)?;
@@ -404,12 +398,18 @@ impl MapClient {
         })
     }
 
-    /// The raw SVCB set of `home`, and the answer it came in.
-    async fn read(&self, home: Home) -> Result<(Answer, Vec<SVCB>), MapError> {
-        if is_reverse(&self.zone) {
-            return self.read_reverse(home).await;
+    /// The raw SVCB set that answers for `whose`, and the answer it came in.
+    async fn read(&self, whose: Whose) -> Result<(Answer, Vec<SVCB>), MapError> {
+        if !is_reverse(&self.zone) {
+            return self.read_at(&self.owner(whose)?).await;
         }
-        self.read_at(&self.owner(home)?).await
+        match whose.prefix() {
+            None => self.read_reverse(whose.first()).await,
+            Some(prefix) => Err(MapError::Request(format!(
+                "through {} the bindings of single homes are found, not those of a prefix ({prefix})",
+                self.zone
+            ))),
+        }
     }
 
     /// The raw SVCB set at an owner.
@@ -450,19 +450,16 @@ impl MapClient {
 
     async fn swap_once(
         &self,
-        home: Home,
+        whose: Whose,
         expect: Option<&[SVCB]>,
         new: Option<&Binding>,
     ) -> Result<Outcome, MapError> {
-        let owner = self.owner(home)?;
+        let owner = self.owner(whose)?;
         let mut message = Message::new(random_id()?, MessageType::Query, OpCode::Update);
         message.add_query(Query::query(self.zone.clone(), RecordType::SOA));
         // What was read of a home may be its prefix's.
-        let shared = expect.and_then(|set| shared_by(home, set)).map(|prefix| {
-            let owner = record::prefix_owner(prefix, &self.zone);
-            owner.ok_or(MapError::Unshared { home })
-        });
-        let shared = shared.transpose()?;
+        let shared = expect.and_then(|set| shared_by(whose, set));
+        let shared = shared.map(|shared| self.owner(shared)).transpose()?;
         // RFC 2136 section 2.4.2: RRset exists (value dependent).
         for svcb in expect.into_iter().flatten() {
             let data = RData::SVCB(svcb.clone());
@@ -479,11 +476,7 @@ impl MapClient {
         let mut delete = Record::update0(owner.clone(), 0, RecordType::SVCB);
         delete.dns_class = DNSClass::ANY;
         message.add_authority(delete);
-        for svcb in new
-            .map(|b| self.svcb_of(b))
-            .transpose()?
-            .unwrap_or_default()
-        {
+        for svcb in new.map_or_else(Vec::new, |new| whose.to_svcb(new)) {
             message.add_authority(Record::from_rdata(owner.clone(), TTL, RData::SVCB(svcb)));
         }
         let request = self.request(message)?;
@@ -504,30 +497,31 @@ impl MapClient {
         encode(message, self.key.clone())
     }
 
-    fn owner(&self, home: Home) -> Result<Name, MapError> {
-        record::owner(home, &self.zone).map_err(|e| self.no_room(&e))
+    fn owner(&self, whose: Whose) -> Result<Name, MapError> {
+        whose.owner(&self.zone).map_err(|e| self.no_room(&e))
     }
 
     fn no_room(&self, error: &ProtoError) -> MapError {
         MapError::Request(format!("zone {} is too long: {error}", self.zone))
     }
-
-    fn svcb_of(&self, binding: &Binding) -> Result<Vec<SVCB>, MapError> {
-        let records = record::to_records(binding, &self.zone, TTL).map_err(|e| self.no_room(&e))?;
-        Ok(records
-            .into_iter()
-            .filter_map(|r| match r.data {
-                RData::SVCB(svcb) => Some(svcb),
-                _ => None,
-            })
-            .collect())
-    }
 }
 
-/// The prefix of this home that these records are for, if they are not for it alone.
-fn shared_by(home: Home, set: &[SVCB]) -> Option<IpNet> {
-    let prefix = IpNet::new(home.ip(), record::prefix_len(set)?).ok()?;
-    Some(prefix.trunc())
+/// The binding that a set describes, or how it does not.
+fn binding_in(whose: Whose, set: &[SVCB]) -> Result<Binding, MapError> {
+    let home = whose.first();
+    // A home may be answered for by what its prefix shares, which can be owned by a wildcard then.
+    let read = match (whose.prefix(), shared_by(whose, set)) {
+        (None, Some(_)) => record::from_svcb(home, set),
+        _ => whose.from_svcb(set),
+    };
+    read.map_err(|error| MapError::Malformed { home, error })
+}
+
+/// The homes that this one shares a binding with, if the records are not for it alone.
+fn shared_by(whose: Whose, set: &[SVCB]) -> Option<Whose> {
+    let single = whose.prefix().is_none().then_some(whose.first())?;
+    let homes = IpNet::new(single.ip(), record::prefix_len(set)?).ok()?;
+    Whose::new(homes.trunc()).ok()
 }
 
 /// What an answer has at a name.

@@ -37,7 +37,7 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::{BinEncodable as _, BinEncoder};
 use ipnet::IpNet;
 use mat_proto::record::{self, RecordError};
-use mat_proto::{Binding, Epoch, Home, Locator};
+use mat_proto::{Binding, Epoch, Home, Locator, Whose};
 
 use epochs::Epochs;
 use spans::Span;
@@ -115,23 +115,14 @@ pub struct Change {
 /// What a change does to one binding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Move {
-    /// Whose; of all homes of a prefix, the first one.
-    pub home: Home,
-    /// The prefix whose homes share the binding, if it is not that of one home.
-    pub prefix: Option<IpNet>,
+    /// Whose.
+    pub whose: Whose,
     /// The binding before, if there was one.
     pub from: Option<Binding>,
     /// The binding after, unless it was deleted.
     pub to: Option<Binding>,
     /// Set if nobody asked for that: this locator is another home's from now on.
     pub displaced_from: Option<Locator>,
-}
-
-impl Move {
-    /// The home, or the prefix.
-    pub fn whose(&self) -> IpNet {
-        self.prefix.unwrap_or(self.home.ip().into())
-    }
 }
 
 impl Change {
@@ -443,7 +434,8 @@ impl Zone {
             .nodes
             .iter()
             .filter(|node| {
-                node.get(RecordType::SVCB).is_some() && whose(&node.name, &self.origin).is_some()
+                let bound = Whose::of_owner(&node.name, &self.origin).is_some();
+                bound && node.get(RecordType::SVCB).is_some()
             })
             .count();
         (bound, self.nodes.len() - bound)
@@ -503,19 +495,9 @@ impl View for Zone {
 
 /// The places in the binding that homes of `prefix` share.
 fn spans_of(prefix: IpNet, set: &RrSet) -> Vec<Span> {
-    let shared = shared_binding(prefix, set).ok();
+    let whose = Whose::new(prefix).ok();
+    let shared = whose.and_then(|whose| of(whose, set).ok());
     shared.iter().flat_map(|to| Span::all(prefix, to)).collect()
-}
-
-/// The binding of the first home in `prefix` that an RRset describes for all of them.
-pub(crate) fn shared_binding(prefix: IpNet, set: &RrSet) -> Result<Binding, RecordError> {
-    let home = Home::new(prefix.network())?;
-    let binding = record::from_svcb(home, svcb(set))?;
-    match record::prefix_len(svcb(set)) {
-        Some(length) if length == prefix.prefix_len() => Ok(binding),
-        Some(length) => Err(RecordError::Length(length)),
-        None => Err(RecordError::Missing(record::KEY_PREFIX)),
-    }
 }
 
 /// The epoch of a binding, whoever's it is.
@@ -538,18 +520,10 @@ fn locators(name: &Name, origin: &Name, set: &RrSet) -> Vec<Locator> {
     })
 }
 
-/// The home that `name` is the owner of, or the prefix.
-pub fn whose(name: &Name, origin: &Name) -> Option<IpNet> {
-    let home = record::home(name, origin).map(|home| home.ip().into());
-    home.or_else(|| record::prefix(name, origin))
-}
-
-/// The binding an RRset at `name` describes, whosever it is; of a prefix, that of its first home.
-pub(crate) fn owned(name: &Name, origin: &Name, set: &RrSet) -> Option<Binding> {
-    match record::prefix(name, origin) {
-        Some(prefix) => shared_binding(prefix, set).ok(),
-        None => Some(binding_of(name, origin, set)?.1),
-    }
+/// The binding that an RRset describes, if it is that of these homes.
+pub(crate) fn of(whose: Whose, set: &RrSet) -> Result<Binding, RecordError> {
+    let svcb: Vec<&SVCB> = svcb(set).collect();
+    whose.from_svcb(svcb)
 }
 
 /// The binding an RRset at `name` describes, if `name` is a home's owner.

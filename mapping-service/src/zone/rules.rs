@@ -24,9 +24,9 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use ipnet::IpNet;
 use mat_proto::apl::{self, AplError};
 use mat_proto::record::{self, RecordError};
-use mat_proto::{Binding, Epoch, Family, Home, Locator};
+use mat_proto::{Binding, Epoch, Family, Home, Locator, Whose};
 
-use super::{Change, Move, RrSet, View, binding_of, owned, shared_binding, spans, svcb, withdrawn};
+use super::{Change, Move, RrSet, View, binding_of, of, spans, withdrawn};
 use crate::dnssec::is_made_here;
 
 /// Longest TTL of what stands at an owner, seconds. A longer one is lowered:
@@ -139,19 +139,20 @@ pub enum Breach {
 /// bindings and to the epochs of those it deletes.
 pub(super) fn enforce(view: &impl View, origin: &Name, change: &mut Change) -> Result<(), Breach> {
     for ((name, kind), set) in &mut change.sets {
-        let prefix = record::prefix(name, origin);
-        let first = prefix.and_then(|prefix| Home::new(prefix.network()).ok());
-        if let (Some(prefix), Some(_), false) = (prefix, &set, *kind == RecordType::SVCB) {
-            return Err(Breach::SharedKind(prefix, *kind));
-        }
-        let Some(home) = first.or_else(|| record::home(name, origin)) else {
+        let Some(whose) = Whose::of_owner(name, origin) else {
             if let Some(set) = set {
                 elsewhere(name, *kind, origin)?;
                 lists(name, set)?;
             }
             continue;
         };
+        let home = whose.first();
         if let Some(set) = set {
+            if let Some(prefix) = whose.prefix()
+                && *kind != RecordType::SVCB
+            {
+                return Err(Breach::SharedKind(prefix, *kind));
+            }
             match *kind {
                 RecordType::SVCB | RecordType::A | RecordType::AAAA => {}
                 withdrawn::KIND => {
@@ -169,11 +170,11 @@ pub(super) fn enforce(view: &impl View, origin: &Name, change: &mut Change) -> R
             let old = view.set(name, RecordType::SVCB);
             let to = match set {
                 Some(new) => {
-                    let above = match prefix {
+                    let above = match whose.prefix() {
                         None => shared_epoch(view, name),
                         Some(_) => Epoch(0),
                     };
-                    Some(binding((home, prefix), last.max(above), old, new)?)
+                    Some(binding(whose, last.max(above), old, new)?)
                 }
                 None => {
                     let buried = change.buried.entry(name.clone()).or_default();
@@ -182,9 +183,8 @@ pub(super) fn enforce(view: &impl View, origin: &Name, change: &mut Change) -> R
                 }
             };
             change.moves.push(Move {
-                home,
-                prefix,
-                from: old.and_then(|old| owned(name, origin, old)),
+                whose,
+                from: old.and_then(|old| of(whose, old).ok()),
                 to,
                 displaced_from: None,
             });
@@ -205,11 +205,15 @@ fn shared_epoch(view: &impl View, name: &Name) -> Epoch {
 /// Withdraws the bindings of others in which a locator stands that is registered now.
 fn displace(view: &impl View, origin: &Name, change: &mut Change) -> Result<(), Breach> {
     let mut registered: BTreeMap<Locator, Home> = BTreeMap::new();
-    for step in change.moves.iter().filter(|step| step.prefix.is_none()) {
+    for step in change
+        .moves
+        .iter()
+        .filter(|step| step.whose.prefix().is_none())
+    {
         for entry in step.to.iter().flat_map(|b| b.entries()) {
             let locator = entry.locator;
-            if let Some(other) = registered.insert(locator, step.home) {
-                let homes = [other, step.home];
+            if let Some(other) = registered.insert(locator, step.whose.first()) {
+                let homes = [other, step.whose.first()];
                 return Err(Breach::Shared { locator, homes });
             }
         }
@@ -232,8 +236,7 @@ fn displace(view: &impl View, origin: &Name, change: &mut Change) -> Result<(), 
         }
         change.buried.insert(name.clone(), view.last_epoch(name));
         change.moves.push(Move {
-            home: from.home(),
-            prefix: None,
+            whose: from.home().into(),
             from: Some(from),
             to: None,
             displaced_from: Some(locator),
@@ -279,21 +282,13 @@ fn elsewhere(name: &Name, kind: RecordType, origin: &Name) -> Result<(), Breach>
 
 const DNAME: u16 = 39;
 
-fn binding(
-    (home, prefix): (Home, Option<IpNet>),
-    last: Epoch,
-    old: Option<&RrSet>,
-    new: &RrSet,
-) -> Result<Binding, Breach> {
-    let binding = match prefix {
-        Some(prefix) => {
-            shared_binding(prefix, new).map_err(|error| Breach::NotShared(prefix, error))?
-        }
-        None if record::prefix_len(svcb(new)).is_some() => return Err(Breach::NotOne(home)),
-        None => {
-            record::from_svcb(home, svcb(new)).map_err(|error| Breach::NotABinding(home, error))?
-        }
-    };
+fn binding(whose: Whose, last: Epoch, old: Option<&RrSet>, new: &RrSet) -> Result<Binding, Breach> {
+    let home = whose.first();
+    let binding = of(whose, new).map_err(|error| match (whose.prefix(), error) {
+        (Some(prefix), error) => Breach::NotShared(prefix, error),
+        (None, RecordError::Length(_)) => Breach::NotOne(home),
+        (None, error) => Breach::NotABinding(home, error),
+    })?;
     let new_epoch = binding.epoch();
     // Another TTL alone is no change of the binding.
     let changed = !old.is_some_and(|old| old.same_data(new));

@@ -64,9 +64,14 @@ pub(super) fn is_deep(name: &Name, above: &Name) -> bool {
 /// Whether `change` leaves them apart from each other, and from everything else.
 pub(super) fn apart(view: &impl View, origin: &Name, change: &Change) -> Result<(), Breach> {
     let mut known = view.spans();
-    known.retain(|span| change.moves.iter().all(|m| m.prefix != Some(span.homes)));
+    known.retain(|span| {
+        change
+            .moves
+            .iter()
+            .all(|m| m.whose.prefix() != Some(span.homes))
+    });
     let shared = change.moves.iter();
-    let shared = shared.filter_map(|step| Some((step.prefix?, step.to.as_ref()?)));
+    let shared = shared.filter_map(|step| Some((step.whose.prefix()?, step.to.as_ref()?)));
     let new: Vec<Span> = shared
         .flat_map(|(homes, to)| Span::all(homes, to))
         .collect();
@@ -109,9 +114,15 @@ pub(super) fn apart(view: &impl View, origin: &Name, change: &Change) -> Result<
             let (name, homes) = (name.clone(), span.homes);
             return Err(Breach::Deeper { name, homes });
         }
-        for step in change.moves.iter().filter(|step| step.prefix.is_none()) {
+        for step in change
+            .moves
+            .iter()
+            .filter(|step| step.whose.prefix().is_none())
+        {
             let mut entries = step.to.iter().flat_map(|to| to.entries());
-            if let Some(entry) = entries.find(|entry| span.is_anothers(step.home, entry.locator)) {
+            if let Some(entry) =
+                entries.find(|entry| span.is_anothers(step.whose.first(), entry.locator))
+            {
                 return Err(span.breach(entry.locator.ip().into()));
             }
         }

@@ -56,7 +56,7 @@ pub(super) fn mark(view: &impl View, origin: &Name, change: &mut Change) {
     let mut names: BTreeSet<Name> = touched
         .filter(|name| record::home(name, origin).is_some())
         .collect();
-    let prefixes = change.moves.iter().filter_map(|step| step.prefix);
+    let prefixes = change.moves.iter().filter_map(|step| step.whose.prefix());
     names.extend(prefixes.flat_map(|prefix| one_below(prefix, origin)));
     for name in names {
         let key = (name.clone(), KIND);

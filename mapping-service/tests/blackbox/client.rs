@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, ResponseCode};
 use mat_mapping::client::{Algorithm, AuthFault, MapClient, MapError, Swap, Timing, TsigKey};
-use mat_proto::{Binding, Entry, Epoch, Home, Modes, Priority};
+use mat_proto::{Binding, Entry, Epoch, Home, Modes, Priority, Whose};
 
 use crate::harness::*;
 
@@ -41,7 +41,8 @@ async fn get_swap_and_list() {
     let v6 = binding("2001:db8:1::7", 1, "2001:db8:a::7");
     let done = client.compare_and_swap(v6.home(), None, Some(&v6)).await;
     assert_eq!(done.unwrap(), Swap::Committed);
-    assert_eq!(client.list().await.unwrap(), [two.clone(), v6]);
+    let whose = |binding: &Binding| (binding.home().into(), binding.clone());
+    assert_eq!(client.list().await.unwrap(), [whose(&two), whose(&v6)]);
     assert_eq!(swap(Some(&two), None).await, Swap::Committed);
     assert_eq!(client.get(home()).await.unwrap().binding, None);
 }
@@ -155,7 +156,7 @@ async fn refusals_say_why() {
     );
     let client = mapd.client();
     let foreign = client
-        .compare_and_swap("192.0.2.11".parse().unwrap(), None, Some(&one))
+        .compare_and_swap("192.0.2.11".parse::<Home>().unwrap(), None, Some(&one))
         .await;
     assert!(matches!(foreign, Err(MapError::Request(_))));
 }
@@ -351,4 +352,45 @@ async fn forged_answers_are_not_believed() {
         ),
         "{error}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prefix_is_read_and_changed_as_a_home_is() {
+    let dir = directory();
+    let mapd = Mapd::start(dir.path());
+    let client = mapd.client();
+    let all: Whose = "192.0.2.0/24".parse().unwrap();
+    let one: Whose = "192.0.2.10".parse().unwrap();
+    let at = |epoch| binding("192.0.2.0", epoch, "198.51.100.0");
+    let swap = async |whose: Whose, expect: Option<&Binding>, new: Option<&Binding>| {
+        client.compare_and_swap(whose, expect, new).await.unwrap()
+    };
+    let (first, second) = (at(1), at(2));
+    assert_eq!(swap(all, None, Some(&first)).await, Swap::Committed);
+    assert_eq!(swap(all, None, Some(&second)).await, Swap::Conflict);
+    assert_eq!(swap(all, Some(&second), None).await, Swap::Conflict);
+    let found = client.get(all).await.unwrap();
+    assert_eq!((found.binding.as_ref(), found.shared), (Some(&first), None));
+    let found = client.get(one).await.unwrap();
+    let theirs = binding("192.0.2.10", 1, "198.51.100.10");
+    assert_eq!(
+        (found.binding, found.shared),
+        (Some(theirs.clone()), Some(all))
+    );
+
+    // What a home is read to share is what its own binding comes in place of.
+    let own = binding("192.0.2.10", 3, "198.51.100.10");
+    assert_eq!(
+        swap(all, Some(&first), Some(&second)).await,
+        Swap::Committed
+    );
+    assert_eq!(swap(one, Some(&theirs), Some(&own)).await, Swap::Conflict);
+    let theirs = binding("192.0.2.10", 2, "198.51.100.10");
+    assert_eq!(swap(one, Some(&theirs), Some(&own)).await, Swap::Committed);
+    let listed = client.list().await.unwrap();
+    assert_eq!(listed, [(all, second.clone()), (one, own.clone())]);
+    assert_eq!(swap(all, Some(&second), None).await, Swap::Committed);
+    assert_eq!(client.get(all).await.unwrap().binding, None);
+    assert_eq!(swap(one, Some(&own), None).await, Swap::Committed);
+    mapd.stop();
 }

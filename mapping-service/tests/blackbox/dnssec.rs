@@ -8,6 +8,7 @@ use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode}
 use hickory_proto::rr::RecordType;
 
 use mat_mapping::client::Anchors;
+use mat_proto::Home;
 
 use crate::harness::*;
 
@@ -366,13 +367,16 @@ async fn the_client_believes_what_is_proved() {
         let mapd = start(dir.path(), algorithm);
         let anchors = |dir: &Path| Anchors::from_file(&dir.join("map.example.anchor")).unwrap();
         let client = mapd.client().validating(anchors(dir.path()));
-        let found = client.get("192.0.2.10".parse().unwrap()).await.unwrap();
+        let found = client
+            .get("192.0.2.10".parse::<Home>().unwrap())
+            .await
+            .unwrap();
         assert!(found.verified && found.binding.unwrap().epoch().0 == 100);
-        let found = client.get("2001:db8:1::7".parse().unwrap()).await.unwrap();
+        let found = client.get("2001:db8:1::7".parse::<Home>().unwrap()).await.unwrap();
         assert!(found.verified && found.binding.is_some());
         // Nothing below its prefix, a name on the way to another, a name beside others.
         for home in ["198.51.100.1", "192.0.2.11"] {
-            let none = client.get(home.parse().unwrap()).await.unwrap();
+            let none = client.get(home.parse::<Home>().unwrap()).await.unwrap();
             assert!(none.verified && none.binding.is_none(), "{home}");
         }
         // It moves, and goes: each is proved at once.

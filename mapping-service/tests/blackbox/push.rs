@@ -98,7 +98,7 @@ async fn what_changes_is_known_at_once_and_after_an_interruption() {
 
     swap(&client, home, None, Some(&first)).await;
     let changed = |binding: &Binding| Changed {
-        home,
+        whose: home.into(),
         binding: Some(binding.clone()),
     };
     assert_eq!(next(&mut news).await, changed(&first));
@@ -177,7 +177,7 @@ async fn a_prefix_is_followed_with_all_that_is_there() {
     swap(&client, six.home(), Some(&six), Some(&again)).await;
     swap(&client, there[4].home(), Some(&there[4]), None).await;
     let gone = next(&mut news).await;
-    assert_eq!((gone.home, gone.binding), (there[4].home(), None));
+    assert_eq!((gone.whose, gone.binding), (there[4].home().into(), None));
 }
 
 #[tokio::test(flavor = "multi_thread")]

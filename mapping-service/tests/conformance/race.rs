@@ -55,7 +55,7 @@ pub async fn one_winner_of_every_race(seat: Seat) -> Result<()> {
         );
     }
     ensure!(
-        client.list().await? == Vec::from_iter(held.clone()),
+        client.list().await? == Vec::from_iter(held.iter().map(|b| (b.home().into(), b.clone()))),
         "transfer"
     );
     let deleted = client.compare_and_swap(home, held.as_ref(), None).await?;

@@ -193,7 +193,7 @@ fn a_locator_is_displaced_within_a_batch_too_and_not_shared_within_a_message() {
     let second = draft
         .update(&set_to("192.0.2.11", 1, &seven), fine)
         .unwrap();
-    assert_eq!(second.moves[1].home, "192.0.2.10".parse().unwrap());
+    assert_eq!(second.moves[1].whose.to_string(), "192.0.2.10");
     assert_eq!(
         second.moves[1].displaced_from,
         Some("203.0.113.7".parse().unwrap())

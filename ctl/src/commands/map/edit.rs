@@ -3,9 +3,10 @@
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
+use ipnet::IpNet;
 use mat_mapping::client::{MapClient, Swap};
-use mat_proto::{Binding, BindingError, Entry, Epoch, Home, Modes, Priority};
+use mat_proto::{Binding, BindingError, Entry, Epoch, Locator, Modes, Priority, Whose};
 
 use super::super::{ConfigArg, block_on, say, say_json};
 use super::{LocatorPort, client, line};
@@ -18,9 +19,10 @@ const ATTEMPTS: u32 = 5;
 /// `matctl map set`
 #[derive(Clone, Debug, clap::Args)]
 pub struct SetArgs {
-    /// Home address
-    home: Home,
-    /// Locator in use from now on
+    /// Home address, or prefix of them
+    #[arg(value_name = "HOME|PREFIX")]
+    whose: Whose,
+    /// Locator in use from now on; for a prefix of homes, the first one of as many
     #[arg(value_name = "LOCATOR[:PORT]")]
     locator: LocatorPort,
     /// A locator that is prepared; can be given several times
@@ -41,8 +43,9 @@ pub struct SetArgs {
 /// `matctl map delete`
 #[derive(Clone, Debug, clap::Args)]
 pub struct DeleteArgs {
-    /// Home address
-    home: Home,
+    /// Home address, or prefix of them
+    #[arg(value_name = "HOME|PREFIX")]
+    whose: Whose,
     #[command(flatten)]
     guard: Guard,
     /// Print the binding that was removed as JSON
@@ -68,7 +71,7 @@ pub(super) fn set(args: SetArgs) -> anyhow::Result<ExitCode> {
     let lease = args.lease;
     let make = |before: Option<&Binding>, unix_seconds: u64| {
         next(
-            args.home,
+            args.whose,
             &args.locator,
             &args.standby,
             lease,
@@ -79,10 +82,16 @@ pub(super) fn set(args: SetArgs) -> anyhow::Result<ExitCode> {
     };
     // Refused before anything is asked, with the same words as afterwards.
     make(None, 0)?;
-    let (_, after) = block_on(change(&map, args.home, &args.guard, make))?;
+    if let Some(homes) = args.whose.prefix() {
+        let given = std::iter::once(&args.locator).chain(&args.standby);
+        given
+            .map(|place| place.locator)
+            .try_for_each(|at| first_of_as_many(at, homes))?;
+    }
+    let (_, after) = block_on(change(&map, args.whose, &args.guard, make))?;
     match after {
         Some(after) if args.json => say_json(&after)?,
-        Some(after) => say(&line(&after))?,
+        Some(after) => say(&line(args.whose, &after))?,
         None => {}
     }
     Ok(ExitCode::SUCCESS)
@@ -90,22 +99,36 @@ pub(super) fn set(args: SetArgs) -> anyhow::Result<ExitCode> {
 
 pub(super) fn delete(args: DeleteArgs) -> anyhow::Result<ExitCode> {
     let map = client(&args.config)?;
-    let (before, _) = block_on(change(&map, args.home, &args.guard, |_, _| Ok(None)))?;
+    let (before, _) = block_on(change(&map, args.whose, &args.guard, |_, _| Ok(None)))?;
     match before {
         before if args.json => say_json(&before)?,
         Some(before) => say(&format!(
             "{} is not bound any more; it was: {}",
-            args.home,
-            line(&before)
+            args.whose,
+            line(args.whose, &before)
         ))?,
-        None => say(&format!("{} is not bound; nothing to do", args.home))?,
+        None => say(&format!("{} is not bound; nothing to do", args.whose))?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
+/// Refuses locators of which there are not as many behind as there are homes.
+fn first_of_as_many(locator: Locator, homes: IpNet) -> anyhow::Result<()> {
+    let locators = IpNet::new(locator.ip(), homes.prefix_len());
+    let locators =
+        locators.with_context(|| format!("{locator} cannot be a locator for {homes}"))?;
+    if locators.trunc() != locators {
+        bail!(
+            "{locator} is not the first of a prefix of locators as long as {homes}: that is {}",
+            locators.network()
+        );
+    }
+    Ok(())
+}
+
 /// The binding that follows `before`. Modes of locators it had already are kept.
 fn next(
-    home: Home,
+    whose: Whose,
     active: &LocatorPort,
     standby: &[LocatorPort],
     lease: Option<u32>,
@@ -126,7 +149,7 @@ fn next(
     let lease = lease
         .or(before.map(Binding::lease_seconds))
         .unwrap_or(LEASE);
-    Binding::new(home, epoch, lease, entries)
+    Binding::new(whose.first(), epoch, lease, entries)
 }
 
 type Change = (Option<Binding>, Option<Binding>);
@@ -134,12 +157,12 @@ type Change = (Option<Binding>, Option<Binding>);
 /// Reads, makes the next binding of what was read, and swaps the two.
 async fn change(
     map: &MapClient,
-    home: Home,
+    whose: Whose,
     guard: &Guard,
     make: impl Fn(Option<&Binding>, u64) -> Result<Option<Binding>, BindingError>,
 ) -> anyhow::Result<Change> {
     for _ in 0..ATTEMPTS {
-        let found = map.get(home).await?;
+        let found = map.get(whose).await?;
         let before = found.binding;
         let epoch = before.as_ref().map_or(0, |binding| binding.epoch().0);
         if let Some(expected) = guard.expect_epoch
@@ -147,42 +170,42 @@ async fn change(
         {
             bail!(
                 "not epoch {expected}: {}; nothing was changed",
-                now(home, before.as_ref())
+                now(whose, before.as_ref())
             );
         }
         let after = make(before.as_ref(), unix_seconds())?;
         if before.is_none() && after.is_none() {
             return Ok((None, None));
         }
-        if let (None, Some(prefix)) = (&after, found.shared) {
+        if let (None, Some(shared)) = (&after, found.shared) {
             bail!(
-                "{home} has no binding of its own: it shares that of {prefix}, which nsupdate \
-                 changes; nothing was changed"
+                "{whose} has no binding of its own: it shares that of {shared}, which `map delete \
+                 {shared}` removes; nothing was changed"
             );
         }
         match map
-            .compare_and_swap(home, before.as_ref(), after.as_ref())
+            .compare_and_swap(whose, before.as_ref(), after.as_ref())
             .await?
         {
             Swap::Committed => return Ok((before, after)),
             Swap::Conflict if guard.force => {}
             Swap::Conflict => {
-                let there = map.get(home).await?.binding;
+                let there = map.get(whose).await?.binding;
                 bail!(
                     "somebody else changed it in this moment: {}; nothing was changed (--force \
                      tries again)",
-                    now(home, there.as_ref())
+                    now(whose, there.as_ref())
                 );
             }
         }
     }
-    bail!("somebody else changed {home} each of {ATTEMPTS} times; nothing was changed")
+    bail!("somebody else changed {whose} each of {ATTEMPTS} times; nothing was changed")
 }
 
-fn now(home: Home, binding: Option<&Binding>) -> String {
+fn now(whose: Whose, binding: Option<&Binding>) -> String {
     match binding {
-        Some(binding) => format!("now it is {}", line(binding)),
-        None => format!("{home} is not bound now"),
+        Some(binding) => format!("now it is {}", line(whose, binding)),
+        None => format!("{whose} is not bound now"),
     }
 }
 
@@ -201,7 +224,7 @@ mod tests {
 
     #[test]
     fn the_next_binding_keeps_what_it_is_not_told_to_change() {
-        let home = "192.0.2.10".parse().unwrap();
+        let home: Whose = "192.0.2.10".parse().unwrap();
         let both = Modes {
             native: true,
             encap: true,
@@ -212,7 +235,7 @@ mod tests {
             port: 7000,
             modes: both,
         };
-        let before = Binding::new(home, Epoch(50), 12, vec![entry]).unwrap();
+        let before = Binding::new(home.first(), Epoch(50), 12, vec![entry]).unwrap();
         let standby = [place("198.51.100.7")];
         let after = next(
             home,
@@ -243,6 +266,19 @@ mod tests {
             (first.epoch(), first.lease_seconds()),
             (Epoch(1_800_000_000), 5)
         );
+    }
+
+    #[test]
+    fn a_prefix_of_homes_needs_one_of_locators() {
+        let check = |at: &str, homes: &str| {
+            first_of_as_many(at.parse().unwrap(), homes.parse().unwrap())
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(check("198.51.100.0", "192.0.2.0/24"), Ok(()));
+        assert_eq!(check("2001:db8:2::", "2001:db8:1::/48"), Ok(()));
+        let said = check("198.51.100.7", "192.0.2.0/24").unwrap_err();
+        assert!(said.ends_with("that is 198.51.100.0"), "{said}");
+        assert!(check("198.51.100.0", "2001:db8:1::/48").is_err());
     }
 
     #[test]

@@ -37,10 +37,16 @@ impl FromStr for LocatorPort {
     }
 }
 
-/// An entry of a binding: `198.51.100.7`, with what is not usual about it.
-pub(super) fn entry(entry: &Entry) -> String {
+/// An entry of a binding: `198.51.100.7`, with what is not usual about it. Of homes that share it,
+/// with the length of the prefix of locators that begins there.
+pub(super) fn entry(entry: &Entry, length: Option<u8>) -> String {
     let mut text = entry.locator.to_string();
-    if entry.port != CONTROL_PORT {
+    if let Some(length) = length {
+        text += &format!("/{length}");
+        if entry.port != CONTROL_PORT {
+            text += &format!(" port {}", entry.port);
+        }
+    } else if entry.port != CONTROL_PORT {
         text = SocketAddr::new(entry.locator.ip(), entry.port).to_string();
     }
     if entry.priority != Priority::ACTIVE {

@@ -11,7 +11,8 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use mat_mapping::client::MapClient;
-use mat_proto::{Binding, Home};
+use mat_proto::{Binding, Whose};
+use serde::Serialize;
 
 use super::{ConfigArg, block_on, say, say_json};
 pub use edit::{DeleteArgs, SetArgs};
@@ -21,11 +22,11 @@ pub use watch::WatchArgs;
 /// `matctl map ...`
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum MapCommand {
-    /// Show the binding of a home address
+    /// Show the binding of a home address, or that all homes of a prefix share
     Get(GetArgs),
-    /// Change the binding of a home address, or make one
+    /// Change the binding of a home address or of a prefix, or make one
     Set(SetArgs),
-    /// Remove the binding of a home address
+    /// Remove the binding of a home address or of a prefix
     Delete(DeleteArgs),
     /// Show all bindings (the key needs the right to transfer the zone)
     List(ListArgs),
@@ -36,8 +37,9 @@ pub enum MapCommand {
 /// `matctl map get`
 #[derive(Clone, Debug, clap::Args)]
 pub struct GetArgs {
-    /// Home address
-    home: Home,
+    /// Home address, or prefix of them
+    #[arg(value_name = "HOME|PREFIX")]
+    whose: Whose,
     /// Print it as JSON
     #[arg(long)]
     json: bool,
@@ -72,17 +74,24 @@ pub fn run(command: MapCommand) -> anyhow::Result<ExitCode> {
 fn get(args: GetArgs) -> anyhow::Result<ExitCode> {
     let map = client(&args.config)?;
     block_on(async {
-        let lookup = map.get(args.home).await?;
+        let lookup = map.get(args.whose).await?;
         if !lookup.verified {
             eprintln!("matctl: the answer is not authenticated (no key is configured)");
         }
         match (&lookup.binding, args.json) {
-            (binding, true) => say_json(binding)?,
-            (Some(binding), false) => match lookup.shared {
-                Some(prefix) => say(&format!("{} (shared by all of {prefix})", line(binding)))?,
-                None => say(&line(binding))?,
-            },
-            (None, false) => say(&format!("{} is not bound", args.home))?,
+            (binding, true) => {
+                let shared_by = lookup.shared.or(shared(args.whose));
+                let shown = binding.as_ref().map(|binding| Shown { binding, shared_by });
+                say_json(&shown)?;
+            }
+            (Some(binding), false) => {
+                let line = line(args.whose, binding);
+                match lookup.shared {
+                    Some(prefix) => say(&format!("{line} (shared by all of {prefix})"))?,
+                    None => say(&line)?,
+                }
+            }
+            (None, false) => say(&format!("{} is not bound", args.whose))?,
         }
         Ok(if lookup.binding.is_some() {
             ExitCode::SUCCESS
@@ -96,15 +105,19 @@ fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
     let map = client(&args.config)?;
     block_on(async {
         let mut bindings = map.list().await?;
-        bindings.sort_by_key(Binding::home);
+        bindings.sort_by_key(|(whose, _)| *whose);
         if args.json {
-            say_json(&bindings)?;
+            let shown = bindings.iter().map(|(whose, binding)| Shown {
+                binding,
+                shared_by: shared(*whose),
+            });
+            say_json(&shown.collect::<Vec<_>>())?;
         } else if bindings.is_empty() {
             say(&format!("zone {} has no bindings", map.zone()))?;
         }
         if !args.json {
-            for binding in &bindings {
-                say(&line(binding))?;
+            for (whose, binding) in &bindings {
+                say(&line(*whose, binding))?;
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -125,12 +138,27 @@ fn client_of(loaded: crate::config::Config, file: &ConfigArg) -> anyhow::Result<
     })
 }
 
+/// A binding as JSON.
+#[derive(Serialize)]
+struct Shown<'b> {
+    #[serde(flatten)]
+    binding: &'b Binding,
+    /// Of whom it is, if not of one home alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shared_by: Option<Whose>,
+}
+
+fn shared(whose: Whose) -> Option<Whose> {
+    whose.prefix().map(|_| whose)
+}
+
 /// A binding in one line.
-fn line(binding: &Binding) -> String {
-    let entries: Vec<String> = binding.entries().iter().map(locator::entry).collect();
+fn line(whose: Whose, binding: &Binding) -> String {
+    let length = whose.prefix().map(|prefix| prefix.prefix_len());
+    let entries = binding.entries().iter();
+    let entries: Vec<String> = entries.map(|entry| locator::entry(entry, length)).collect();
     format!(
-        "{} -> {}; epoch {}, lease {} s",
-        binding.home(),
+        "{whose} -> {}; epoch {}, lease {} s",
         entries.join(", "),
         binding.epoch(),
         binding.lease_seconds()

@@ -3,7 +3,7 @@
 //! # Limitations
 //! Without push it asks once a second: of several changes within a second only the last is seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use ipnet::IpNet;
 use mat_mapping::client::push::{Changed, Endpoint, Health, Subscriber};
 use mat_mapping::client::{MapClient, MapError};
-use mat_proto::{Binding, Home, record};
+use mat_proto::{Binding, Home, Whose, record};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -67,15 +67,14 @@ async fn hear(map: &MapClient, endpoint: Endpoint, args: &WatchArgs) -> anyhow::
     let (mut ticks, mut connected) = (0, false);
     loop {
         tokio::select! {
-            Some(Changed { home, binding }) = news.recv() => {
+            Some(Changed { whose, binding }) = news.recv() => {
                 connected = true;
-                let wanted = args.homes.is_none_or(|homes| homes.contains(&home.ip()));
-                if wanted && seen.get(&home) != binding.as_ref() {
+                if wanted(args.homes, whose) && seen.get(&whose) != binding.as_ref() {
                     match &binding {
-                        Some(binding) => seen.insert(home, binding.clone()),
-                        None => seen.remove(&home),
+                        Some(binding) => seen.insert(whose, binding.clone()),
+                        None => seen.remove(&whose),
                     };
-                    show(&Changed { home, binding }, args.json)?;
+                    show(&Changed { whose, binding }, args.json)?;
                 }
             }
             _ = tick.tick() => match subscriber.health() {
@@ -134,31 +133,38 @@ async fn ask(map: &MapClient, args: &WatchArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-type Bindings = BTreeMap<Home, Binding>;
+type Bindings = BTreeMap<Whose, Binding>;
 
 async fn read(map: &MapClient, homes: Option<IpNet>) -> Result<Bindings, MapError> {
     let single = homes.filter(|homes| homes.prefix_len() == homes.max_prefix_len());
     let single = single.and_then(|homes| Home::new(homes.addr()).ok());
     let bindings = match single {
-        Some(home) => map.get(home).await?.binding.into_iter().collect(),
+        Some(home) => {
+            let binding = map.get(home).await?.binding;
+            binding.map(|b| (home.into(), b)).into_iter().collect()
+        }
         None => map.list().await?,
     };
-    let wanted = |b: &Binding| homes.is_none_or(|homes| homes.contains(&b.home().ip()));
-    let bindings = bindings.into_iter().filter(wanted);
-    Ok(bindings.map(|b| (b.home(), b)).collect())
+    let bindings = bindings.into_iter();
+    Ok(bindings
+        .filter(|(whose, _)| wanted(homes, *whose))
+        .collect())
+}
+
+/// Whether whoever watches these homes wants to hear of what is `whose`.
+fn wanted(homes: Option<IpNet>, whose: Whose) -> bool {
+    let concerned = |homes: IpNet| homes.contains(&whose.net()) || whose.net().contains(&homes);
+    homes.is_none_or(concerned)
 }
 
 /// What is different, in order of home addresses.
 fn changes(before: &Bindings, after: &Bindings) -> Vec<Changed> {
-    let mut homes: Vec<Home> = before.keys().chain(after.keys()).copied().collect();
-    homes.sort_unstable();
-    homes.dedup();
-    homes
-        .into_iter()
-        .filter(|home| before.get(home) != after.get(home))
-        .map(|home| Changed {
-            home,
-            binding: after.get(&home).cloned(),
+    let all: BTreeSet<Whose> = before.keys().chain(after.keys()).copied().collect();
+    all.into_iter()
+        .filter(|whose| before.get(whose) != after.get(whose))
+        .map(|whose| Changed {
+            whose,
+            binding: after.get(&whose).cloned(),
         })
         .collect()
 }
@@ -172,8 +178,8 @@ fn show(change: &Changed, json: bool) -> anyhow::Result<()> {
         return say(&value.to_string());
     }
     let what = match &change.binding {
-        Some(binding) => line(binding),
-        None => format!("{} is not bound any more", change.home),
+        Some(binding) => line(change.whose, binding),
+        None => format!("{} is not bound any more", change.whose),
     };
     say(&format!("{}  {what}", local(unix_us)))
 }
@@ -188,7 +194,7 @@ mod tests {
             let home: Home = home.parse().unwrap();
             let locator = "198.51.100.7".parse().unwrap();
             (
-                home,
+                home.into(),
                 Binding::single(home, Epoch(*epoch), 30, locator, 6283).unwrap(),
             )
         };
@@ -201,7 +207,12 @@ mod tests {
         let after = bindings(&[("192.0.2.2", 2), ("192.0.2.3", 1), ("192.0.2.0", 1)]);
         let seen: Vec<_> = changes(&before, &after)
             .into_iter()
-            .map(|change| (change.home.to_string(), change.binding.map(|b| b.epoch().0)))
+            .map(|change| {
+                (
+                    change.whose.to_string(),
+                    change.binding.map(|b| b.epoch().0),
+                )
+            })
             .collect();
         let wanted = [
             ("192.0.2.0", Some(1)),

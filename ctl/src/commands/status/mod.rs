@@ -106,7 +106,13 @@ async fn bindings(
 ) -> Option<Result<Vec<Binding>, String>> {
     let mapping = mapping?;
     let refused = match mapping.list().await {
-        Ok(bindings) => return Some(Ok(bindings)),
+        Ok(bindings) => {
+            // That all homes of a prefix share one is in nobody's interest alone.
+            let single = bindings
+                .into_iter()
+                .filter(|(whose, _)| whose.prefix().is_none());
+            return Some(Ok(single.map(|(_, binding)| binding).collect()));
+        }
         Err(error) => error.to_string(),
     };
     let instances = config.map_or(&[][..], |config| &config.instances);

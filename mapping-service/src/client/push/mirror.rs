@@ -11,7 +11,7 @@ use hickory_proto::op::{Message as Plain, MessageType, OpCode, Query, ResponseCo
 use hickory_proto::rr::rdata::SVCB;
 use hickory_proto::rr::{Name, RData, RecordType};
 use mat_proto::record::{self, RecordError};
-use mat_proto::{Binding, Home};
+use mat_proto::{Binding, Home, Whose};
 use serde::Serialize;
 
 use crate::dso::{self, Message, News, Subscription, Tlv};
@@ -35,8 +35,9 @@ const BEAT: u16 = 2;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Changed {
     /// Of whom.
-    pub home: Home,
-    /// Its binding, if it has one.
+    #[serde(rename = "home")]
+    pub whose: Whose,
+    /// The binding, if there is one; of a prefix, that of its first home.
     pub binding: Option<Binding>,
 }
 
@@ -128,7 +129,7 @@ impl Mirror {
     /// now on.
     pub(super) fn get(&mut self, home: Home, now: Instant) -> Option<Option<Binding>> {
         let name = record::owner(home, &self.zone).ok()?.to_lowercase();
-        let binding = self.binding(home, &name).ok()?;
+        let binding = self.binding(home.into(), &name).ok()?;
         let lease = binding.as_ref().map_or(Duration::ZERO, Binding::lease);
         let subscription = Subscription::at(&name, RecordType::SVCB);
         let state = self.want(subscription, Some(now + INTEREST.max(lease * 2)))?;
@@ -157,9 +158,9 @@ impl Mirror {
         Some(state)
     }
 
-    fn binding(&self, home: Home, name: &Name) -> Result<Option<Binding>, RecordError> {
+    fn binding(&self, whose: Whose, name: &Name) -> Result<Option<Binding>, RecordError> {
         let set = self.sets.get(name);
-        set.map(|set| record::from_svcb(home, set)).transpose()
+        set.map(|set| whose.from_svcb(set)).transpose()
     }
 
     /// Whether the server has answered in this session.
@@ -383,11 +384,10 @@ impl Mirror {
                 _ => false,
             }
         });
-        let homes = gone
-            .iter()
-            .filter_map(|name| record::home(name, &self.zone));
-        let gone = homes.map(|home| Changed {
-            home,
+        let homes = gone.iter();
+        let homes = homes.filter_map(|name| Whose::of_owner(name, &self.zone));
+        let gone = homes.map(|whose| Changed {
+            whose,
             binding: None,
         });
         Ok(gone.collect())
@@ -439,10 +439,10 @@ impl Mirror {
         let mut changed = Vec::new();
         for name in touched {
             // What is no binding is not certain: the server is asked, and the answer says why.
-            if let Some(home) = record::home(&name, &self.zone)
-                && let Ok(binding) = self.binding(home, &name)
+            if let Some(whose) = Whose::of_owner(&name, &self.zone)
+                && let Ok(binding) = self.binding(whose, &name)
             {
-                changed.push(Changed { home, binding });
+                changed.push(Changed { whose, binding });
             }
         }
         changed
@@ -598,7 +598,7 @@ mod tests {
         server.beat();
         assert_eq!(server.get(1), None);
         let changed = server.push(vec![News::Added(svcb(1, 5))]);
-        assert_eq!(changed[0].home, home(1));
+        assert_eq!(changed[0].whose, home(1).into());
         server.beat();
         assert_eq!(server.get(1), Some(Some(5)));
         // It is replaced, by halves if the server likes, and goes.
@@ -712,8 +712,8 @@ mod tests {
             gone.extend(server.mirror.input(&answer.to_vec().unwrap()).unwrap());
             server.now += AGE;
         }
-        gone.sort_by_key(|changed| changed.home);
-        let homes: Vec<Home> = gone.iter().map(|changed| changed.home).collect();
+        gone.sort_by_key(|changed| changed.whose);
+        let homes: Vec<Home> = gone.iter().map(|changed| changed.whose.first()).collect();
         assert_eq!(homes, [home(1), home(3)]);
         assert!(gone.iter().all(|changed| changed.binding.is_none()));
     }

@@ -16,10 +16,10 @@ use std::net::IpAddr;
 
 use hickory_proto::rr::{Name, RecordType};
 use ipnet::IpNet;
-use mat_proto::{Home, Locator, record};
+use mat_proto::{Home, Locator, Whose, record};
 
 use crate::zone::update::Update;
-use crate::zone::{Change, lower};
+use crate::zone::{Change, Zone, lower};
 
 /// A list of prefixes, or everything.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,9 +43,24 @@ impl Scope {
         }
     }
 
+    /// Whether something in `net` is inside.
+    fn overlaps(&self, net: IpNet) -> bool {
+        match self {
+            Scope::All => true,
+            Scope::Prefixes(list) => list
+                .iter()
+                .any(|own| own.contains(&net) || net.contains(own)),
+        }
+    }
+
     /// Whether nothing is inside.
     pub fn is_empty(&self) -> bool {
         matches!(self, Scope::Prefixes(list) if list.is_empty())
+    }
+
+    /// Whether all of `net` is inside.
+    pub(crate) fn covers_net(&self, net: IpNet) -> bool {
+        self.covers(&Scope::Prefixes(vec![net]))
     }
 
     /// Whether `ip` is inside.
@@ -77,20 +92,29 @@ pub struct Policy {
 /// Whether what stands at `name` in the zone `origin` may be told to whoever asks, with the policy
 /// of the key that signed the question, if one did. Where homes are `private`, names that only
 /// lead to them are told to those alone who may read all of them: whether they exist says who is
-/// there.
+/// there. What all homes of a prefix share tells where the private ones among them are.
 pub fn may_read(private: &Scope, key: Option<&Policy>, name: &Name, origin: &Name) -> bool {
     if private.is_empty() || !origin.zone_of(name) {
         return true;
     }
-    if let Some(home) = record::home(name, origin) {
-        let may = |key: &Policy| key.reads.contains(home.ip());
-        return !private.contains(home.ip()) || key.is_some_and(may);
+    let may_all = |key: &Policy| key.reads.covers(private);
+    if let Some(whose) = Whose::of_owner(name, origin) {
+        let may = |key: &Policy| may_all(key) || key.reads.covers_net(whose.net());
+        return !private.overlaps(whose.net()) || key.is_some_and(may);
     }
-    let below = name.num_labels().saturating_sub(origin.num_labels());
-    let family = name.iter().nth(usize::from(below).wrapping_sub(1));
+    let above = origin.iter().count() + 1;
+    let family = name.iter().count().checked_sub(above);
+    let family = family.and_then(|at| name.iter().nth(at));
     let leads_to_homes =
         family.is_some_and(|l| l.eq_ignore_ascii_case(b"h4") || l.eq_ignore_ascii_case(b"h6"));
-    !leads_to_homes || key.is_some_and(|key| key.reads.covers(private))
+    !leads_to_homes || key.is_some_and(may_all)
+}
+
+/// The same of what answers for `name` in a zone: a home may be answered for by what its prefix
+/// shares.
+pub(crate) fn may_read_in(zone: &Zone, private: &Scope, key: Option<&Policy>, name: &Name) -> bool {
+    let may = |name: &Name| may_read(private, key, name, zone.origin());
+    private.is_empty() || may(name) && zone.source(name).is_none_or(may)
 }
 
 /// Why a key may not do something.
@@ -173,7 +197,7 @@ impl Policy {
                 let may = match step.whose.prefix() {
                     None => self.locators.contains(locator.ip()),
                     Some(prefix) => IpNet::new(locator.ip(), prefix.prefix_len())
-                        .is_ok_and(|all| self.locators.covers(&Scope::Prefixes(vec![all]))),
+                        .is_ok_and(|all| self.locators.covers_net(all)),
                 };
                 if !kept && !may {
                     return Err(Denial::Locator {
@@ -188,7 +212,7 @@ impl Policy {
 
     fn permits_name(&self, origin: &Name, name: &Name) -> Result<(), Denial> {
         if let Some(prefix) = record::prefix(name, origin) {
-            let own = self.homes.covers(&Scope::Prefixes(vec![prefix]));
+            let own = self.homes.covers_net(prefix);
             return own.then_some(()).ok_or(Denial::Prefix(prefix));
         }
         match record::home(name, origin) {

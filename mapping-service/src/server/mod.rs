@@ -65,7 +65,7 @@ use auth::Auth;
 use cookie::{Cookie, Secrets};
 use counters::{Cause, Counters};
 use limit::{Limiter, Verdict};
-use mat_proto::record;
+use mat_proto::Whose;
 use quiet::Quiet;
 use reply::{Reply, Way};
 
@@ -332,7 +332,7 @@ impl Handler {
             _ => None,
         };
         let found = self.shared.read(|zone| {
-            let told = |name: &Name| policy::may_read(private, key, name, zone.origin());
+            let told = |name: &Name| policy::may_read_in(zone, private, key, name);
             let mut found = told(&name).then(|| zone.answer(&name, kind))?;
             // An alias leads elsewhere.
             let aliases = found.answers.iter().filter_map(|r| match &r.data {
@@ -391,11 +391,12 @@ impl Handler {
         };
         // A prerequisite is a question.
         let told = |zone: &Zone, record: &Record| {
-            let (policy, origin) = (&entry.policy, zone.origin());
+            let (policy, name) = (&entry.policy, &record.name);
             let own = || {
-                record::home(&record.name, origin).is_some_and(|h| policy.homes.contains(h.ip()))
+                let whose = Whose::of_owner(name, zone.origin());
+                whose.is_some_and(|whose| policy.homes.covers_net(whose.net()))
             };
-            policy::may_read(private, Some(policy), &record.name, origin) || own()
+            policy::may_read(private, Some(policy), name, zone.origin()) || own()
         };
         let asked = &request.answers;
         if !self

@@ -373,6 +373,11 @@ impl Zone {
         own.map_or(0, |set| set.ttl.min(minimum))
     }
 
+    /// The name of what answers for `name`.
+    pub(crate) fn source(&self, name: &Name) -> Option<&Name> {
+        Some(&self.find(&lower(name))?.name)
+    }
+
     /// The types that are answered with at `name`.
     pub(crate) fn kinds_told(&self, name: &Name) -> Vec<RecordType> {
         let node = self.find(name).into_iter();

@@ -170,9 +170,10 @@ pub(super) fn enforce(view: &impl View, origin: &Name, change: &mut Change) -> R
             let old = view.set(name, RecordType::SVCB);
             let to = match set {
                 Some(new) => {
-                    let above = match whose.prefix() {
-                        None => shared_epoch(view, name),
-                        Some(_) => Epoch(0),
+                    // A home with a binding of its own was never told of a later one of its prefix.
+                    let above = match (whose.prefix(), old) {
+                        (None, None) => shared_epoch(view, name),
+                        _ => Epoch(0),
                     };
                     Some(binding(whose, last.max(above), old, new)?)
                 }

@@ -372,7 +372,10 @@ async fn the_client_believes_what_is_proved() {
             .await
             .unwrap();
         assert!(found.verified && found.binding.unwrap().epoch().0 == 100);
-        let found = client.get("2001:db8:1::7".parse::<Home>().unwrap()).await.unwrap();
+        let found = client
+            .get("2001:db8:1::7".parse::<Home>().unwrap())
+            .await
+            .unwrap();
         assert!(found.verified && found.binding.is_some());
         // Nothing below its prefix, a name on the way to another, a name beside others.
         for home in ["198.51.100.1", "192.0.2.11"] {

@@ -77,6 +77,24 @@ fn private_homes_are_told_to_those_who_may_read_them() {
         assert!(said.text.contains(wanted), "{home}: {}", said.text);
     }
 
+    // Nor where a private one must be, by what it shares with others.
+    let shared = format!(
+        "update add *.2.0.192.h4.{ZONE} 0 SVCB 1 . ipv4hint=198.51.100.0 key65280=1 \
+         key65281=native key65282=30 key65283=24"
+    );
+    let done = mapd.nsupdate(&shared);
+    assert!(done.ok, "{}", done.text);
+    for name in ["*.2", "11.2", "201.2"] {
+        let what = format!("{name}.0.192.h4.{ZONE} SVCB");
+        for key in ["", b.as_str()] {
+            let said = ask(&mapd, &what, key);
+            assert!(said.contains("REFUSED"), "{what}: {said}");
+        }
+        assert!(
+            ask(&mapd, &what, &a).contains("ipv4hint=198.51.100.0"),
+            "{what}"
+        );
+    }
     // What is not private is told as ever.
     assert!(
         mapd.dig_binding("200.2.0.192.h4")

@@ -175,6 +175,35 @@ fn epochs_of_a_prefix_and_of_its_homes_rise_together() {
 }
 
 #[test]
+fn the_clock_of_whoever_moves_a_prefix_is_not_that_of_its_homes() {
+    let mut zone = zone();
+    update(&mut zone, &one("192.0.2.10", 100, "203.0.113.7")).unwrap();
+    update(
+        &mut zone,
+        &shared("192.0.2.0/24", 3_000_000_000, "198.51.100.0"),
+    )
+    .unwrap();
+    // It has never been told of that epoch.
+    update(&mut zone, &one("192.0.2.10", 101, "203.0.113.8")).unwrap();
+    assert_eq!(
+        place(&zone, "192.0.2.10"),
+        Some(("203.0.113.8".into(), 101))
+    );
+    // The others have.
+    let falls = |result| matches!(breach(result), Breach::Epoch { .. });
+    assert!(falls(update(
+        &mut zone,
+        &one("192.0.2.11", 101, "203.0.113.9")
+    )));
+    // And so has it, once it shares their binding.
+    update(&mut zone, &gone("10.2.0.192.h4.map.example.")).unwrap();
+    assert!(falls(update(
+        &mut zone,
+        &one("192.0.2.10", 102, "203.0.113.8")
+    )));
+}
+
+#[test]
 fn a_prefix_of_ipv6_is_answered_for_at_any_depth() {
     let mut zone = zone();
     update(&mut zone, &shared("2001:db8:1::/64", 5, "2001:db8:2::")).unwrap();
@@ -373,6 +402,8 @@ fn what_follows_by_the_rules_takes_no_right_of_its_own() {
 #[derive(Clone, Debug)]
 enum Step {
     Share(u64),
+    /// By somebody whose clock is ahead.
+    ShareAhead(u64),
     ShareNoMore,
     Bind(u8, u64),
     Withdraw(u8),
@@ -386,6 +417,7 @@ fn step() -> impl Strategy<Value = Step> {
     let (home, rise) = (0..3u8, 0..4u64);
     prop_oneof![
         rise.clone().prop_map(Step::Share),
+        rise.clone().prop_map(Step::ShareAhead),
         Just(Step::ShareNoMore),
         (home.clone(), rise.clone()).prop_map(|(home, rise)| Step::Bind(home, rise)),
         home.clone().prop_map(Step::Withdraw),
@@ -413,6 +445,9 @@ proptest! {
             let owner = |home: &u8| format!("{home}.2.0.192.h4.{ZONE}");
             match step {
                 Step::Share(rise) => shared("192.0.2.0/24", epoch(rise), "198.51.100.0"),
+                Step::ShareAhead(ahead) => {
+                    shared("192.0.2.0/24", epoch(&1) + ahead, "198.51.100.0")
+                }
                 Step::ShareNoMore => gone(&format!("*.2.0.192.h4.{ZONE}")),
                 Step::Bind(home, rise) => {
                     one(&format!("192.0.2.{home}"), epoch(rise), &format!("203.0.113.{home}"))

@@ -47,6 +47,10 @@ fn every_change_below_a_prefix_is_shown_and_what_is_gone_after_an_interruption()
         .arg(&config);
     bed.map.run(delete)?;
     watch.wait_for_log("\"binding\":null", SOON)?;
+    let shared = Cmd::new(bed.options().binaries.join("matctl"));
+    let shared = shared.args(["map", "set", "192.0.2.0/24", "198.18.240.0", "--config"]);
+    bed.map.run(shared.arg(&config))?;
+    watch.wait_for_log("\"home\":\"192.0.2.0/24\"", SOON)?;
     watch.kill()?;
     bed.lab.end()
 }

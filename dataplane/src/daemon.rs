@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
+use mat_proto::Home;
 use nix::net::if_::if_nametoindex;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -398,18 +399,21 @@ impl Running<'_> {
         let (sender, mut data_thread) = tokio::sync::oneshot::channel();
         std::thread::spawn(move || sender.send(thread.join()));
         let mut relieved = pin!(standby::relieved(pair));
-        let mut told = pin!(told::changed(self.path, self.told_file));
+        let follower = told::Follower::new(self.path, self.told_file);
+        let mut told = pin!(follower.changed());
         loop {
             tokio::select! {
                 _ = terminate.recv() => return Ok(End::Asked),
                 _ = interrupt.recv() => return Ok(End::Asked),
                 () = &mut relieved => return Ok(End::Relieved),
                 _ = hangup.recv() => if self.reload("configuration reloaded").await {
-                    told.set(told::changed(self.path, self.told_file));
+                    told.set(follower.changed());
                 },
-                () = &mut told => {
-                    self.reload("the zone says other prefixes: taken up").await;
-                    told.set(told::changed(self.path, self.told_file));
+                new = &mut told => {
+                    if !self.reload("the zone says other prefixes: taken up").await {
+                        follower.refuse(new);
+                    }
+                    told.set(follower.changed());
                 }
                 _ = upgrade.recv() => tokio::select! {
                     _ = terminate.recv() => return Ok(End::Asked),
@@ -427,16 +431,28 @@ impl Running<'_> {
 
     /// Whether the configuration is taken up.
     async fn reload(&self, done: &str) -> bool {
-        let config = told::anew(self.path, self.told_file).await;
-        let reloaded = match config {
-            Ok(config) => reload(self.path, self.config, &config, &self.control).await,
-            Err(error) => Err(error),
+        let reloaded = async {
+            let config = told::anew(self.path, self.told_file).await?;
+            let outside = reload(self.path, self.config, &config, &self.control).await?;
+            Ok::<_, anyhow::Error>((config, outside))
         };
-        match &reloaded {
-            Ok(()) => tracing::info!("{done}"),
-            Err(error) => tracing::error!("configuration not reloaded: {error:#}"),
+        match reloaded.await {
+            Ok((config, outside)) => {
+                let (homes, locators) = (config.homes.prefixes, config.locators.prefixes);
+                tracing::info!(?homes, ?locators, "{done}");
+                for home in outside {
+                    tracing::warn!(
+                        "{home} is attached here and in none of these home prefixes: nothing of \
+                         it is forwarded until its prefix is back"
+                    );
+                }
+                true
+            }
+            Err(error) => {
+                tracing::error!("configuration not reloaded: {error:#}");
+                false
+            }
         }
-        reloaded.is_ok()
     }
 
     /// Returns if the upgrade is refused; fails if the data thread has ended.
@@ -460,13 +476,14 @@ impl Running<'_> {
     }
 }
 
-/// Goes on with `config`, which is what is at `path` now.
+/// Goes on with `config`, which is what is at `path` now. Homes attached here that it leaves out are
+/// in the list.
 async fn reload(
     path: &Path,
     running: &Config,
     config: &Config,
     control: &Arc<Control>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Vec<Home>> {
     let fixed = [
         ("site", config.site != running.site),
         ("placement", config.placement != running.placement),
@@ -503,11 +520,10 @@ async fn reload(
     control.set_directory(directory);
     let agent_config = agent_config(config);
     let engine = control.engine();
-    engine
-        .call(move |agent, now| agent.reconfigure(now, agent_config))
-        .await?;
+    let outside = engine.call(move |agent, now| agent.reconfigure(now, agent_config));
+    let outside = outside.await?;
     attach_static(control, config).await;
-    Ok(())
+    Ok(outside)
 }
 
 /// Attaches what the configuration names and is not attached yet.

@@ -734,6 +734,12 @@ fn push_has_a_server_that_can_prove_who_it_is() {
             "through the reverse tree",
         ),
         (
+            "zone = \"map.example.\"",
+            "zone = \"3.0.192.in-addr.arpa.\"",
+            "zone",
+            "this is the reverse zone of 192.0.3.0/24, and no home is in that",
+        ),
+        (
             "\"ns1.map.example\"",
             "\"ns1 map\"",
             "mapping.push.name",

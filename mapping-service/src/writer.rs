@@ -25,6 +25,7 @@ use crate::push::{Changes, SetKey};
 use crate::replay::{Memory, Receipt};
 use crate::zone::update::{Draft, Refusal, Update};
 use crate::zone::{Change, Zone};
+use crate::zonefile;
 
 /// Updates waiting at most; beyond, the server answers SERVFAIL.
 pub const QUEUE: usize = 1024;
@@ -352,7 +353,8 @@ fn log_accepted(origin: &Name, job: &Job, change: &Change) {
         let serial = *kind == RecordType::SOA;
         if !binding && !serial {
             let records = set.as_ref().map_or(0, |set| set.data.len());
-            tracing::info!(%key, %from, %name, %kind, records, "records changed");
+            let kind = zonefile::kind(*kind);
+            tracing::info!(%key, %from, %name, kind, records, "records changed");
         }
     }
 }

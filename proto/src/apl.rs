@@ -34,10 +34,15 @@ impl List {
     ///
     /// Fails only if `zone` leaves no room (name longer than 255 octets).
     pub fn owner(self, zone: &Name) -> Result<Name, hickory_proto::ProtoError> {
-        zone.prepend_label(match self {
+        zone.prepend_label(self.label())
+    }
+
+    /// The first label of its owner.
+    pub fn label(self) -> &'static str {
+        match self {
             List::Homes => "_home",
             List::Locators => "_loc",
-        })
+        }
     }
 }
 

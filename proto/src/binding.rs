@@ -174,6 +174,9 @@ pub enum BindingError {
     /// Priority 0 is SVCB's AliasMode.
     #[error("priority 0 (an alias) is refused; use 1 for the locator in use, 2 for standby")]
     PriorityZero,
+    /// A home address is for the instance alone.
+    #[error("locator {0} is the home address itself")]
+    Itself(Locator),
     /// Control port 0.
     #[error("locator {0} has port 0")]
     PortZero(Locator),
@@ -230,6 +233,9 @@ impl Binding {
             let earlier = &entries[..i];
             if earlier.iter().any(|e| e.locator == entry.locator) {
                 return Err(BindingError::Repeated(entry.locator));
+            }
+            if entry.locator.ip() == home.ip() {
+                return Err(BindingError::Itself(entry.locator));
             }
             if entry.port == 0 {
                 return Err(BindingError::PortZero(entry.locator));

@@ -302,12 +302,14 @@ impl Agent {
     }
 
     /// Replaces prefixes, limits and trust; homes and contexts stay.
-    pub fn reconfigure(&mut self, now: Now, config: AgentConfig) {
+    pub fn reconfigure(&mut self, now: Now, config: AgentConfig) -> Vec<Home> {
         self.now = now;
         self.config = config;
         for id in self.table.ids() {
             self.table.mark_changed(id);
         }
+        let attached = self.own.keys().copied();
+        attached.filter(|home| !self.in_homes(home.ip())).collect()
     }
 
     /// What the data threads look at.

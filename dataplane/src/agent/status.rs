@@ -80,6 +80,9 @@ pub struct OwnStatus {
     /// How it is plugged in.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub link: Option<Link>,
+    /// It is in no home prefix of the configuration: nothing of it is forwarded.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub outside: bool,
     /// Whether packets can be given to the instance.
     pub ready: bool,
     /// Bytes of packets that wait for it.
@@ -242,6 +245,7 @@ impl Agent {
             epoch: own.epoch(),
             registered_at: known.and_then(|b| b.active()).map(|e| e.locator),
             link: own.link.clone(),
+            outside: !self.in_homes(home.ip()),
             ready: own.ready,
             held_bytes: own.held_bytes(),
             switch: own.switch.map(|s| SwitchStatus {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use ipnet::IpNet;
-use mat_mapping::client::{Anchors, is_reverse, push};
+use mat_mapping::client::{Anchors, addresses_below, is_reverse, push};
 use mat_proto::{CONTROL_PORT, Home, Locator, apl};
 use toml::Spanned;
 
@@ -66,12 +66,26 @@ impl<'a> Checker<'a> {
             let told = told.map(|list| list.iter().map(text).collect());
             given.clone().or(told.map(|told| Spanned::new(at, told)))
         };
+        let key = |list: apl::List, key: &str, given: &Option<List>| match given {
+            Some(_) => key.to_owned(),
+            None => format!("{key} (the APL records of {})", list.label()),
+        };
+        let homes_key = key(apl::List::Homes, "homes.prefixes", homes_left);
+        let locators_key = key(apl::List::Locators, "locators.prefixes", locators_left);
         let homes = listed(homes_left, told.map(|told| &told.homes));
         let homes = Homes {
-            prefixes: self.bounds("homes.prefixes", homes.as_ref()),
+            prefixes: self.bounds(&homes_key, homes.as_ref()),
         };
         let all = listed(locators_left, told.map(|told| &told.locators));
-        let locators = self.locators(&raw.locators, all.as_ref(), placement, &homes);
+        let locators = self.locators(
+            &raw.locators,
+            (&locators_key, all.as_ref()),
+            placement,
+            &homes,
+        );
+        if homes_left.is_none() || locators_left.is_none() {
+            self.has_lists(&raw.mapping.zone);
+        }
         let config = Config {
             left_to_zone: [
                 (apl::List::Homes, homes_left),
@@ -170,11 +184,11 @@ impl<'a> Checker<'a> {
     fn locators(
         &mut self,
         raw: &RawLocators,
-        list: Option<&List>,
+        (key, list): (&str, Option<&List>),
         placement: Placement,
         homes: &Homes,
     ) -> Locators {
-        let prefixes = self.bounds("locators.prefixes", list);
+        let prefixes = self.bounds(key, list);
         for text in list.into_iter().flat_map(Spanned::get_ref) {
             let Ok(locator) = text.get_ref().parse::<IpNet>() else {
                 continue;
@@ -182,9 +196,9 @@ impl<'a> Checker<'a> {
             for home in &homes.prefixes {
                 if home.contains(&locator) || locator.contains(home) {
                     self.fault(
-                        "locators.prefixes",
+                        key,
                         text.span(),
-                        &format!("overlaps the home prefix {home}"),
+                        &format!("{locator} overlaps the home prefix {home}"),
                         "home addresses and locators need prefixes of their own",
                     );
                 }
@@ -269,6 +283,12 @@ impl<'a> Checker<'a> {
             let zone = self.zone(raw, homes, &zones);
             zones.push(zone);
         }
+        let first = std::iter::once((&given.zone, &homes.prefixes));
+        let others = raw.zone.iter().zip(&zones[1..]);
+        let others = others.map(|(raw, zone)| (&raw.zone, &zone.homes));
+        for (name, homes) in first.chain(others) {
+            self.leads_to(name, homes);
+        }
         let mapping = Mapping {
             zones,
             lease_s: given
@@ -322,6 +342,35 @@ impl<'a> Checker<'a> {
     }
 
     /// A `[[zone]]`; `others` are those before it.
+    /// A zone of the reverse tree has aliases of single homes, and nothing else.
+    fn has_lists(&mut self, zone: &Spanned<String>) {
+        if zone.get_ref().parse().is_ok_and(|name| is_reverse(&name)) {
+            self.fault(
+                "mapping.zone",
+                zone.span(),
+                "the reverse tree says nothing of prefixes, which are left to the zone",
+                "write `prefixes` in [homes] and [locators]",
+            );
+        }
+    }
+
+    /// A zone of the reverse tree has aliases of some of the homes that it speaks for.
+    fn leads_to(&mut self, zone: &Spanned<String>, homes: &[IpNet]) {
+        let name = zone.get_ref().parse().ok();
+        let Some(part) = name.and_then(|name| addresses_below(&name)) else {
+            return;
+        };
+        let concerned = |homes: &IpNet| homes.contains(&part) || part.contains(homes);
+        if !homes.is_empty() && !homes.iter().any(concerned) {
+            self.fault(
+                "zone",
+                zone.span(),
+                &format!("this is the reverse zone of {part}, and no home is in that"),
+                "name that of the homes, or one above it",
+            );
+        }
+    }
+
     fn zone(&mut self, raw: &RawZone, homes: &Homes, others: &[Zone]) -> Zone {
         self.not_empty("zone.homes", &raw.homes);
         let prefixes = self.prefixes("zone.homes", &raw.homes);
@@ -844,14 +893,14 @@ impl<'a> Checker<'a> {
                 self.fault(
                     key,
                     text.span(),
-                    "is not a prefix of routable unicast addresses",
+                    &format!("{prefix} is not a prefix of routable unicast addresses"),
                     "name the prefix that is really used",
                 );
             } else if let Some(other) = prefixes
                 .iter()
                 .find(|other| other.contains(&prefix) || prefix.contains(*other))
             {
-                let problem = format!("overlaps {other}");
+                let problem = format!("{prefix} overlaps {other}");
                 self.fault(key, text.span(), &problem, "keep the larger one");
             } else {
                 prefixes.push(prefix);

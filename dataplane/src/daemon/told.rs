@@ -5,6 +5,7 @@
 //! service; whatever it says later is taken up while the forwarder runs.
 
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -13,8 +14,10 @@ use crate::config::{Config, ConfigError, Told};
 use crate::io::directory::Directory;
 use crate::io::state;
 
-/// How often the zone is asked whether it says something else.
-const EVERY: Duration = Duration::from_secs(5);
+/// The zone is asked whether it says something else once in so many times that homes are asked for.
+const POLLS: u32 = 5;
+/// How often the configuration is looked at while it cannot be read.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// The configuration at `path`, with what the zone said last according to `file`; only if that
 /// does not fit is the zone asked.
@@ -60,26 +63,86 @@ pub(super) fn last(path: &Path, file: &Path) -> anyhow::Result<Config> {
     Ok(known.unwrap_or(alone))
 }
 
-/// Resolves once the zone says something else than what `file` keeps; never if the configuration,
-/// as it is when this is called, leaves nothing to it.
-pub(super) async fn changed(path: &Path, file: &Path) {
-    let alone = loop {
-        match Config::load(path, None) {
-            Ok(alone) => break alone,
-            // Somebody is at work on it.
-            Err(_) => tokio::time::sleep(EVERY).await,
+/// Follows what the zone says while the forwarder runs.
+pub(super) struct Follower<'a> {
+    path: &'a Path,
+    file: &'a Path,
+    last: Mutex<Last>,
+}
+
+#[derive(Default)]
+struct Last {
+    /// What it said that could not be taken up.
+    refused: Option<Told>,
+    /// Why it says nothing.
+    fault: Option<String>,
+}
+
+impl<'a> Follower<'a> {
+    /// Of the configuration at `path`, with what the zone said last in `file`.
+    pub(super) fn new(path: &'a Path, file: &'a Path) -> Self {
+        Follower {
+            path,
+            file,
+            last: Mutex::default(),
         }
-    };
-    if alone.left_to_zone.is_empty() {
-        return std::future::pending().await;
     }
-    loop {
-        tokio::time::sleep(EVERY).await;
-        match ask(&alone).await {
-            Ok(told) if state::load(file).ok().flatten().as_ref() != Some(&told) => return,
-            Ok(_) => {}
-            Err(error) => tracing::debug!("{error:#}"),
+
+    /// Resolves once the zone says something new; never if the configuration, as it is when this
+    /// is called, leaves nothing to it.
+    pub(super) async fn changed(&self) -> Told {
+        let alone = loop {
+            match Config::load(self.path, None) {
+                Ok(alone) => break alone,
+                // Somebody is at work on it.
+                Err(_) => tokio::time::sleep(AGAIN).await,
+            }
+        };
+        if alone.left_to_zone.is_empty() {
+            return std::future::pending().await;
         }
+        let every = Duration::from_millis(alone.mapping.poll_ms) * POLLS;
+        loop {
+            tokio::time::sleep(every).await;
+            if let Some(new) = self.heard(ask(&alone).await) {
+                return new;
+            }
+        }
+    }
+
+    /// What is new of that; the log has each thing once.
+    fn heard(&self, said: anyhow::Result<Told>) -> Option<Told> {
+        let mut last = self.last();
+        let told = match said {
+            Ok(told) => told,
+            Err(error) => {
+                let text = format!("{error:#}");
+                if last.fault.as_ref() != Some(&text) {
+                    tracing::warn!("{text}; going on with what it said last");
+                    last.fault = Some(text);
+                }
+                return None;
+            }
+        };
+        if last.fault.take().is_some() {
+            tracing::info!("the zone says again which prefixes there are");
+        }
+        if state::load(self.file).ok().flatten().as_ref() == Some(&told) {
+            if last.refused.take().is_some() {
+                tracing::info!("the zone says again what is in force");
+            }
+            return None;
+        }
+        (last.refused.as_ref() != Some(&told)).then_some(told)
+    }
+
+    /// It could not be taken up, and need not be tried again.
+    pub(super) fn refuse(&self, told: Told) {
+        self.last().refused = Some(told);
+    }
+
+    fn last(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

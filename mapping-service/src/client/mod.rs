@@ -43,7 +43,7 @@ use mat_proto::{Binding, Home, Whose};
 use crate::clock::unix_now;
 pub use crate::tsig::{Algorithm, KeyError, TsigKey};
 use exchange::{Answer, Request};
-pub use reverse::is_reverse;
+pub use reverse::{addresses_below, is_reverse};
 pub use validate::Anchors;
 use validate::Validator;
 
@@ -213,7 +213,8 @@ pub enum AuthFault {
 fn hint(code: ResponseCode) -> &'static str {
     match code {
         ResponseCode::Refused => {
-            " (its policy forbids this key the name, the locator or the epoch; its log says which)"
+            " (its policy forbids this key the name, the locator or the epoch, which of a home that was \
+             withdrawn a moment ago may be a few seconds ahead; its log says which)"
         }
         ResponseCode::ServFail => " (it cannot serve now; its log says why)",
         _ => "",
@@ -313,12 +314,7 @@ impl MapClient {
                 "a binding of another home address was given for {whose}"
             )));
         }
-        if is_reverse(&self.zone) {
-            return Err(MapError::Request(format!(
-                "bindings are only found through {}: change them in the zone where they are",
-                self.zone
-            )));
-        }
+        self.has_bindings("change")?;
         if self.key.is_none() {
             return Err(MapError::Request(
                 "changing a binding needs a TSIG key; none is configured".to_owned(),
@@ -360,6 +356,7 @@ impl MapClient {
     /// All bindings of the zone, by transfer (AXFR over TCP). The key needs the
     /// right to transfer.
     pub async fn list(&self) -> Result<Vec<(Whose, Binding)>, MapError> {
+        self.has_bindings("list")?;
         let mut message = Message::new(random_id()?, MessageType::Query, OpCode::Query);
         message.add_query(Query::query(self.zone.clone(), RecordType::AXFR));
         let request = self.request(message)?;
@@ -396,6 +393,17 @@ impl MapClient {
             prefixes,
             verified: answer.verified,
         })
+    }
+
+    /// Whether the zone is the one where bindings are, for those who want to do that with them.
+    fn has_bindings(&self, what: &str) -> Result<(), MapError> {
+        match is_reverse(&self.zone) {
+            false => Ok(()),
+            true => Err(MapError::Request(format!(
+                "bindings are only found through {}: {what} them in the zone where they are",
+                self.zone
+            ))),
+        }
     }
 
     /// The raw SVCB set that answers for `whose`, and the answer it came in.

@@ -11,6 +11,7 @@
 use hickory_proto::rr::rdata::CNAME;
 use hickory_proto::rr::rdata::SVCB;
 use hickory_proto::rr::{Name, RData, RecordType};
+use ipnet::IpNet;
 use mat_proto::{Home, record};
 
 use super::exchange::Answer;
@@ -26,11 +27,24 @@ pub fn is_reverse(zone: &Name) -> bool {
         .is_some_and(|top| top.eq_ignore_ascii_case(b"arpa"))
 }
 
+/// The addresses whose names are below a zone of the reverse tree, if that is of one family.
+pub fn addresses_below(zone: &Name) -> Option<IpNet> {
+    let mut zone = zone.clone();
+    zone.set_fqdn(true);
+    zone.parse_arpa_name().ok()
+}
+
 impl MapClient {
     /// The raw SVCB set of `home`, and the answer it came in, or in which the alias was not.
     pub(super) async fn read_reverse(&self, home: Home) -> Result<(Answer, Vec<SVCB>), MapError> {
         let alias = Name::from(home.ip()).prepend_label(LABEL);
         let alias = alias.map_err(|e| self.no_room(&e))?;
+        if !self.zone.zone_of(&alias) {
+            return Err(MapError::Request(format!(
+                "{home} is not in {}: its alias would be {alias}",
+                self.zone
+            )));
+        }
         let answer = self.ask(&alias, RecordType::CNAME).await?;
         let target = data_at(&answer, &alias).find_map(|data| match data {
             RData::CNAME(CNAME(target)) => Some(target.clone()),

@@ -104,11 +104,11 @@ pub enum Breach {
     NotABinding(Home, RecordError),
     /// An epoch that does not rise.
     #[error(
-        "the epoch of {home} must rise above {last}, not be {new} (new = max(old + 1, Unix seconds))"
+        "the epoch of {whose} must rise above {last}, not be {new} (new = max(old + 1, Unix seconds))"
     )]
     Epoch {
         /// Whose binding.
-        home: Home,
+        whose: Whose,
         /// The last epoch, also of a deleted binding.
         last: Epoch,
         /// The epoch refused.
@@ -295,7 +295,7 @@ fn binding(whose: Whose, last: Epoch, old: Option<&RrSet>, new: &RrSet) -> Resul
     let changed = !old.is_some_and(|old| old.same_data(new));
     if changed && new_epoch <= last {
         return Err(Breach::Epoch {
-            home,
+            whose,
             last,
             new: new_epoch,
         });

@@ -10,9 +10,10 @@ mod octets;
 use std::fmt::Write as _;
 
 use hickory_proto::rr::rdata::svcb::{SVCB, SvcParamKey, SvcParamValue};
-use hickory_proto::rr::{Name, RData, Record};
+use hickory_proto::rr::{Name, RData, Record, RecordType};
 use hickory_proto::serialize::binary::BinEncodable as _;
 use hickory_proto::serialize::txt::{ParseError, Parser};
+use mat_proto::apl;
 
 use octets::StandIns;
 pub(crate) use octets::record_type;
@@ -165,6 +166,15 @@ pub fn print(record: &Record) -> String {
         print_name(&record.name),
         record.ttl
     )
+}
+
+/// The name of a type, in the words of RFC 3597 if it is not known here.
+pub(crate) fn kind(kind: RecordType) -> String {
+    match kind {
+        RecordType::Unknown(code) if code == apl::TYPE => "APL".to_owned(),
+        RecordType::Unknown(code) => format!("TYPE{code}"),
+        kind => kind.to_string(),
+    }
 }
 
 /// Octets beyond letters, digits, `-`, `_` and `*` are escaped (RFC 1035 section 5.1).

@@ -156,9 +156,24 @@ fn bindings_are_found_through_the_reverse_tree() -> Result<()> {
         "{said}"
     );
 
+    for words in ["map list", "map watch 192.0.2.10"] {
+        let (done, said) = matctl(words)?;
+        ensure!(
+            !done && said.contains("only found through"),
+            "{words}: {said}"
+        );
+    }
+
     // A forwarder that goes by it.
     let c = bed.site("c");
     let mut text = std::fs::read_to_string(&c.config)?;
+    let others = text.clone()
+        + "[[zone]]\nhomes = [\"192.0.2.0/25\"]\nservers = [\"203.0.113.80:53\"]\n\
+           zone = \"10.in-addr.arpa.\"\ntrust = \"network\"\n";
+    std::fs::write(&c.config, others)?;
+    c.matd.signal(Signal::SIGHUP)?;
+    c.matd
+        .wait_for_log("this is the reverse zone of 10.0.0.0/8", PATIENCE)?;
     text += "[[zone]]\nhomes = [\"192.0.2.0/25\"]\nservers = [\"203.0.113.80:53\"]\n\
              zone = \"in-addr.arpa.\"\ntrust = \"network\"\n";
     std::fs::write(&c.config, text)?;

@@ -61,7 +61,7 @@ struct Guard {
     /// Change nothing unless the epoch is this one now (0: unless it is not bound)
     #[arg(long, value_name = "EPOCH", conflicts_with = "force")]
     expect_epoch: Option<u64>,
-    /// If somebody else changes it meanwhile, try again
+    /// If somebody else changes it meanwhile, try again, five times in all
     #[arg(long)]
     force: bool,
 }

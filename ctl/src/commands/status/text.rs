@@ -153,6 +153,9 @@ fn home_line(own: &OwnStatus) -> String {
             let _ = write!(text, " ({mac})");
         }
     }
+    if own.outside {
+        text.push_str(", IN NO HOME PREFIX: nothing of it is forwarded");
+    }
     if !own.ready {
         text.push_str(", its link is not ready");
     }

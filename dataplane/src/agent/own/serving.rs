@@ -155,10 +155,11 @@ impl Agent {
                 self.reregister(home, Some(behind));
             }
             Answer::NotFound { .. } => {
-                if matches!(own.role, Role::Registering) && !own.claim {
-                    self.stop_serving(home);
-                } else {
+                let serves = matches!(own.role, Role::Registering) || own.serving().is_some();
+                if own.claim {
                     self.reregister(home, None);
+                } else if serves {
+                    self.stop_serving(home);
                 }
             }
             Answer::Failed(why) => {

@@ -107,6 +107,14 @@ fn the_record_alone_hands_an_instance_from_one_site_to_another() {
     world.run_for(SECOND);
     assert_eq!(world.received.last().unwrap().0, 2);
     assert_eq!(world.payloads(home(10), home(20).ip()), [b"follow"]);
+
+    // It serves by the record, and not beyond it.
+    world.map.remove(&home(10));
+    world.run_for(Duration::from_millis(1100));
+    assert_eq!(
+        world.agents[2].own_status(home(10)).unwrap().state,
+        "not serving"
+    );
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! The names of a zone in canonical order (RFC 4034 section 6.1), and the RRsets of each.
 //!
-//! A name is found by a key of octets that sort as names do, since comparing names label by
-//! label takes most of the time of a look-up among many.
+//! A name has a key of octets that sort as names do, since comparing names label by label takes
+//! most of the time of a look-up among many. Questions are for one name, which is found by the hash
+//! of its key: on the way through an ordered tree each comparison would wait for memory.
 
-use std::borrow::Borrow;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher as _, RandomState};
 use std::ops::Bound;
+use std::sync::Arc;
 
+use hashbrown::HashTable;
 use hickory_proto::rr::{Name, RecordType};
 
 use super::RrSet;
@@ -14,7 +17,7 @@ use super::RrSet;
 /// Octets that sort as names do: labels from the root on, in lower case, each with a 0 behind
 /// it; so the keys of all names below a name begin with its own. 0 and 1 in a label are escaped.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Key(Box<[u8]>);
+pub(super) struct Key(Arc<[u8]>);
 
 impl Key {
     pub(super) fn of(name: &Name) -> Self {
@@ -36,12 +39,6 @@ impl Key {
         let mut name = Name::from_labels(labels.iter().rev().map(Vec::as_slice)).ok()?;
         name.set_fqdn(true);
         Some(name)
-    }
-}
-
-impl Borrow<[u8]> for Key {
-    fn borrow(&self) -> &[u8] {
-        &self.0
     }
 }
 
@@ -88,11 +85,14 @@ impl Node {
 
 /// See the module's page one.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Tree(BTreeMap<Key, Node>);
+pub(super) struct Tree {
+    order: BTreeSet<Key>,
+    nodes: Nodes,
+}
 
 impl Tree {
     pub(super) fn get(&self, name: &Name) -> Option<&Node> {
-        self.0.get(octets_of(name).as_slice())
+        self.nodes.get(&octets_of(name))
     }
 
     /// The node of a name in uncompressed wire form.
@@ -111,14 +111,18 @@ impl Tree {
             .iter()
             .rev()
             .for_each(|label| put(&mut key, label));
-        self.0.get(key.as_slice())
+        self.nodes.get(&key)
     }
 
     pub(super) fn insert(&mut self, name: Name, kind: RecordType, set: RrSet) {
-        let node = self.0.entry(Key::of(&name)).or_insert_with(|| Node {
-            name,
-            sets: Vec::with_capacity(1),
-        });
+        let octets = octets_of(&name);
+        let Some(node) = self.nodes.get_mut(&octets) else {
+            let key = Key(octets.into());
+            let sets = vec![(kind, set)];
+            self.nodes.insert(key.clone(), Node { name, sets });
+            self.order.insert(key);
+            return;
+        };
         match node.find(kind) {
             Ok(at) => node.sets[at].1 = set,
             Err(at) => node.sets.insert(at, (kind, set)),
@@ -127,14 +131,15 @@ impl Tree {
 
     pub(super) fn remove(&mut self, name: &Name, kind: RecordType) {
         let key = Key::of(name);
-        let Some(node) = self.0.get_mut(&key) else {
+        let Some(node) = self.nodes.get_mut(&key.0) else {
             return;
         };
         if let Ok(at) = node.find(kind) {
             node.sets.remove(at);
         }
         if node.sets.is_empty() {
-            self.0.remove(&key);
+            self.nodes.remove(&key.0);
+            self.order.remove(&key);
         }
     }
 
@@ -142,21 +147,80 @@ impl Tree {
     pub(super) fn has_names_below(&self, name: &Name) -> bool {
         let key = Key::of(name);
         let after = (Bound::Excluded(&key), Bound::Unbounded);
-        let next = self.0.range::<Key, _>(after).next();
-        next.is_some_and(|(next, _)| next.0.starts_with(&key.0))
+        let next = self.order.range::<Key, _>(after).next();
+        next.is_some_and(|next| next.0.starts_with(&key.0))
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Node> {
-        self.0.values()
+        self.order.iter().filter_map(|key| self.nodes.get(&key.0))
     }
 
     /// From `name` on, or from what would come behind it.
     pub(super) fn iter_from(&self, name: &Name) -> impl Iterator<Item = &Node> {
-        self.0.range(Key::of(name)..).map(|(_, node)| node)
+        let keys = self.order.range(Key::of(name)..);
+        keys.filter_map(|key| self.nodes.get(&key.0))
     }
 
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.order.len()
+    }
+}
+
+/// Tables that grow by themselves: all readers wait while one is made larger.
+const PARTS: usize = 256;
+
+/// Nodes by the hash of their keys, in no order.
+#[derive(Clone, Debug)]
+struct Nodes {
+    seed: RandomState,
+    parts: Box<[HashTable<(Key, Node)>]>,
+}
+
+impl Default for Nodes {
+    fn default() -> Self {
+        Nodes {
+            seed: RandomState::new(),
+            parts: (0..PARTS).map(|_| HashTable::new()).collect(),
+        }
+    }
+}
+
+impl Nodes {
+    fn hash(&self, key: &[u8]) -> u64 {
+        self.seed.hash_one(key)
+    }
+
+    /// Other bits than those that a table goes by.
+    fn part(hash: u64) -> usize {
+        (hash >> 32) as usize % PARTS
+    }
+
+    fn get(&self, key: &[u8]) -> Option<&Node> {
+        let hash = self.hash(key);
+        let found = self.parts[Self::part(hash)].find(hash, |(other, _)| *other.0 == *key);
+        found.map(|(_, node)| node)
+    }
+
+    fn get_mut(&mut self, key: &[u8]) -> Option<&mut Node> {
+        let hash = self.hash(key);
+        let part = &mut self.parts[Self::part(hash)];
+        let found = part.find_mut(hash, |(other, _)| *other.0 == *key);
+        found.map(|(_, node)| node)
+    }
+
+    /// There is none with this key yet.
+    fn insert(&mut self, key: Key, node: Node) {
+        let (hash, seed) = (self.hash(&key.0), &self.seed);
+        let again = |(key, _): &(Key, Node)| seed.hash_one(&*key.0);
+        self.parts[Self::part(hash)].insert_unique(hash, (key, node), again);
+    }
+
+    fn remove(&mut self, key: &[u8]) {
+        let hash = self.hash(key);
+        let part = &mut self.parts[Self::part(hash)];
+        if let Ok(there) = part.find_entry(hash, |(other, _)| *other.0 == *key) {
+            there.remove();
+        }
     }
 }
 

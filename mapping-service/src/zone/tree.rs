@@ -173,7 +173,20 @@ const PARTS: usize = 256;
 #[derive(Clone, Debug)]
 struct Nodes {
     seed: RandomState,
-    parts: Box<[HashTable<(Key, Node)>]>,
+    parts: Box<[HashTable<Slot>]>,
+}
+
+/// What is moved when a table grows, for which nothing else is looked at.
+#[derive(Clone, Debug)]
+struct Slot {
+    hash: u64,
+    entry: Box<(Key, Node)>,
+}
+
+impl Slot {
+    fn is(&self, hash: u64, key: &[u8]) -> bool {
+        self.hash == hash && *self.entry.0.0 == *key
+    }
 }
 
 impl Default for Nodes {
@@ -197,28 +210,29 @@ impl Nodes {
 
     fn get(&self, key: &[u8]) -> Option<&Node> {
         let hash = self.hash(key);
-        let found = self.parts[Self::part(hash)].find(hash, |(other, _)| *other.0 == *key);
-        found.map(|(_, node)| node)
+        let found = self.parts[Self::part(hash)].find(hash, |slot| slot.is(hash, key));
+        found.map(|slot| &slot.entry.1)
     }
 
     fn get_mut(&mut self, key: &[u8]) -> Option<&mut Node> {
         let hash = self.hash(key);
         let part = &mut self.parts[Self::part(hash)];
-        let found = part.find_mut(hash, |(other, _)| *other.0 == *key);
-        found.map(|(_, node)| node)
+        let found = part.find_mut(hash, |slot| slot.is(hash, key));
+        found.map(|slot| &mut slot.entry.1)
     }
 
     /// There is none with this key yet.
     fn insert(&mut self, key: Key, node: Node) {
-        let (hash, seed) = (self.hash(&key.0), &self.seed);
-        let again = |(key, _): &(Key, Node)| seed.hash_one(&*key.0);
-        self.parts[Self::part(hash)].insert_unique(hash, (key, node), again);
+        let hash = self.hash(&key.0);
+        let entry = Box::new((key, node));
+        let part = &mut self.parts[Self::part(hash)];
+        part.insert_unique(hash, Slot { hash, entry }, |slot| slot.hash);
     }
 
     fn remove(&mut self, key: &[u8]) {
         let hash = self.hash(key);
         let part = &mut self.parts[Self::part(hash)];
-        if let Ok(there) = part.find_entry(hash, |(other, _)| *other.0 == *key) {
+        if let Ok(there) = part.find_entry(hash, |slot| slot.is(hash, key)) {
             there.remove();
         }
     }

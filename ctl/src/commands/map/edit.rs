@@ -9,7 +9,7 @@ use mat_mapping::client::{MapClient, Swap};
 use mat_proto::{Binding, BindingError, Entry, Epoch, Locator, Modes, Priority, Whose};
 
 use super::super::{ConfigArg, block_on, say, say_json};
-use super::{LocatorPort, client, line};
+use super::{LocatorPort, client, line, shown};
 
 /// Lease of a new binding, in seconds.
 const LEASE: u32 = 30;
@@ -90,7 +90,7 @@ pub(super) fn set(args: SetArgs) -> anyhow::Result<ExitCode> {
     }
     let (_, after) = block_on(change(&map, args.whose, &args.guard, make))?;
     match after {
-        Some(after) if args.json => say_json(&after)?,
+        Some(after) if args.json => say_json(&shown(args.whose, &after))?,
         Some(after) => say(&line(args.whose, &after))?,
         None => {}
     }
@@ -101,7 +101,7 @@ pub(super) fn delete(args: DeleteArgs) -> anyhow::Result<ExitCode> {
     let map = client(&args.config)?;
     let (before, _) = block_on(change(&map, args.whose, &args.guard, |_, _| Ok(None)))?;
     match before {
-        before if args.json => say_json(&before)?,
+        before if args.json => say_json(&before.as_ref().map(|b| shown(args.whose, b)))?,
         Some(before) => say(&format!(
             "{} is not bound any more; it was: {}",
             args.whose,

@@ -80,9 +80,8 @@ fn get(args: GetArgs) -> anyhow::Result<ExitCode> {
         }
         match (&lookup.binding, args.json) {
             (binding, true) => {
-                let shared_by = lookup.shared.or(shared(args.whose));
-                let shown = binding.as_ref().map(|binding| Shown { binding, shared_by });
-                say_json(&shown)?;
+                let whose = lookup.shared.unwrap_or(args.whose);
+                say_json(&binding.as_ref().map(|binding| shown(whose, binding)))?;
             }
             (Some(binding), false) => {
                 let line = line(args.whose, binding);
@@ -107,11 +106,9 @@ fn list(args: ListArgs) -> anyhow::Result<ExitCode> {
         let mut bindings = map.list().await?;
         bindings.sort_by_key(|(whose, _)| *whose);
         if args.json {
-            let shown = bindings.iter().map(|(whose, binding)| Shown {
-                binding,
-                shared_by: shared(*whose),
-            });
-            say_json(&shown.collect::<Vec<_>>())?;
+            let all = bindings.iter();
+            let all = all.map(|(whose, binding)| shown(*whose, binding));
+            say_json(&all.collect::<Vec<_>>())?;
         } else if bindings.is_empty() {
             say(&format!("zone {} has no bindings", map.zone()))?;
         }
@@ -148,8 +145,9 @@ struct Shown<'b> {
     shared_by: Option<Whose>,
 }
 
-fn shared(whose: Whose) -> Option<Whose> {
-    whose.prefix().map(|_| whose)
+fn shown(whose: Whose, binding: &Binding) -> Shown<'_> {
+    let shared_by = whose.prefix().map(|_| whose);
+    Shown { binding, shared_by }
 }
 
 /// A binding in one line.

@@ -17,7 +17,7 @@ use time::format_description::well_known::Rfc3339;
 use crate::config::Config;
 use crate::journal::{self, Entry};
 use crate::writer::Brief;
-use crate::zone::of;
+use crate::zone::binding_for;
 
 /// Writes a line for each change of the binding of one of `homes` (`None`: any).
 ///
@@ -47,7 +47,7 @@ pub fn history(config: &Path, homes: Option<IpNet>, out: &mut impl Write) -> any
             if *kind != RecordType::SVCB || !homes.is_none_or(asked) {
                 continue;
             }
-            let is = set.as_ref().and_then(|set| of(whose, set).ok());
+            let is = set.as_ref().and_then(|set| binding_for(whose, set).ok());
             let was = match &is {
                 Some(is) => bindings.insert(whose, is.clone()),
                 None => bindings.remove(&whose),

@@ -67,6 +67,7 @@ pub(super) fn last(path: &Path, file: &Path) -> anyhow::Result<Config> {
 pub(super) struct Follower<'a> {
     path: &'a Path,
     file: &'a Path,
+    /// Whoever waits for a change has it, and whoever takes the change up.
     last: Mutex<Last>,
 }
 

@@ -396,7 +396,10 @@ impl MapClient {
     }
 
     /// Whether the zone is the one where bindings are, for those who want to do that with them.
-    fn has_bindings(&self, what: &str) -> Result<(), MapError> {
+    ///
+    /// # Errors
+    /// It is of the reverse tree, which only leads there.
+    pub fn has_bindings(&self, what: &str) -> Result<(), MapError> {
         match is_reverse(&self.zone) {
             false => Ok(()),
             true => Err(MapError::Request(format!(

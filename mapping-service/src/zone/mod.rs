@@ -19,7 +19,8 @@
 //! # Limitations
 //! Only memory knows of homes that were bound before their prefix was, if that is more than one
 //! label shorter: a name of their own would be in the way. Copies of the zone answer for such a
-//! home if its last epoch is above the prefix's. No other wildcards, no delegations (NS below the apex). Names are kept in lower case.
+//! home if its last epoch is above the prefix's. No other wildcards, no delegations (NS below the
+//! apex). Names are kept in lower case.
 
 pub mod epochs;
 pub mod rules;
@@ -501,7 +502,7 @@ impl View for Zone {
 /// The places in the binding that homes of `prefix` share.
 fn spans_of(prefix: IpNet, set: &RrSet) -> Vec<Span> {
     let whose = Whose::new(prefix).ok();
-    let shared = whose.and_then(|whose| of(whose, set).ok());
+    let shared = whose.and_then(|whose| binding_for(whose, set).ok());
     shared.iter().flat_map(|to| Span::all(prefix, to)).collect()
 }
 
@@ -510,7 +511,7 @@ fn epoch_of(set: &RrSet) -> Option<Epoch> {
     svcb(set).next().and_then(record::epoch)
 }
 
-fn svcb(set: &RrSet) -> impl Iterator<Item = &SVCB> {
+fn svcb(set: &RrSet) -> impl Iterator<Item = &SVCB> + Clone {
     set.data.iter().filter_map(|data| match data {
         RData::SVCB(svcb) => Some(svcb),
         _ => None,
@@ -526,9 +527,8 @@ fn locators(name: &Name, origin: &Name, set: &RrSet) -> Vec<Locator> {
 }
 
 /// The binding that an RRset describes, if it is that of these homes.
-pub(crate) fn of(whose: Whose, set: &RrSet) -> Result<Binding, RecordError> {
-    let svcb: Vec<&SVCB> = svcb(set).collect();
-    whose.from_svcb(svcb)
+pub(crate) fn binding_for(whose: Whose, set: &RrSet) -> Result<Binding, RecordError> {
+    whose.from_svcb(svcb(set))
 }
 
 /// The binding an RRset at `name` describes, if `name` is a home's owner.

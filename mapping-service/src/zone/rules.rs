@@ -26,7 +26,7 @@ use mat_proto::apl::{self, AplError};
 use mat_proto::record::{self, RecordError};
 use mat_proto::{Binding, Epoch, Family, Home, Locator, Whose};
 
-use super::{Change, Move, RrSet, View, binding_of, of, spans, withdrawn};
+use super::{Change, Move, RrSet, View, binding_for, binding_of, spans, withdrawn};
 use crate::dnssec::is_made_here;
 
 /// Longest TTL of what stands at an owner, seconds. A longer one is lowered:
@@ -158,8 +158,7 @@ pub(super) fn enforce(view: &impl View, origin: &Name, change: &mut Change) -> R
                 withdrawn::KIND => {
                     let epoch = withdrawn::epoch(set).ok_or(Breach::Kind(home, *kind))?;
                     within_reason(home, epoch)?;
-                    let last = change.buried.entry(name.clone()).or_default();
-                    *last = epoch.max(*last);
+                    bury(&mut change.buried, name, epoch);
                 }
                 _ => return Err(Breach::Kind(home, *kind)),
             }
@@ -178,14 +177,13 @@ pub(super) fn enforce(view: &impl View, origin: &Name, change: &mut Change) -> R
                     Some(binding(whose, last.max(above), old, new)?)
                 }
                 None => {
-                    let buried = change.buried.entry(name.clone()).or_default();
-                    *buried = last.max(*buried);
+                    bury(&mut change.buried, name, last);
                     None
                 }
             };
             change.moves.push(Move {
                 whose,
-                from: old.and_then(|old| of(whose, old).ok()),
+                from: old.and_then(|old| binding_for(whose, old).ok()),
                 to,
                 displaced_from: None,
             });
@@ -195,6 +193,12 @@ pub(super) fn enforce(view: &impl View, origin: &Name, change: &mut Change) -> R
     displace(view, origin, change)?;
     withdrawn::mark(view, origin, change);
     Ok(())
+}
+
+/// Notes that the binding of `name` is gone, with this epoch or one already noted.
+fn bury(buried: &mut BTreeMap<Name, Epoch>, name: &Name, epoch: Epoch) {
+    let last = buried.entry(name.clone()).or_default();
+    *last = epoch.max(*last);
 }
 
 /// The last epoch of the binding that the home at `name` shares with its neighbours.
@@ -285,7 +289,7 @@ const DNAME: u16 = 39;
 
 fn binding(whose: Whose, last: Epoch, old: Option<&RrSet>, new: &RrSet) -> Result<Binding, Breach> {
     let home = whose.first();
-    let binding = of(whose, new).map_err(|error| match (whose.prefix(), error) {
+    let binding = binding_for(whose, new).map_err(|error| match (whose.prefix(), error) {
         (Some(prefix), error) => Breach::NotShared(prefix, error),
         (None, RecordError::Length(_)) => Breach::NotOne(home),
         (None, error) => Breach::NotABinding(home, error),

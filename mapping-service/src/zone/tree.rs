@@ -116,10 +116,11 @@ impl Tree {
 
     pub(super) fn insert(&mut self, name: Name, kind: RecordType, set: RrSet) {
         let octets = octets_of(&name);
-        let Some(node) = self.nodes.get_mut(&octets) else {
+        let hash = self.nodes.hash(&octets);
+        let Some(node) = self.nodes.get_mut(hash, &octets) else {
             let key = Key(octets.into());
             let sets = vec![(kind, set)];
-            self.nodes.insert(key.clone(), Node { name, sets });
+            self.nodes.insert(hash, key.clone(), Node { name, sets });
             self.order.insert(key);
             return;
         };
@@ -131,14 +132,15 @@ impl Tree {
 
     pub(super) fn remove(&mut self, name: &Name, kind: RecordType) {
         let key = Key::of(name);
-        let Some(node) = self.nodes.get_mut(&key.0) else {
+        let hash = self.nodes.hash(&key.0);
+        let Some(node) = self.nodes.get_mut(hash, &key.0) else {
             return;
         };
         if let Ok(at) = node.find(kind) {
             node.sets.remove(at);
         }
         if node.sets.is_empty() {
-            self.nodes.remove(&key.0);
+            self.nodes.remove(hash, &key.0);
             self.order.remove(&key);
         }
     }
@@ -214,23 +216,20 @@ impl Nodes {
         found.map(|slot| &slot.entry.1)
     }
 
-    fn get_mut(&mut self, key: &[u8]) -> Option<&mut Node> {
-        let hash = self.hash(key);
+    fn get_mut(&mut self, hash: u64, key: &[u8]) -> Option<&mut Node> {
         let part = &mut self.parts[Self::part(hash)];
         let found = part.find_mut(hash, |slot| slot.is(hash, key));
         found.map(|slot| &mut slot.entry.1)
     }
 
     /// There is none with this key yet.
-    fn insert(&mut self, key: Key, node: Node) {
-        let hash = self.hash(&key.0);
+    fn insert(&mut self, hash: u64, key: Key, node: Node) {
         let entry = Box::new((key, node));
         let part = &mut self.parts[Self::part(hash)];
         part.insert_unique(hash, Slot { hash, entry }, |slot| slot.hash);
     }
 
-    fn remove(&mut self, key: &[u8]) {
-        let hash = self.hash(key);
+    fn remove(&mut self, hash: u64, key: &[u8]) {
         let part = &mut self.parts[Self::part(hash)];
         if let Ok(there) = part.find_entry(hash, |slot| slot.is(hash, key)) {
             there.remove();

@@ -59,23 +59,30 @@ pub(super) fn mark(view: &impl View, origin: &Name, change: &mut Change) {
     let prefixes = change.moves.iter().filter_map(|step| step.whose.prefix());
     names.extend(prefixes.flat_map(|prefix| one_below(prefix, origin)));
     for name in names {
-        let key = (name.clone(), KIND);
-        let held = view.set(&name, KIND);
-        let given = change.sets.get(&key).cloned().flatten();
-        let last = [given.as_ref(), held].into_iter().flatten().map(epoch);
-        let known = [change.buried.get(&name).copied(), view.withdrawn(&name)];
-        let last = last.chain(known).max().flatten();
-        let own = after(view, change, &name);
-        let shared = name.base_name().prepend_label("*").ok();
-        let shared = shared.and_then(|shared| epoch_of(after(view, change, &shared)?));
-        let new = last.filter(|last| own.is_none() && shared.is_some_and(|shared| shared <= *last));
-        let new = new.map(note);
+        let new = outlasted(view, change, &name).map(note);
+        let (held, key) = (view.set(&name, KIND), (name.clone(), KIND));
         if held == new.as_ref() {
             change.sets.remove(&key);
         } else {
             change.sets.insert(key, new);
         }
     }
+}
+
+/// The last epoch of a home without a binding, if that of its prefix is not above it once `change`
+/// is made.
+fn outlasted(view: &impl View, change: &Change, name: &Name) -> Option<Epoch> {
+    if after(view, change, name).is_some() {
+        return None;
+    }
+    let shared = name.base_name().prepend_label("*").ok()?;
+    let shared = epoch_of(after(view, change, &shared)?)?;
+    let given = change.sets.get(&(name.clone(), KIND));
+    let given = given.and_then(Option::as_ref);
+    let said = [given, view.set(name, KIND)].map(|set| epoch(set?));
+    let known = [change.buried.get(name).copied(), view.withdrawn(name)];
+    let last = said.into_iter().chain(known).max().flatten();
+    last.filter(|last| shared <= *last)
 }
 
 /// The binding at `name` once `change` is made.

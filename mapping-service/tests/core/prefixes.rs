@@ -98,6 +98,10 @@ fn breach(result: Result<Change, Refusal>) -> Breach {
     }
 }
 
+fn falls(result: Result<Change, Refusal>) -> bool {
+    matches!(breach(result), Breach::Epoch { .. })
+}
+
 #[test]
 fn homes_without_a_binding_of_their_own_are_where_their_prefix_is() {
     let mut zone = zone();
@@ -153,7 +157,6 @@ fn homes_without_a_binding_of_their_own_are_where_their_prefix_is() {
 fn epochs_of_a_prefix_and_of_its_homes_rise_together() {
     let mut zone = zone();
     update(&mut zone, &shared("192.0.2.0/24", 100, "198.51.100.0")).unwrap();
-    let falls = |result| matches!(breach(result), Breach::Epoch { .. });
     assert!(falls(update(
         &mut zone,
         &shared("192.0.2.0/24", 99, "198.18.0.0")
@@ -190,7 +193,6 @@ fn the_clock_of_whoever_moves_a_prefix_is_not_that_of_its_homes() {
         Some(("203.0.113.8".into(), 101))
     );
     // The others have.
-    let falls = |result| matches!(breach(result), Breach::Epoch { .. });
     assert!(falls(update(
         &mut zone,
         &one("192.0.2.11", 101, "203.0.113.9")

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context as _, bail};
 use ipnet::IpNet;
 use mat_mapping::client::push::{Changed, Endpoint, Health, Subscriber};
-use mat_mapping::client::{MapClient, MapError, is_reverse};
+use mat_mapping::client::{MapClient, MapError};
 use mat_proto::{Binding, Home, Whose, record};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
@@ -47,12 +47,7 @@ pub(super) fn run(args: WatchArgs) -> anyhow::Result<ExitCode> {
     let config = args.config.load()?;
     let push = config.push.clone();
     let map = client_of(config, &args.config)?;
-    if is_reverse(map.zone()) {
-        bail!(
-            "bindings are only found through {}: watch them in the zone where they are",
-            map.zone()
-        );
-    }
+    map.has_bindings("watch")?;
     match push {
         Some(endpoint) => block_on(hear(&map, endpoint, &args)),
         None => block_on(ask(&map, &args)),

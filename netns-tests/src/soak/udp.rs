@@ -10,7 +10,8 @@ use anyhow::{Context, Result, bail};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg, setsockopt, sockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
+    sockopt,
 };
 
 use super::datagrams::{BURST, LARGEST, Ledger, Schedule};
@@ -43,8 +44,12 @@ pub(super) enum Kind {
 /// One flow.
 #[derive(Debug)]
 pub(super) struct Flow {
+    /// Not connected: a connected socket numbers its IPv4 packets by itself, and those of two flows
+    /// with the same number at the same time are fragments of one packet to the receiver. Others
+    /// share the numbers of their addresses.
     sender: UdpSocket,
     receiver: UdpSocket,
+    to: SocketAddr,
     schedule: Schedule,
     kind: Kind,
     progress: Mutex<Progress>,
@@ -76,7 +81,7 @@ impl Flow {
         let bind = |address: IpAddr| UdpSocket::bind(SocketAddr::new(address, 0));
         let receiver = ends.receiver.enter(|| bind(ends.receiver_address))??;
         let sender = ends.sender.enter(|| bind(ends.sender_address))??;
-        sender.connect(receiver.local_addr()?)?;
+        let to = receiver.local_addr()?;
         receiver.connect(sender.local_addr()?)?;
         sender.set_write_timeout(Some(PATIENCE))?;
         receiver.set_read_timeout(Some(LOST))?;
@@ -92,6 +97,7 @@ impl Flow {
         Ok(Self {
             sender,
             receiver,
+            to,
             schedule,
             kind,
             progress: Mutex::default(),
@@ -162,10 +168,15 @@ impl Flow {
             if self.kind == Kind::Segmented && size <= self.schedule.unfragmented {
                 self.send_segmented(burst, size as u16)?;
             } else {
-                for datagram in burst.chunks(size) {
-                    self.sender.send(datagram)?;
-                }
+                self.send_singly(burst, size)?;
             }
+        }
+        Ok(())
+    }
+
+    fn send_singly(&self, burst: &[u8], size: usize) -> Result<()> {
+        for datagram in burst.chunks(size) {
+            self.sender.send_to(datagram, self.to)?;
         }
         Ok(())
     }
@@ -194,15 +205,11 @@ impl Flow {
         let control = [ControlMessage::UdpGsoSegments(&size)];
         let socket = self.sender.as_raw_fd();
         let all = [IoSlice::new(burst)];
-        match sendmsg::<()>(socket, &all, &control, MsgFlags::empty(), None) {
+        let to = SockaddrStorage::from(self.to);
+        match sendmsg(socket, &all, &control, MsgFlags::empty(), Some(&to)) {
             Ok(_) => Ok(()),
             // Kernels before 6.11, if the device computes no checksums.
-            Err(Errno::EIO) => {
-                for datagram in burst.chunks(size.into()) {
-                    self.sender.send(datagram)?;
-                }
-                Ok(())
-            }
+            Err(Errno::EIO) => self.send_singly(burst, size.into()),
             Err(errno) => Err(errno.into()),
         }
     }

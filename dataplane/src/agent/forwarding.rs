@@ -8,6 +8,7 @@
 use mat_proto::Home;
 
 use super::Agent;
+use super::own::Role;
 use crate::fib::Way;
 use crate::table::ContextId;
 
@@ -39,9 +40,16 @@ impl Agent {
 
     /// The home is served, or can be reached, otherwise than before.
     pub(super) fn home_changed(&mut self, home: Home) {
-        for id in self.table.of_own(home) {
+        let contexts = self.table.of_own(home).into_iter();
+        for id in contexts.chain(self.table.of_peer(home)) {
             self.table.mark_changed(id);
         }
+    }
+
+    /// Whether what instances here send to this home stays here.
+    fn is_here(&self, home: Home) -> bool {
+        let own = self.own.get(&home);
+        own.is_some_and(|own| matches!(own.role, Role::Serving { .. } | Role::Registering))
     }
 
     /// The way of a context's ordinary packets, if the agent has nothing to say about
@@ -58,7 +66,7 @@ impl Agent {
             && context.credit.is_none()
             && !context.parked
             && self.in_homes(context.peer.ip())
-            && !self.own.contains_key(&context.peer);
+            && !self.is_here(context.peer);
         let to_us = self.own_locators.get(&local) == Some(&context.own)
             && self.table.inbound(remote.ip(), local.ip()) == Some(id);
         (clear && ours && theirs && to_us).then_some(Way {

@@ -64,9 +64,11 @@ impl Agent {
     pub(super) fn end_of_neighbours(&mut self, home: Home, epoch: Epoch) {
         for id in self.table.of_peer(home) {
             let context = self.table.get(id).filter(|c| c.keys.is_some());
-            let old = context.and_then(|c| Some((c.remote()?.ip(), c.remote_port()?)));
-            if let Some(old) = old {
-                self.end(id, old.into(), epoch);
+            let old = context.and_then(|c| Some((c.remote()?, c.remote_port()?)));
+            // Those that have heard of it before us have said so already.
+            let old = old.filter(|(remote, _)| !self.own_locators.contains_key(remote));
+            if let Some((remote, port)) = old {
+                self.end(id, (remote.ip(), port).into(), epoch);
             }
         }
     }

@@ -256,8 +256,9 @@ impl Agent {
                         None => Verdict::Send,
                     };
                 }
-                Role::Idle | Role::Departed { .. } => {}
-                _ => {
+                // It is, or is not yet, elsewhere: as to any other peer.
+                Role::Idle | Role::Departed { .. } | Role::Prepared(_) => {}
+                Role::Serving { .. } | Role::Registering => {
                     let max = self.config.limits.hold_bytes_per_home;
                     let frame = copy(offload, packet, headers);
                     return Agent::hold_in(&mut there.hold_in, time, frame, max, &mut self.budget);

@@ -85,6 +85,27 @@ fn a_transfer_over_a_wide_area_survives_the_way_there_and_back() -> Result<()> {
     there_and_back(20.0)
 }
 
+/// web goes to where db is, its peer over a wide area until then, and leaves again.
+#[test]
+fn an_instance_may_come_to_where_its_peer_is_and_leave_it() -> Result<()> {
+    let bed = bed(20.0)?;
+    let web = bed.instance("web", 10, "a")?;
+    let db = bed.instance("db", 11, "b")?;
+    let _server = serve(&bed, &web.host)?;
+    let transfers = Transfer::both(&bed, &db, &web, "--tcp-rate-mbps 100")?;
+    let mut blackout = 0.0;
+    for to in ["b", "a"] {
+        blackout += moved(&bed, &web, to)?;
+        for (_, transfer) in &transfers {
+            transfer.flows()?;
+        }
+    }
+    for (family, transfer) in transfers {
+        finish(transfer, &format!("with its peer, {family}"), blackout)?;
+    }
+    bed.lab.end()
+}
+
 #[test]
 fn iperf3_notices_nothing_but_a_dip() -> Result<()> {
     let bed = bed(0.0)?;

@@ -12,7 +12,6 @@ use super::{
     Attach, Handover, Link, OpError, Own, PREPARED_FOR, Plan, Prepared, RelayTo, Role, TAKE_BACK,
     Updating,
 };
-use crate::agent::packet::Arrival;
 use crate::agent::relay::Sent;
 use crate::agent::snapshot::{ArrivingRecord, ContextRecord, DepartedRecord, OwnRecord};
 use crate::agent::{Agent, Now, Output, Timer};
@@ -312,10 +311,6 @@ impl Agent {
         for id in self.table.of_own(home) {
             self.drop_context(id, Cause::Departed);
         }
-        // A peer of others here: their packets need no rewriting any more.
-        for id in self.table.of_peer(home) {
-            self.table.mark_changed(id);
-        }
         if let Some(mut old) = self.own.insert(home, own) {
             // A move that is undone: what the new site has not delivered is ours again.
             if let Some(own) = self.own.get_mut(&home).filter(|own| own.is_settled()) {
@@ -324,12 +319,8 @@ impl Agent {
             let dropped = old.clear(&mut self.budget);
             self.counters.add(Cause::Departed, dropped);
         }
-        // What its peers here wanted to send it is older than what they send from now on.
-        for id in self.table.of_peer(home) {
-            for frame in self.take_held(id) {
-                self.replay(frame, Arrival::Direct);
-            }
-        }
+        self.home_changed(home);
+        self.let_neighbours_go_on(home);
         self.at(self.now.time, Timer::Own(home));
     }
 
@@ -483,9 +474,7 @@ impl Agent {
         self.accounts.close((home, None));
         self.outputs.push_back(Output::Disconnect(home, own.link));
         let until = self.rest_until();
-        for id in self.table.of_peer(home) {
-            self.table.mark_changed(id);
-        }
+        self.home_changed(home);
         for locator in own.reserved {
             self.own_locators.remove(&locator);
             if !self.config.exclusive {

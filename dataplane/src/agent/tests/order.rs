@@ -10,22 +10,26 @@ use super::world::*;
 /// Sends one packet each millisecond in both directions, while the instance moves from
 /// site 0 to site 2.
 fn talk_through_a_move(world: &mut World, freeze: Duration) -> (Vec<u32>, Vec<u32>) {
+    talk_through_a_move_to(2, world, freeze)
+}
+
+fn talk_through_a_move_to(to: usize, world: &mut World, freeze: Duration) -> (Vec<u32>, Vec<u32>) {
     let (mut to_it, mut from_it) = (Vec::new(), Vec::new());
     let mut site = Some(0);
     let mut handover = None;
     for n in 0..400u32 {
         let at = n * MILLISECOND;
         if n == 50 {
-            handover = Some(world.depart(home(10), 0, 2));
+            handover = Some(world.depart(home(10), 0, to));
             world.plugged.remove(&(0, home(10)));
             site = None;
         }
         if at >= 50 * MILLISECOND + freeze
             && let Some(handover) = handover.take()
         {
-            world.plugged.insert((2, home(10)));
-            world.activate(2, handover);
-            site = Some(2);
+            world.plugged.insert((to, home(10)));
+            world.activate(to, handover);
+            site = Some(to);
         }
         world.send(1, home(20), home(10).ip(), &n.to_be_bytes());
         to_it.push(n);
@@ -56,6 +60,55 @@ fn direct_packets_wait_for_those_that_took_the_long_way() {
     for site in 0..3 {
         assert_eq!(world.agents[site].held_bytes(), 0, "site {site}");
     }
+}
+
+/// The instance comes to where its peer is, who from then on is its neighbour.
+#[test]
+fn what_a_neighbour_sends_is_in_order_as_well() {
+    for pushes in [false, true] {
+        let mut world = World::talking(2);
+        world.pushes = pushes;
+        let (to_it, from_it) = talk_through_a_move_to(1, &mut world, 20 * MILLISECOND);
+        assert_eq!(numbers(&world, home(10), home(20)), to_it);
+        assert_eq!(numbers(&world, home(20), home(10)), from_it);
+        assert_eq!(world.misdelivered, 0);
+        for site in 0..2 {
+            assert_eq!(world.agents[site].held_bytes(), 0, "site {site}");
+        }
+    }
+}
+
+/// It is on its way for as long as it takes to copy its memory, or it never comes.
+#[test]
+fn an_instance_is_reached_where_it_is_from_where_it_is_to_come() {
+    let mut world = World::talking(2);
+    world.prepare(1, home(10));
+    world.send(1, home(21), home(10).ip(), b"no instance");
+    world.attach(1, home(21));
+    for _ in 0..3 {
+        world.run_for(SECOND);
+        world.send(1, home(20), home(10).ip(), b"known");
+        world.send(1, home(21), home(10).ip(), b"new");
+        world.send(0, home(10), home(20).ip(), b"back");
+    }
+    world.run_for(SECOND);
+    let forwarded = world.forwarded;
+    world.send(1, home(20), home(10).ip(), b"known");
+    assert_eq!(
+        world.forwarded,
+        forwarded + 1,
+        "nothing to ask the agent for"
+    );
+    world.run_for(2 * DELAY);
+    assert_eq!(world.payloads(home(10), home(20).ip()), [b"known"; 4]);
+    assert_eq!(world.payloads(home(10), home(21).ip()), [b"new"; 3]);
+    assert_eq!(world.payloads(home(20), home(10).ip()), [b"back"; 3]);
+    assert!(
+        world
+            .received
+            .iter()
+            .all(|(site, h, ..)| (*site == 0) == (*h == home(10)))
+    );
 }
 
 #[test]

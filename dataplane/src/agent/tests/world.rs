@@ -42,6 +42,8 @@ pub struct World {
     pub map_up: bool,
     /// Whether it commits, but its answer to an update is lost.
     pub lose_answers: bool,
+    /// Whether it tells every site of a change, before it answers who has made it.
+    pub pushes: bool,
     /// What instances received: (site, home, source, payload).
     pub received: Vec<(usize, Home, IpAddr, Vec<u8>)>,
     /// Which instance is plugged in where.
@@ -91,6 +93,7 @@ impl World {
             map: BTreeMap::new(),
             map_up: true,
             lose_answers: false,
+            pushes: false,
             received: Vec::new(),
             plugged: BTreeSet::new(),
             settled: Vec::new(),
@@ -343,16 +346,7 @@ impl World {
         match happening {
             Happening::Arrive(site, packet) => self.enter(site, packet),
             Happening::Answer(site, home) => {
-                let answer = match self.map.get(&home) {
-                    _ if !self.map_up => Answer::Failed("no answer".to_owned()),
-                    Some(binding) => Answer::Found {
-                        binding: binding.clone(),
-                        proof: Proof::Signed,
-                    },
-                    None => Answer::NotFound {
-                        proof: Proof::Signed,
-                    },
-                };
+                let answer = self.answer(home);
                 let now = self.clock();
                 self.agents[site].handle_lookup(now, home, answer);
                 self.drain(site);
@@ -365,6 +359,12 @@ impl World {
                         Some(new) => self.map.insert(home, new),
                         None => self.map.remove(&home),
                     };
+                    let told = if self.pushes { self.agents.len() } else { 0 };
+                    for site in 0..told {
+                        let (now, news) = (self.clock(), self.answer(home));
+                        self.agents[site].handle_news(now, home, news);
+                        self.drain(site);
+                    }
                     match self.lose_answers {
                         false => UpdateResult::Committed,
                         true => UpdateResult::Unknown("answer lost".to_owned()),
@@ -376,6 +376,16 @@ impl World {
                 self.agents[site].handle_update(now, home, new.as_ref(), result);
                 self.drain(site);
             }
+        }
+    }
+
+    /// What the mapping service says of a home.
+    fn answer(&self, home: Home) -> Answer {
+        let proof = Proof::Signed;
+        match self.map.get(&home).cloned() {
+            _ if !self.map_up => Answer::Failed("no answer".to_owned()),
+            Some(binding) => Answer::Found { binding, proof },
+            None => Answer::NotFound { proof },
         }
     }
 
@@ -400,7 +410,8 @@ impl World {
         if let Some(there) = there
             && !(self.lose)(self.crossed, &packet)
         {
-            self.later(DELAY, Happening::Arrive(there, packet));
+            let delay = if there == site { Duration::ZERO } else { DELAY };
+            self.later(delay, Happening::Arrive(there, packet));
         }
     }
 

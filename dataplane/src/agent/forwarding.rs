@@ -66,7 +66,8 @@ impl Agent {
             && context.credit.is_none()
             && !context.parked
             && self.in_homes(context.peer.ip())
-            && !self.is_here(context.peer);
+            && !self.is_here(context.peer)
+            && !self.own_locators.contains_key(&remote);
         let to_us = self.own_locators.get(&local) == Some(&context.own)
             && self.table.inbound(remote.ip(), local.ip()) == Some(id);
         (clear && ours && theirs && to_us).then_some(Way {

@@ -21,6 +21,7 @@
 //! | `relay`, `hold` | packets that take the long way, or wait |
 //! | `credit`, `rate` | how much strangers and new places may get |
 //! | `order` | that packets which took the direct way do not overtake them |
+//! | `neighbours` | instances at one site, when one of them comes or goes |
 //! | `audit` | nothing: whether what must hold does |
 //! | `status`, `snapshot` | what people and restarts see |
 //!
@@ -34,6 +35,7 @@ mod exchange;
 mod forwarding;
 mod gate;
 pub(crate) mod hold;
+mod neighbours;
 mod order;
 mod own;
 mod packet;

@@ -6,7 +6,7 @@
 //! everything before it has come; until then packets that the peer sends directly wait.
 //! They do not wait for long: END may be lost, or there may be nobody left to relay it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use mat_proto::message::{Message, Pair, Received};
@@ -57,26 +57,6 @@ impl Agent {
             });
         }
         self.context_at(id, until);
-    }
-
-    /// The home has come to where its peers are, some of them: these send nothing to the old site
-    /// any more.
-    pub(super) fn end_of_neighbours(&mut self, home: Home, epoch: Epoch) {
-        for id in self.table.of_peer(home) {
-            let context = self.table.get(id).filter(|c| c.keys.is_some());
-            let old = context.and_then(|c| Some((c.remote()?, c.remote_port()?)));
-            // Those that have heard of it before us have said so already.
-            let old = old.filter(|(remote, _)| !self.own_locators.contains_key(remote));
-            if let Some((remote, port)) = old {
-                self.end(id, (remote.ip(), port).into(), epoch);
-            }
-        }
-    }
-
-    /// The context in which what `peer`, who is here too, sends to this home waits for END.
-    pub(super) fn behind_neighbour(&self, home: IpAddr, peer: Home) -> Option<ContextId> {
-        let id = self.table.outbound(home, peer.ip())?;
-        self.table.get(id)?.behind.as_ref().map(|_| id)
     }
 
     /// A packet that came directly, before END has.

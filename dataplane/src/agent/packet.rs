@@ -251,6 +251,9 @@ impl Agent {
         if let Some(there) = Home::new(dst).ok().and_then(|h| self.own.get_mut(&h)) {
             match there.role {
                 Role::Serving { .. } if there.ready => {
+                    if let Ok(to) = Home::new(dst) {
+                        self.acquaint(own, to);
+                    }
                     return match self.behind_neighbour(dst, own) {
                         Some(id) => self.wait_for_end(id, copy(offload, packet, headers)),
                         None => Verdict::Send,
@@ -336,7 +339,13 @@ impl Agent {
                 new_dst: Some(local.ip()),
             }),
         };
-        finish(packet, headers, offload, &map)
+        match finish(packet, headers, offload, &map) {
+            // To a neighbour that is leaving, or has just come.
+            Verdict::Send if self.own_locators.contains_key(&remote) => {
+                self.route(offload, packet, Arrival::Direct)
+            }
+            verdict => verdict,
+        }
     }
 
     fn count_packet(&self, slot: Slot, direction: Direction, headers: &Headers) {

@@ -88,13 +88,14 @@ impl Transfer {
         let (tcp, udp) = (&report["tcp"], &report["udp"]);
         println!(
             "{what}: {} MB, longest stall {} ms, {} retransmits, {} timeouts; probes: {} of {} \
-             lost, longest gap {} ms",
+             lost, {} late, longest gap {} ms",
             tcp["bytes"].as_u64().unwrap_or(0) / 1_000_000,
             tcp["longest_stall_ms"],
             tcp["retransmits"],
             tcp["rtos"],
             udp["lost"],
             udp["sent"],
+            udp["reordered"],
             udp["longest_gap_ms"],
         );
         let whole = tcp["survived"] == true && tcp["intact"] == true;

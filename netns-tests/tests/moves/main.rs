@@ -85,14 +85,22 @@ fn a_transfer_over_a_wide_area_survives_the_way_there_and_back() -> Result<()> {
     there_and_back(20.0)
 }
 
-/// web goes to where db is, its peer over a wide area until then, and leaves again.
+/// web leaves its neighbour for the site where its peer is, and comes back.
 #[test]
-fn an_instance_may_come_to_where_its_peer_is_and_leave_it() -> Result<()> {
+fn peers_become_neighbours_and_neighbours_peers() -> Result<()> {
     let bed = bed(20.0)?;
     let web = bed.instance("web", 10, "a")?;
-    let db = bed.instance("db", 11, "b")?;
+    let neighbour = bed.instance("cache", 12, "a")?;
+    let peer = bed.instance("db", 11, "b")?;
     let _server = serve(&bed, &web.host)?;
-    let transfers = Transfer::both(&bed, &db, &web, "--tcp-rate-mbps 100")?;
+    let pace = "--tcp-rate-mbps 100";
+    let from = |instance: &Instance, home: &str| Transfer::start(&bed, &instance.host, home, pace);
+    let transfers = [
+        ("from its neighbour", from(&neighbour, &web.home)?),
+        ("from its neighbour, IPv6", from(&neighbour, &web.home6)?),
+        ("from its peer", from(&peer, &web.home)?),
+        ("from its peer, IPv6", from(&peer, &web.home6)?),
+    ];
     let mut blackout = 0.0;
     for to in ["b", "a"] {
         blackout += moved(&bed, &web, to)?;
@@ -100,8 +108,8 @@ fn an_instance_may_come_to_where_its_peer_is_and_leave_it() -> Result<()> {
             transfer.flows()?;
         }
     }
-    for (family, transfer) in transfers {
-        finish(transfer, &format!("with its peer, {family}"), blackout)?;
+    for (what, transfer) in transfers {
+        finish(transfer, what, blackout)?;
     }
     bed.lab.end()
 }

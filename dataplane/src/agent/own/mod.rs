@@ -357,6 +357,12 @@ impl Own {
         (!others.is_empty() && others.len() < entries.len()).then_some(others)
     }
 
+    /// Whether it is served here, and its binding says that it may come somewhere else.
+    pub(in crate::agent) fn may_leave(&self) -> bool {
+        let entries = self.known.as_ref().map_or(0, |b| b.entries().len());
+        entries > 1 && self.serving().is_some()
+    }
+
     /// The key of a context with this peer that is not in our table: of one that has left, or
     /// is to come.
     fn key_with(&self, peer: Home) -> Option<Key> {

@@ -444,15 +444,6 @@ impl Agent {
         }
     }
 
-    /// What instances here want to send to a home that is here now waits for no context any more.
-    pub(in crate::agent) fn let_neighbours_go_on(&mut self, home: Home) {
-        for id in self.table.of_peer(home) {
-            for frame in self.take_held(id) {
-                self.replay(frame, Arrival::Direct);
-            }
-        }
-    }
-
     /// The binding names another place: that place serves. Peers are told on
     /// its behalf, since it does not know them.
     pub(in crate::agent) fn stop_serving(&mut self, home: Home) {

@@ -78,6 +78,73 @@ fn what_a_neighbour_sends_is_in_order_as_well() {
     }
 }
 
+/// The instance leaves its neighbour behind, with whom it had no context.
+#[test]
+fn what_was_a_neighbour_s_is_in_order_as_well() {
+    for pushes in [false, true] {
+        let mut world = World::new(2);
+        world.pushes = pushes;
+        world.attach(0, home(10));
+        world.attach(0, home(11));
+        world.run_for(SECOND);
+        let (mut to_it, mut from_it) = (Vec::new(), Vec::new());
+        let mut site = Some(0);
+        let mut move_ = None;
+        let mut handover = None;
+        for n in 0..400u32 {
+            let now = world.clock();
+            match n {
+                20 => {
+                    move_ = Some(world.prepare(1, home(10)));
+                    let known = world.agents[0].handover(home(10)).unwrap();
+                    world.agents[1].stand_by(now, known).unwrap();
+                    world.drain(1);
+                }
+                30 => {
+                    let binding = world.map[&home(10)].clone();
+                    assert_eq!(binding.entries().len(), 2);
+                    world.agents[0].learn(now, binding).unwrap();
+                    world.drain(0);
+                }
+                50 => {
+                    handover = world.agents[0].detach(now, home(10), move_).ok();
+                    world.drain(0);
+                    world.plugged.remove(&(0, home(10)));
+                    site = None;
+                }
+                70 => {
+                    world.plugged.insert((1, home(10)));
+                    world.activate(1, handover.take().unwrap());
+                    site = Some(1);
+                }
+                // After the update, and one round trip: of packets that waited for a relay
+                // or for the mapping service, nothing is left.
+                100 => {
+                    let last = numbers(&world, home(10), home(11)).pop();
+                    assert!(last >= Some(88), "{last:?}, pushes: {pushes}");
+                    let last = numbers(&world, home(11), home(10)).pop();
+                    assert!(last >= Some(88), "{last:?}, pushes: {pushes}");
+                }
+                _ => {}
+            }
+            world.send(0, home(11), home(10).ip(), &n.to_be_bytes());
+            to_it.push(n);
+            if let Some(site) = site {
+                world.send(site, home(10), home(11).ip(), &n.to_be_bytes());
+                from_it.push(n);
+            }
+            world.run_for(MILLISECOND);
+        }
+        world.run_for(5 * SECOND);
+        assert_eq!(numbers(&world, home(10), home(11)), to_it);
+        assert_eq!(numbers(&world, home(11), home(10)), from_it);
+        assert_eq!(world.misdelivered, 0);
+        for site in 0..2 {
+            assert_eq!(world.agents[site].held_bytes(), 0, "site {site}");
+        }
+    }
+}
+
 /// It is on its way for as long as it takes to copy its memory, or it never comes.
 #[test]
 fn an_instance_is_reached_where_it_is_from_where_it_is_to_come() {

@@ -262,7 +262,14 @@ impl Scenario {
             acts.push((at, Act::Move(trip)));
         }
         if chance.once_in(3) {
-            let act = hostile(&mut chance, sites);
+            let mut act = hostile(&mut chance, sites);
+            // Whoever has read the tokens of an exchange under way, and sends others with them,
+            // may spoil its order: that takes the path, or the wire.
+            if let Act::Hostile { lie, .. } = &mut act
+                && *lie == Lie::Damage
+            {
+                *lie = Lie::Replay;
+            }
             acts.push((when(&mut chance), act));
         }
         acts.sort_by_key(|(at, _)| *at);

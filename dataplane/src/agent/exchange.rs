@@ -29,6 +29,8 @@ pub(super) struct PendingOpen {
     token: Token,
     to: Locator,
     resume: bool,
+    /// Its sender has sent our cookie back: it hears what we send to where it comes from.
+    heard: bool,
     attempts: u32,
 }
 
@@ -44,6 +46,8 @@ const UNANSWERED: u32 = 2;
 const ANNOUNCE_ATTEMPTS: u32 = 8;
 /// UNKNOWN, which anybody can forge, makes us OPEN again no more often.
 const REOPEN_INTERVAL: Duration = Duration::from_millis(200);
+/// When MOVED has been sent so often, UNKNOWN means that it is not understood.
+const REOPEN_AFTER: u32 = 3;
 /// In a REJECT that gives none.
 const NO_COOKIE: Token = Token([0; 16]);
 /// A cookie is good for this time, and for once more.
@@ -79,16 +83,19 @@ impl Agent {
             } => {
                 let from = Locator::new(from.ip()).map_err(|_| Cause::ControlMalformed)?;
                 let to = Locator::new(to).map_err(|_| Cause::ControlMalformed)?;
-                let open = PendingOpen {
+                let mut open = PendingOpen {
                     from,
                     epoch: *from_epoch,
                     token: *token,
                     to,
                     resume: *resume,
+                    heard: false,
                     attempts: 0,
                 };
-                self.opened(*pair, *versions, open, *cookie)
+                open.heard = self.is_cookie(*pair, &open, *cookie);
+                self.opened(*pair, *versions, open)
             }
+            Message::Accept { version, .. } if *version != VERSION => Err(Cause::ControlVersion),
             Message::Accept {
                 pair,
                 resume,
@@ -111,7 +118,10 @@ impl Agent {
                 pair,
                 sequence,
                 binding,
-            } => self.moved(*pair, from, *sequence, binding, &received),
+            } => {
+                let result = self.moved(*pair, from, *sequence, binding, &received);
+                self.other_keys(from.ip(), to, result)
+            }
             Message::Ack { pair, sequence } => self.acknowledged(*pair, *sequence, &received),
             Message::Probe { pair, sequence } => {
                 let result = self.probed(*pair, from, *sequence, &received);
@@ -210,7 +220,8 @@ impl Agent {
     }
 
     /// Takes over a context of another forwarder, or of an earlier life; where the peer is,
-    /// only if that was so a moment ago (`fresh`) and nothing newer is known.
+    /// only if that was so a moment ago (`fresh`). If it has moved since, it has done so before
+    /// our eyes.
     pub(super) fn import(&mut self, record: &ContextRecord, fresh: bool) {
         let time = self.now.time;
         if record.peer.family() != record.own.family() || record.binding.home() != record.peer {
@@ -219,11 +230,18 @@ impl Agent {
         let Some(id) = self.context(record.own, record.peer) else {
             return self.counters.count(Cause::ContextsFull);
         };
-        let newer = self.cached(record.peer).map(|(binding, _)| binding.clone());
+        let neighbour = self
+            .own
+            .get(&record.peer)
+            .filter(|_| self.is_here(record.peer));
+        let newer = match neighbour.and_then(|own| own.known.as_ref()) {
+            Some(binding) => Some(binding.clone()),
+            None => self.cached(record.peer).map(|(binding, _)| binding.clone()),
+        };
         let newer = newer.filter(|binding| binding.epoch() > record.binding.epoch());
-        let binding = newer.or(fresh.then(|| record.binding.clone()));
+        let binding = fresh.then(|| record.binding.clone());
         let binding = binding.filter(|binding| !self.is_outdated(binding));
-        if binding.is_none() {
+        if newer.is_none() && binding.is_none() {
             self.lookup(record.peer);
         }
         if let Some(context) = self.table.get_mut(id) {
@@ -252,6 +270,9 @@ impl Agent {
         }
         self.reindexed(id);
         self.context_at(id, time + RETRANSMIT);
+        if let Some(newer) = newer {
+            self.rebind(id, newer);
+        }
     }
 
     /// Sends what is due again, and gives up what was tried often enough.
@@ -395,23 +416,13 @@ impl Agent {
         }
     }
 
-    fn opened(
-        &mut self,
-        pair: Pair,
-        versions: (u8, u8),
-        open: PendingOpen,
-        cookie: Token,
-    ) -> Result<(), Cause> {
+    fn opened(&mut self, pair: Pair, versions: (u8, u8), open: PendingOpen) -> Result<(), Cause> {
         if !self.in_homes(pair.from.ip()) || !self.in_locators(open.from.ip()) {
             return Err(Cause::ControlUnexpected);
         }
         if !(versions.0..=versions.1).contains(&VERSION) {
             self.reject(pair, &open, Reason::Version, 0, NO_COOKIE);
             return Err(Cause::ControlVersion);
-        }
-        if !open.resume {
-            // Its sender has not sent anything to this home yet.
-            self.discard_pair(open.from, open.to);
         }
         let own = self.own.get(&pair.to);
         match own.map(|own| &own.role) {
@@ -439,9 +450,8 @@ impl Agent {
         let key = (pair.from, pair.to);
         if !self.opens.contains_key(&key) {
             // From here on it costs a question and memory: not for everybody.
-            if !self.open_rate.take(self.now.time) && !self.is_cookie(pair, &open, cookie) {
-                let cookie = self.cookie(pair, &open, self.now.time);
-                self.reject(pair, &open, Reason::Retry, 0, cookie);
+            if !self.open_rate.take(self.now.time) && !open.heard {
+                self.ask_for_cookie(pair, &open);
                 return Err(Cause::OpenWithoutCookie);
             }
             if self.opens.len() >= self.config.limits.opens {
@@ -500,14 +510,21 @@ impl Agent {
         let Some(context) = self.table.get_mut(id) else {
             return;
         };
+        // Somebody may be about to confirm that: not to be spoilt by anybody.
+        let other = |o: &Offered| o.keys.theirs != open.token;
+        if context.offered.as_ref().is_some_and(other) && !open.heard {
+            return self.ask_for_cookie(pair, &open);
+        }
         let live = context.keys.as_ref().filter(|k| k.theirs == open.token);
-        let keys = match (live, &context.offered, &context.opening) {
+        let offered = context.offered.as_ref().map(|offered| &offered.keys);
+        let offered = offered.filter(|k| k.theirs == open.token);
+        let keys = match (live.or(offered), &context.opening) {
             // The ACCEPT was lost: the same again.
-            (Some(live), ..) => live.clone(),
-            (_, Some(offered), _) if offered.keys.theirs == open.token => offered.keys.clone(),
-            (_, _, Some(opening)) => Keys::new(opening.token, open.token),
+            (Some(same), _) => same.clone(),
+            (_, Some(opening)) => Keys::new(opening.token, open.token),
             _ => Keys::new(token, open.token),
         };
+        let first = live.or(offered).is_none();
         context.offered = Some(Offered {
             keys,
             resume: open.resume,
@@ -516,7 +533,16 @@ impl Agent {
             next: time,
         });
         self.verified(id, binding, time + binding.lease());
+        if first && !open.resume {
+            // The peer sends nothing before it has our ACCEPT: what came before it is another's.
+            self.discard_strangers(id);
+        }
         self.exchange_due(id);
+    }
+
+    fn ask_for_cookie(&mut self, pair: Pair, open: &PendingOpen) {
+        let cookie = self.cookie(pair, open, self.now.time);
+        self.reject(pair, open, Reason::Retry, 0, cookie);
     }
 
     /// What the sender of an OPEN must have received at its address, to send it back.
@@ -575,7 +601,10 @@ impl Agent {
             (Some(opening), _) if opening.token == echo => {
                 context.keys = Some(Keys::new(echo, token));
                 context.opening = None;
-                self.established(id, resume);
+                if !resume {
+                    self.discard_strangers(id);
+                }
+                self.established(id);
             }
             // Our CONFIRM was lost.
             (_, Some(keys)) if keys.mine == echo && keys.theirs == token => {}
@@ -601,7 +630,11 @@ impl Agent {
             if !known {
                 // A late OPEN ends here a second time: sequence numbers go on.
                 context.keys = Some(offered.keys);
-                self.established(id, offered.resume);
+                if offered.elsewhere && !offered.resume {
+                    // It does not send here before it is told to.
+                    self.discard_strangers(id);
+                }
+                self.established(id);
                 if offered.elsewhere {
                     self.announce_to(id);
                 }
@@ -615,9 +648,8 @@ impl Agent {
         }
     }
 
-    /// Both sides have both tokens. Packets that came before are this context's
-    /// only if the peer says it had it open.
-    fn established(&mut self, id: ContextId, resume: bool) {
+    /// Both sides have both tokens. What strangers have sent is this context's.
+    fn established(&mut self, id: ContextId) {
         let time = self.now.time;
         if let Some(context) = self.table.get_mut(id) {
             context.sequence_in = 0;
@@ -630,9 +662,6 @@ impl Agent {
             }
         }
         self.note_pair(id, "context open");
-        if !resume {
-            self.discard_strangers(id);
-        }
         self.reindexed(id);
         self.context_at(id, time + Duration::from_secs(1));
     }
@@ -821,12 +850,14 @@ impl Agent {
             return Err(Cause::ControlReplay);
         }
         context.last_reopen = Some(time);
-        if let Some(announcing) = &mut context.announcing {
+        match &mut context.announcing {
             // It has not heard yet that we moved.
-            announcing.next = time;
-            self.exchange_due(id);
-        } else {
-            self.open(id);
+            Some(announcing) if announcing.attempts < REOPEN_AFTER => {
+                announcing.next = time;
+                self.exchange_due(id);
+            }
+            // Or has, and our keys are not its keys.
+            _ => self.open(id),
         }
         Ok(())
     }

@@ -47,7 +47,7 @@ impl Agent {
     }
 
     /// Whether what instances here send to this home stays here.
-    fn is_here(&self, home: Home) -> bool {
+    pub(super) fn is_here(&self, home: Home) -> bool {
         let own = self.own.get(&home);
         own.is_some_and(|own| matches!(own.role, Role::Serving { .. } | Role::Registering))
     }

@@ -28,9 +28,13 @@ const REPEAT: Duration = Duration::from_millis(5);
 
 impl Agent {
     /// The peer of a context is no longer at `old`, but somewhere else under this epoch: says
-    /// so there.
+    /// so there, if nobody else speaks for our home.
     pub(super) fn end(&mut self, id: ContextId, old: SocketAddr, epoch: Epoch) {
         let now = self.now.time;
+        let own = self.table.get(id).and_then(|c| self.own.get(&c.own));
+        if own.is_none_or(|own| own.serving().is_none()) {
+            return;
+        }
         let Some(context) = self.table.get_mut(id) else {
             return;
         };

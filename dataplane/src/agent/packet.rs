@@ -540,12 +540,7 @@ impl Agent {
         }
     }
 
-    /// What was held from `peer` to `own` was meant for somebody else.
-    pub(super) fn discard_pair(&mut self, peer: Locator, own: Locator) {
-        self.forget_stranger((peer.ip(), own.ip()));
-    }
-
-    /// The same for the locators of a context.
+    /// What was held from the locators of a context was meant for somebody else.
     pub(super) fn discard_strangers(&mut self, id: ContextId) {
         let Some(context) = self.table.get(id) else {
             return;
@@ -562,7 +557,7 @@ impl Agent {
         let remotes: Vec<_> = remotes.collect();
         for own in locals.collect::<Vec<_>>() {
             for peer in &remotes {
-                self.discard_pair(*peer, own);
+                self.forget_stranger((peer.ip(), own.ip()));
             }
         }
     }

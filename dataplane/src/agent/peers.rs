@@ -329,7 +329,7 @@ impl Agent {
     }
 
     /// The context uses this binding of its peer from now on.
-    fn rebind(&mut self, id: ContextId, binding: Binding) {
+    pub(super) fn rebind(&mut self, id: ContextId, binding: Binding) {
         if self.is_outdated(&binding) {
             // Asked for again, but not at once.
             let (peer, retry) = (binding.home(), self.now.time + RETRY);

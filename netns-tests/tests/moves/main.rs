@@ -226,6 +226,31 @@ fn neighbours_stay_connected_when_one_of_them_leaves_and_returns() -> Result<()>
     bed.lab.end()
 }
 
+/// As in an evacuation.
+#[test]
+fn neighbours_may_leave_at_the_same_time() -> Result<()> {
+    let bed = bed(20.0)?;
+    let web = bed.instance("web", 10, "a")?;
+    let db = bed.instance("db", 11, "a")?;
+    let _server = serve(&bed, &web.host)?;
+    let transfers = Transfer::both(&bed, &db, &web, "--tcp-rate-mbps 100")?;
+    let mut blackout = 0.0;
+    for to in ["b", "c", "a"] {
+        blackout += thread::scope(|scope| -> Result<f64> {
+            let other = scope.spawn(|| moved(&bed, &db, to));
+            let one = moved(&bed, &web, to)?;
+            Ok(one + other.join().expect("a move does not panic")?)
+        })?;
+        for (_, transfer) in &transfers {
+            transfer.flows()?;
+        }
+    }
+    for (family, transfer) in transfers {
+        finish(transfer, &format!("both moved, {family}"), blackout)?;
+    }
+    bed.lab.end()
+}
+
 /// Each end leaves its site while the other one does: their forwarders learn of each other's new
 /// place only from the old ones.
 #[test]

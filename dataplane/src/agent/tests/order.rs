@@ -145,6 +145,95 @@ fn what_was_a_neighbour_s_is_in_order_as_well() {
     }
 }
 
+/// Both ends move, the second one a little after the first: neighbours to the same site or to
+/// different ones, peers to the same site, to each other's, or one to where the other was.
+#[test]
+fn two_that_move_together_go_on_talking() {
+    let ways = [
+        [(0, 1), (0, 1)],
+        [(0, 1), (0, 2)],
+        [(0, 2), (1, 2)],
+        [(0, 1), (1, 0)],
+        [(0, 1), (1, 2)],
+    ];
+    for (ways, pushes) in ways
+        .into_iter()
+        .flat_map(|ways| [(ways, false), (ways, true)])
+    {
+        for later in (0..90).step_by(3) {
+            let what = format!("{ways:?}, {later} ms later, pushes: {pushes}");
+            two_move(ways, later, pushes, &what);
+        }
+    }
+}
+
+fn two_move(ways: [(usize, usize); 2], later: u32, pushes: bool, what: &str) {
+    /// Both are away for 20 ms, which may follow each other; the update takes 4, and what was
+    /// sent last before goes to the old site and from there to the new one.
+    const LONGEST: u32 = 2 * (20 + 4) + 2 * 10;
+    let mut world = World::new(3);
+    world.pushes = pushes;
+    let homes = [home(10), home(11)];
+    for (home, (from, _)) in homes.into_iter().zip(ways) {
+        world.attach(from, home);
+    }
+    world.run_for(SECOND);
+    let mut places = ways.map(|(from, _)| Some(from));
+    let mut relays = [None, None];
+    let mut handovers = [None, None];
+    let mut sent = [Vec::new(), Vec::new()];
+    let mut lag = [0, 0];
+    for n in 0..400u32 {
+        for i in [0, 1] {
+            let (home, (from, to)) = (homes[i], ways[i]);
+            let now = world.clock();
+            match n.wrapping_sub(100 + i as u32 * later) {
+                0 => {
+                    relays[i] = Some(world.prepare(to, home));
+                    let known = world.agents[from].handover(home).unwrap();
+                    world.agents[to].stand_by(now, known).unwrap();
+                    world.drain(to);
+                }
+                10 => {
+                    let binding = world.map[&home].clone();
+                    world.agents[from].learn(now, binding).unwrap();
+                    world.drain(from);
+                }
+                30 => {
+                    handovers[i] = world.agents[from].detach(now, home, relays[i]).ok();
+                    world.drain(from);
+                    world.plugged.remove(&(from, home));
+                    places[i] = None;
+                }
+                50 => {
+                    world.plugged.insert((to, home));
+                    world.activate(to, handovers[i].take().unwrap());
+                    places[i] = Some(to);
+                }
+                _ => {}
+            }
+            if let Some(place) = places[i] {
+                world.send(place, home, homes[1 - i].ip(), &n.to_be_bytes());
+                sent[i].push(n);
+            }
+        }
+        world.run_for(MILLISECOND);
+        // Not of the first packets: they wait for a context.
+        for i in [0, 1].into_iter().filter(|_| n >= 100) {
+            let came = numbers(&world, homes[1 - i], homes[i]).pop();
+            let newest = sent[i].last().copied();
+            lag[i] = lag[i].max(newest.unwrap_or(0) - came.unwrap_or(0));
+        }
+    }
+    world.run_for(5 * SECOND);
+    for i in [0, 1] {
+        let came = numbers(&world, homes[1 - i], homes[i]);
+        assert_eq!(came, sent[i], "{what}");
+        assert!(lag[i] <= LONGEST, "{what}: {lag:?}");
+    }
+    assert_eq!(world.misdelivered, 0, "{what}");
+}
+
 /// It is on its way for as long as it takes to copy its memory, or it never comes.
 #[test]
 fn an_instance_is_reached_where_it_is_from_where_it_is_to_come() {

@@ -214,6 +214,68 @@ fn a_cookie_is_good_for_its_sender_only() {
 
 /// A release that knows more versions of the protocol is answered with the one both know; one
 /// that has given ours up is told so.
+/// Whoever can write our peer's address on a letter, but does not read its letters.
+#[test]
+fn an_open_in_another_s_name_does_not_spoil_an_exchange_under_way() {
+    let mut world = World::new(2);
+    world.attach(0, home(10));
+    world.attach(1, home(20));
+    world.run_for(SECOND);
+    world.send(1, home(20), home(10).ip(), b"known");
+    world.run_for(SECOND);
+    world.agents[0] = world.fresh(0);
+    world.attach(0, home(10));
+    world.run_for(SECOND);
+    world.send(0, home(10), home(20).ip(), b"first");
+    for n in 0..200u8 {
+        let mut forged = Message::decode(&open(10, Token([0; 16]))).unwrap().message;
+        if let Message::Open { token, .. } = &mut forged {
+            *token = Token([n; 16]);
+        }
+        let from = SocketAddr::new(locator(0, 1).ip(), 6283);
+        let (now, to) = (world.clock(), locator(1, 1).ip());
+        world.agents[1].handle_control(now, from, to, &forged.encode());
+        world.drain(1);
+        world.run_for(MILLISECOND);
+    }
+    assert_eq!(world.payloads(home(20), home(10).ip()), [b"first"]);
+    assert!(
+        same_keys(&world, 0, 1),
+        "while it goes on, and not after it"
+    );
+}
+
+/// Whether 10 at one site and 20 at the other have one context.
+fn same_keys(world: &World, one: usize, other: usize) -> bool {
+    let [ten, twenty] = [one, other].map(|site| world.agents[site].snapshot().contexts);
+    assert_eq!((ten.len(), twenty.len()), (1, 1));
+    (ten[0].mine, ten[0].theirs) == (twenty[0].theirs, twenty[0].mine)
+}
+
+/// However they have come to differ.
+#[test]
+fn a_move_reaches_a_peer_whose_keys_are_not_ours() {
+    let mut world = World::talking(3);
+    let mut snapshot = world.agents[1].snapshot();
+    for context in &mut snapshot.contexts {
+        context.theirs = Token([1; 16]);
+    }
+    world.agents[1] = world.fresh(1);
+    let now = world.clock();
+    world.agents[1].restore(now, snapshot);
+    world.agents[1].link_ready(now, home(20), true);
+    world.drain(1);
+    world.run_for(SECOND);
+    world.move_home(home(10), 0, 2, 20 * MILLISECOND);
+    for n in 0..100u32 {
+        world.send(2, home(10), home(20).ip(), &n.to_be_bytes());
+        world.run_for(MILLISECOND);
+    }
+    world.run_for(2 * SECOND);
+    assert_eq!(world.payloads(home(20), home(10).ip()).len(), 100);
+    assert!(same_keys(&world, 2, 1));
+}
+
 #[test]
 fn versions_are_negotiated() {
     for (versions, accepted) in [((1, 9), true), ((2, 9), false)] {

@@ -124,6 +124,7 @@ fn agent(own: (IpAddr, IpAddr), peers: &[(IpAddr, IpAddr)]) -> Agent {
         own: home,
         peer: binding(*peer).home(),
         binding: binding(*peer),
+        previous: Vec::new(),
         mine: Token([1; 16]),
         theirs: Token([2; 16]),
         sequence_out: 0,

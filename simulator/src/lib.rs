@@ -26,8 +26,8 @@
 //! | `campaign` | many seeds; the fewest acts that break something |
 //!
 //! # Limitations
-//! IPv4, dedicated locators, one family and one home per instance. In calm scenarios moves come
-//! one after the other; datagrams that an instance sends from its new place may overtake those
+//! IPv4, dedicated locators, one family and one home per instance. In calm scenarios no more
+//! than two moves overlap; datagrams that an instance sends from its new place may overtake those
 //! that it sent from the old one. An instance exists
 //! once: that two copies of it run is not simulated. What the kernel does (routes, rules,
 //! ARP) is reduced to "a packet goes where its address is routed".

@@ -226,8 +226,8 @@ impl Scenario {
 }
 
 impl Scenario {
-    /// The scenario of a seed in which nothing fails: instances move, one after the other, and
-    /// somebody lies, while numbered datagrams are on their way, none of which may be missed.
+    /// The scenario of a seed in which nothing fails: instances move, one after the other or two
+    /// at once, and somebody off the path lies, while numbered datagrams are on their way, none of which may be missed.
     pub fn calm(seed: u64) -> Self {
         let mut chance = Chance::new(seed).apart(9);
         let sites = chance.from(3, 4);
@@ -252,23 +252,31 @@ impl Scenario {
         }
         for n in 0..chance.from(1, 10) {
             let at = ms(&mut chance, 1000, 2500) + EACH_MOVE * n as u32;
-            let trip = Trip {
-                host: chance.below(count) as usize,
-                to: chance.below(sites) as usize,
-                freeze: ms(&mut chance, 0, 300),
-                early: chance.once_in(2),
-                dies: None,
-            };
-            acts.push((at, Act::Move(trip)));
+            let first = chance.below(count);
+            let mut travellers = vec![(at, first)];
+            if chance.once_in(3) {
+                let other = (first + chance.from(1, count - 1)) % count;
+                travellers.push((at + ms(&mut chance, 0, 500), other));
+            }
+            for (at, host) in travellers {
+                let trip = Trip {
+                    host: host as usize,
+                    to: chance.below(sites) as usize,
+                    freeze: ms(&mut chance, 0, 300),
+                    early: chance.once_in(2),
+                    dies: None,
+                };
+                acts.push((at, Act::Move(trip)));
+            }
         }
         if chance.once_in(3) {
             let mut act = hostile(&mut chance, sites);
-            // Whoever has read the tokens of an exchange under way, and sends others with them,
-            // may spoil its order: that takes the path, or the wire.
+            // Whoever hears what is said on the path, and is faster than the path, may spoil the
+            // order of packets: he could hold them up as well.
             if let Act::Hostile { lie, .. } = &mut act
-                && *lie == Lie::Damage
+                && matches!(lie, Lie::Damage | Lie::Replay)
             {
-                *lie = Lie::Replay;
+                *lie = Lie::Forge;
             }
             acts.push((when(&mut chance), act));
         }

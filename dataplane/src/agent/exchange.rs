@@ -16,6 +16,7 @@ use subtle::ConstantTimeEq;
 
 use super::Agent;
 use super::own::{Role, Switch};
+use super::peers::PREVIOUS;
 use super::snapshot::ContextRecord;
 use crate::clock::Time;
 use crate::counters::Cause;
@@ -263,6 +264,9 @@ impl Agent {
             context.sequence_out = record.sequence_out + ContextRecord::SEQUENCE_GAP;
             context.lease_until = time + record.binding.lease();
             context.binding = binding;
+            let grace = time + self.config.grace;
+            let previous = record.previous.iter().take(PREVIOUS).filter(|_| fresh);
+            context.previous = previous.map(|locator| (*locator, grace)).collect();
             if let (Some(locator), None) = (context.remote(), record.offered) {
                 Agent::proven(context, locator);
                 context.heard = Some(time);

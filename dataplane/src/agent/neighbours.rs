@@ -10,8 +10,12 @@ use std::net::IpAddr;
 
 use mat_proto::{Epoch, Home};
 
-use super::packet::Arrival;
-use super::{Agent, ContextRecord};
+use super::own::Role;
+use super::packet::{Arrival, copy};
+use super::{Agent, ContextRecord, Verdict};
+use crate::counters::Cause;
+use crate::frame::{Frame, Offload};
+use crate::rewrite::{Headers, Packet};
 use crate::table::{ContextId, Keys};
 
 impl Agent {
@@ -32,6 +36,7 @@ impl Agent {
                     own,
                     peer: binding.home(),
                     binding,
+                    previous: Vec::new(),
                     mine,
                     theirs,
                     sequence_out: 0,
@@ -67,9 +72,61 @@ impl Agent {
         }
     }
 
+    /// What an instance at the same site has sent to a home of ours, here or at the old site of its
+    /// move.
+    pub(super) fn pass_on(
+        &mut self,
+        headers: &Headers,
+        offload: &Offload,
+        packet: &[u8],
+        relayed: bool,
+    ) -> Verdict {
+        let (src, dst) = (headers.src(), headers.dst());
+        let frame = || copy(offload, packet, headers);
+        let behind = self.behind_neighbour(dst, src).filter(|_| !relayed);
+        let own = self
+            .own_home(dst)
+            .and_then(|home| Some((home, self.own.get_mut(&home)?)));
+        let Some((home, own)) = own else {
+            return Verdict::Drop(Cause::NotAttached);
+        };
+        match own.role {
+            Role::Serving { .. } if own.ready => match behind {
+                Some(id) => self.wait_for_end(id, frame()),
+                None => Verdict::Send,
+            },
+            Role::Serving { .. } | Role::Registering | Role::Prepared(_) => {
+                let (now, max) = (self.now.time, self.config.limits.hold_bytes_per_home);
+                let hold = if relayed {
+                    &mut own.hold_relayed
+                } else {
+                    &mut own.hold_in
+                };
+                Agent::hold_in(hold, now, frame(), max, &mut self.budget)
+            }
+            Role::Departed { .. } => {
+                self.relay_out(home, frame(), 0);
+                Verdict::Taken
+            }
+            Role::Idle => Verdict::Drop(Cause::NotServing),
+        }
+    }
+
+    /// Handles a packet that has waited for this home, whoever sent it.
+    pub(super) fn let_in(&mut self, home: Home, frame: Frame, arrival: Arrival) {
+        let beside = Packet::parse(&frame.packet).is_ok_and(|headers| headers.dst() == home.ip());
+        let relayed = arrival == Arrival::Relayed;
+        let arrival = if beside {
+            Arrival::Neighbour { relayed }
+        } else {
+            arrival
+        };
+        self.replay(frame, arrival);
+    }
+
     /// The context in which what `peer`, who is here too, sends to this home waits for END.
-    pub(super) fn behind_neighbour(&self, home: IpAddr, peer: Home) -> Option<ContextId> {
-        let id = self.table.outbound(home, peer.ip())?;
+    fn behind_neighbour(&self, home: IpAddr, peer: IpAddr) -> Option<ContextId> {
+        let id = self.table.outbound(home, peer)?;
         self.table.get(id)?.behind.as_ref().map(|_| id)
     }
 

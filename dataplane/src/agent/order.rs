@@ -96,12 +96,13 @@ impl Agent {
 
     /// Delivers what waited for END.
     pub(super) fn release_behind(&mut self, id: ContextId) {
-        let behind = self.table.get_mut(id).and_then(|c| c.behind.take());
-        let Some(mut behind) = behind else {
+        let context = self.table.get_mut(id);
+        let waiting = context.and_then(|c| Some((c.own, c.behind.take()?)));
+        let Some((own, mut behind)) = waiting else {
             return;
         };
         while let Some(frame) = behind.hold.pop(&mut self.budget) {
-            self.replay(frame, Arrival::Direct);
+            self.let_in(own, frame, Arrival::Direct);
         }
     }
 

@@ -31,6 +31,12 @@ pub(super) enum Arrival {
     Direct,
     /// By the old site of a move.
     Relayed,
+    /// From one instance to another one at the same site, here or at the old site of its move:
+    /// it was let pass there, and whoever sent it may be gone by now.
+    Neighbour {
+        /// The old site has relayed it.
+        relayed: bool,
+    },
 }
 
 /// A mobile sender without context here.
@@ -65,6 +71,9 @@ impl Agent {
             return Verdict::Drop(Cause::NotOurs);
         }
         let (src, dst) = (headers.src(), headers.dst());
+        if let Arrival::Neighbour { relayed } = arrival {
+            return self.pass_on(&headers, offload, packet, relayed);
+        }
         let (own, locator) = (self.own_home(src), self.own_locator(dst));
         // A node's kernel speaks from the home address about what we have written.
         let to_itself = own.is_some() && own == locator.and_then(|(_, holder)| holder);
@@ -87,7 +96,7 @@ impl Agent {
         }
     }
 
-    fn own_home(&self, ip: IpAddr) -> Option<Home> {
+    pub(super) fn own_home(&self, ip: IpAddr) -> Option<Home> {
         let home = Home::new(ip).ok()?;
         self.own.contains_key(&home).then_some(home)
     }
@@ -248,25 +257,9 @@ impl Agent {
             Role::Idle => return Verdict::Drop(Cause::NotServing),
         };
         let departed = state.departed();
-        if let Some(there) = Home::new(dst).ok().and_then(|h| self.own.get_mut(&h)) {
-            match there.role {
-                Role::Serving { .. } if there.ready => {
-                    if let Ok(to) = Home::new(dst) {
-                        self.acquaint(own, to);
-                    }
-                    return match self.behind_neighbour(dst, own) {
-                        Some(id) => self.wait_for_end(id, copy(offload, packet, headers)),
-                        None => Verdict::Send,
-                    };
-                }
-                // It is, or is not yet, elsewhere: as to any other peer.
-                Role::Idle | Role::Departed { .. } | Role::Prepared(_) => {}
-                Role::Serving { .. } | Role::Registering => {
-                    let max = self.config.limits.hold_bytes_per_home;
-                    let frame = copy(offload, packet, headers);
-                    return Agent::hold_in(&mut there.hold_in, time, frame, max, &mut self.budget);
-                }
-            }
+        if let Some(neighbour) = self.own_home(dst).filter(|home| self.is_here(*home)) {
+            self.acquaint(own, neighbour);
+            return self.pass_on(headers, offload, packet, false);
         }
         if self.in_homes(dst) {
             let id = self.table.outbound(own.ip(), dst);
@@ -602,7 +595,7 @@ impl Agent {
     }
 }
 
-fn copy(offload: &Offload, packet: &[u8], headers: &Headers) -> Frame {
+pub(super) fn copy(offload: &Offload, packet: &[u8], headers: &Headers) -> Frame {
     Frame {
         offload: *offload,
         packet: packet[..headers.total_len()].to_vec(),

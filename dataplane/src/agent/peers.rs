@@ -76,6 +76,8 @@ const ONE_WAY: Duration = Duration::from_secs(2);
 /// For so long a packet may lie about that was sent to a place before somebody else came
 /// there: twice as long as anybody holds one.
 pub(super) const VACATED: Duration = Duration::from_secs(10);
+/// Two moves within grace are plausible, more are noise.
+pub(super) const PREVIOUS: usize = 2;
 /// How often a context with traffic is looked after.
 const MAINTENANCE: Duration = Duration::from_secs(1);
 /// So often it is said that a peer is of interest.
@@ -369,8 +371,7 @@ impl Agent {
         };
         if let Some(old) = before.filter(|_| before != after) {
             context.previous.push((old, grace));
-            // Two moves within grace are plausible, more are noise.
-            if context.previous.len() > 2 {
+            if context.previous.len() > PREVIOUS {
                 context.previous.remove(0);
             }
         }

@@ -13,9 +13,8 @@ use crate::clock::Time;
 use crate::table::Context;
 
 /// An open context, or one that is about to be, as the state file and a hand-over hold
-/// it. Its tokens are secret.
+/// it. Its tokens are secret. What a newer forwarder says beyond this is left out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ContextRecord {
     /// The home attached here.
     pub own: Home,
@@ -23,6 +22,9 @@ pub struct ContextRecord {
     pub peer: Home,
     /// Where the peer is.
     pub binding: Binding,
+    /// Where it was a moment ago: what it sent there is on its way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub previous: Vec<Locator>,
     /// Our token.
     pub mine: Token,
     /// The peer's token.
@@ -52,6 +54,7 @@ impl ContextRecord {
             own: context.own,
             peer: context.peer,
             binding: context.binding.clone()?,
+            previous: context.previous.iter().map(|(l, _)| *l).collect(),
             mine: keys.mine,
             theirs: keys.theirs,
             sequence_out: context.sequence_out,

@@ -199,9 +199,9 @@ pub struct RelayTo {
     pub key: MoveKey,
 }
 
-/// What the old site knows and the new site needs.
+/// What the old site knows and the new site needs. What a newer forwarder says beyond this is left
+/// out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Handover {
     /// The home.
     pub home: Home,

@@ -186,7 +186,7 @@ impl Agent {
             if let Err(cause) = readdress(&mut frame, home, local.ip()) {
                 self.counters.count(cause);
             } else if clear {
-                self.replay(frame, Arrival::Relayed);
+                self.let_in(home, frame, Arrival::Relayed);
             } else {
                 let (now, hold) = (self.now.time, &mut own.hold_relayed);
                 let _room = hold.push(now, frame, usize::MAX, &mut self.budget);
@@ -241,10 +241,11 @@ impl Agent {
     }
 }
 
-/// From here on it is a packet that came to our own locator, or one that the instance sends.
+/// From here on it is a packet that came to our own locator, or one that the instance sends, or that
+/// it gets from a neighbour.
 fn readdress(frame: &mut Frame, home: Home, local: IpAddr) -> Result<(), Cause> {
     let headers = Packet::parse(&frame.packet).map_err(Cause::Malformed)?;
-    if headers.src() == home.ip() {
+    if [headers.src(), headers.dst()].contains(&home.ip()) {
         return Ok(());
     }
     let map = Translation {

@@ -535,7 +535,7 @@ impl Agent {
             frames.push(frame);
         }
         for frame in frames {
-            self.replay(frame, arrival);
+            self.let_in(home, frame, arrival);
         }
     }
 

@@ -166,6 +166,7 @@ fn agent() -> Agent {
             own: home(OWN),
             peer: home(PEER),
             binding: binding(PEER, REMOTE),
+            previous: Vec::new(),
             mine: Token([1; 16]),
             theirs: Token([2; 16]),
             sequence_out: 0,

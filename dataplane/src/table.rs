@@ -67,6 +67,8 @@ pub(crate) struct Offered {
     pub(crate) resume: bool,
     /// It was made where the home was before: the peer is to be told where it is now.
     pub(crate) elsewhere: bool,
+    /// Where it went.
+    pub(crate) to: Option<Locator>,
     pub(crate) attempts: u32,
     pub(crate) next: Time,
 }

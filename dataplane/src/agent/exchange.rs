@@ -245,19 +245,10 @@ impl Agent {
         if newer.is_none() && binding.is_none() {
             self.lookup(record.peer);
         }
+        let keys = Keys::new(record.mine, record.theirs);
         if let Some(context) = self.table.get_mut(id) {
-            let keys = Keys::new(record.mine, record.theirs);
-            match record.offered {
-                None => context.keys = Some(keys),
-                Some(resume) => {
-                    context.offered = Some(Offered {
-                        keys,
-                        resume,
-                        elsewhere: true,
-                        attempts: 0,
-                        next: time + RETRANSMIT,
-                    });
-                }
+            if record.offered.is_none() {
+                context.keys = Some(keys.clone());
             }
             context.sequence_in = record.sequence_in;
             // Whoever had it may have sent more than it wrote down.
@@ -276,6 +267,16 @@ impl Agent {
         self.context_at(id, time + RETRANSMIT);
         if let Some(newer) = newer {
             self.rebind(id, newer);
+        }
+        if let (Some(context), Some(resume)) = (self.table.get_mut(id), record.offered) {
+            context.offered = Some(Offered {
+                keys,
+                resume,
+                elsewhere: true,
+                to: record.binding.active().map(|entry| entry.locator),
+                attempts: 0,
+                next: time + RETRANSMIT,
+            });
         }
     }
 
@@ -533,6 +534,7 @@ impl Agent {
             keys,
             resume: open.resume,
             elsewhere: false,
+            to: Some(open.from),
             attempts: 0,
             next: time,
         });
@@ -597,8 +599,8 @@ impl Agent {
     ) -> Result<(), Cause> {
         let id = self.context_of(pair)?;
         let context = self.table.get_mut(id).ok_or(Cause::ControlUnexpected)?;
-        let registered = context.remote().map(Locator::ip);
-        if registered != Some(from.ip()) {
+        let registered = context.remote();
+        if registered.map(Locator::ip) != Some(from.ip()) {
             return Err(Cause::ControlUnexpected);
         }
         match (&context.opening, &context.keys) {
@@ -608,7 +610,7 @@ impl Agent {
                 if !resume {
                     self.discard_strangers(id);
                 }
-                self.established(id);
+                self.established(id, registered);
             }
             // Our CONFIRM was lost.
             (_, Some(keys)) if keys.mine == echo && keys.theirs == token => {}
@@ -638,7 +640,7 @@ impl Agent {
                     // It does not send here before it is told to.
                     self.discard_strangers(id);
                 }
-                self.established(id);
+                self.established(id, offered.to);
                 if offered.elsewhere {
                     self.announce_to(id);
                 }
@@ -652,21 +654,22 @@ impl Agent {
         }
     }
 
-    /// Both sides have both tokens. What strangers have sent is this context's.
-    fn established(&mut self, id: ContextId) {
+    /// Both sides have both tokens: the peer has got ours at `there`. What strangers have sent
+    /// is this context's.
+    fn established(&mut self, id: ContextId, there: Option<Locator>) {
         let time = self.now.time;
         if let Some(context) = self.table.get_mut(id) {
             context.sequence_in = 0;
             context.sequence_out = 0;
             context.announcing = None;
             context.heard = Some(time);
-            if let Some(locator) = context.remote() {
-                // Our token went nowhere else.
+            if let Some(locator) = there {
                 Agent::proven(context, locator);
             }
         }
         self.note_pair(id, "context open");
         self.reindexed(id);
+        self.prove(id);
         self.context_at(id, time + Duration::from_secs(1));
     }
 

@@ -145,29 +145,48 @@ fn what_was_a_neighbour_s_is_in_order_as_well() {
     }
 }
 
-/// Both ends move, the second one a little after the first: neighbours to the same site or to
-/// different ones, peers to the same site, to each other's, or one to where the other was.
+/// From where to where each of two goes: neighbours to the same site or to different ones, peers to
+/// the same site, to each other's, or one to where the other was.
+const WAYS: [[(usize, usize); 2]; 5] = [
+    [(0, 1), (0, 1)],
+    [(0, 1), (0, 2)],
+    [(0, 2), (1, 2)],
+    [(0, 1), (1, 0)],
+    [(0, 1), (1, 2)],
+];
+
+/// Both ends move, the second one a little after the first.
 #[test]
 fn two_that_move_together_go_on_talking() {
-    let ways = [
-        [(0, 1), (0, 1)],
-        [(0, 1), (0, 2)],
-        [(0, 2), (1, 2)],
-        [(0, 1), (1, 0)],
-        [(0, 1), (1, 2)],
-    ];
-    for (ways, pushes) in ways
+    for (ways, pushes) in WAYS
         .into_iter()
         .flat_map(|ways| [(ways, false), (ways, true)])
     {
         for later in (0..90).step_by(3) {
             let what = format!("{ways:?}, {later} ms later, pushes: {pushes}");
-            two_move(ways, later, pushes, &what);
+            two_move(ways, later, pushes, [0, 0], &what);
         }
     }
 }
 
-fn two_move(ways: [(usize, usize); 2], later: u32, pushes: bool, what: &str) {
+/// The same, but they say their first word while they move.
+#[test]
+fn two_that_move_together_get_to_know_each_other() {
+    for ways in WAYS {
+        for later in (0..90).step_by(15) {
+            for start in (70..250).step_by(11) {
+                for starts in [[start, start], [start, NEVER], [NEVER, start]] {
+                    let what = format!("{ways:?}, {later} ms later, from {starts:?} ms on");
+                    two_move(ways, later, true, starts, &what);
+                }
+            }
+        }
+    }
+}
+
+const NEVER: u32 = u32::MAX;
+
+fn two_move(ways: [(usize, usize); 2], later: u32, pushes: bool, starts: [u32; 2], what: &str) {
     /// Both are away for 20 ms, which may follow each other; the update takes 4, and what was
     /// sent last before goes to the old site and from there to the new one.
     const LONGEST: u32 = 2 * (20 + 4) + 2 * 10;
@@ -212,14 +231,14 @@ fn two_move(ways: [(usize, usize); 2], later: u32, pushes: bool, what: &str) {
                 }
                 _ => {}
             }
-            if let Some(place) = places[i] {
+            if let Some(place) = places[i].filter(|_| n >= starts[i]) {
                 world.send(place, home, homes[1 - i].ip(), &n.to_be_bytes());
                 sent[i].push(n);
             }
         }
         world.run_for(MILLISECOND);
         // Not of the first packets: they wait for a context.
-        for i in [0, 1].into_iter().filter(|_| n >= 100) {
+        for i in [0, 1].into_iter().filter(|_| n >= 100 && starts == [0, 0]) {
             let came = numbers(&world, homes[1 - i], homes[i]).pop();
             let newest = sent[i].last().copied();
             lag[i] = lag[i].max(newest.unwrap_or(0) - came.unwrap_or(0));

@@ -225,7 +225,8 @@ impl Agent {
     /// our eyes.
     pub(super) fn import(&mut self, record: &ContextRecord, fresh: bool) {
         let time = self.now.time;
-        if record.peer.family() != record.own.family() || record.binding.home() != record.peer {
+        let (own, peer) = (record.own, record.peer);
+        if own == peer || own.family() != peer.family() || record.binding.home() != peer {
             return self.counters.count(Cause::ControlUnexpected);
         }
         let Some(id) = self.context(record.own, record.peer) else {
@@ -464,6 +465,11 @@ impl Agent {
                 return Err(Cause::OpensFull);
             }
         }
+        let other = |waits: &PendingOpen| waits.token != open.token;
+        if self.opens.get(&key).is_some_and(other) && !open.heard {
+            self.ask_for_cookie(pair, &open);
+            return Err(Cause::OpenWithoutCookie);
+        }
         self.opens.insert(key, open);
         self.lookup(pair.from);
         Ok(())
@@ -534,11 +540,17 @@ impl Agent {
             keys,
             resume: open.resume,
             elsewhere: false,
-            to: Some(open.from),
+            to: None,
             attempts: 0,
             next: time,
         });
         self.verified(id, binding, time + binding.lease());
+        if let Some(context) = self.table.get_mut(id) {
+            let there = context.remote();
+            if let Some(offered) = &mut context.offered {
+                offered.to = there;
+            }
+        }
         if first && !open.resume {
             // The peer sends nothing before it has our ACCEPT: what came before it is another's.
             self.discard_strangers(id);

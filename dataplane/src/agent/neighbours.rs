@@ -8,7 +8,7 @@
 
 use std::net::IpAddr;
 
-use mat_proto::{Epoch, Home};
+use mat_proto::{Binding, Epoch, Home};
 
 use super::own::Role;
 use super::packet::{Arrival, copy};
@@ -18,44 +18,82 @@ use crate::frame::{Frame, Offload};
 use crate::rewrite::{Headers, Packet};
 use crate::table::{ContextId, Keys};
 
+/// One direction of a context between two instances here.
+#[derive(Clone, Copy)]
+struct Half<'a> {
+    id: ContextId,
+    keys: &'a Keys,
+    /// It needs nothing for a while.
+    fresh: bool,
+}
+
 impl Agent {
     /// One instance here sends to another one: if one of them is about to leave they can go on
     /// when it has.
     pub(super) fn acquaint(&mut self, from: Home, to: Home) {
-        let homes = [from, to].map(|home| self.own.get(&home));
-        if homes.iter().flatten().any(|own| own.may_leave()) && !self.are_acquainted(from, to) {
-            let bindings = homes.map(|own| own.and_then(|own| own.known.clone()));
-            let [Some(of_from), Some(of_to)] = bindings else {
-                return;
-            };
-            let (mine, theirs) = (self.token(), self.token());
-            for (own, binding, mine, theirs) in
-                [(from, of_to, mine, theirs), (to, of_from, theirs, mine)]
-            {
-                let record = ContextRecord {
-                    own,
-                    peer: binding.home(),
-                    binding,
-                    previous: Vec::new(),
-                    mine,
-                    theirs,
-                    sequence_out: 0,
-                    sequence_in: 0,
-                    offered: None,
-                };
-                self.import(&record, true);
-            }
+        let served = |home| self.own.get(&home).filter(|own| own.serving().is_some());
+        let (Some(one), Some(other)) = (served(from), served(to)) else {
+            return;
+        };
+        let leaves = one.may_leave() || other.may_leave();
+        let known = one.known.as_ref().zip(other.known.as_ref());
+        let Some((of_from, of_to)) = known.filter(|_| leaves && from != to) else {
+            return;
+        };
+        let halves = [(from, of_to), (to, of_from)].map(|(own, of_peer)| self.half(own, of_peer));
+        let keys = halves[0].zip(halves[1]).filter(|(a, b)| {
+            let (a, b) = (&a.keys, &b.keys);
+            (a.mine, a.theirs) == (b.theirs, b.mine)
+        });
+        if keys.is_some_and(|(a, b)| a.fresh && b.fresh) {
+            return;
+        }
+        let ids = keys.map(|(a, b)| [a.id, b.id]);
+        let bindings = [of_to.clone(), of_from.clone()];
+        match ids {
+            Some(ids) => self.refresh_halves(ids, bindings),
+            None => self.make_halves([from, to], bindings),
         }
     }
 
-    /// Whether each of two homes here has a context with the other, and the same one.
-    fn are_acquainted(&self, one: Home, other: Home) -> bool {
-        let keys = |own: Home, peer: Home| -> Option<&Keys> {
-            let id = self.table.outbound(own.ip(), peer.ip())?;
-            self.table.get(id)?.keys.as_ref()
-        };
-        let both = keys(one, other).zip(keys(other, one));
-        both.is_some_and(|(a, b)| (a.mine, a.theirs) == (b.theirs, b.mine))
+    /// What an instance here has of a context with another one, as `of_peer` has it.
+    fn half(&self, own: Home, of_peer: &Binding) -> Option<Half<'_>> {
+        let id = self.table.outbound(own.ip(), of_peer.home().ip())?;
+        let context = self.table.get(id)?;
+        let lasts = context.lease_until >= self.now.time + of_peer.lease() / 2;
+        Some(Half {
+            id,
+            keys: context.keys.as_ref()?,
+            fresh: lasts
+                && context
+                    .binding
+                    .as_ref()
+                    .is_some_and(|b| b.epoch() >= of_peer.epoch()),
+        })
+    }
+
+    fn refresh_halves(&mut self, ids: [ContextId; 2], bindings: [Binding; 2]) {
+        for (id, binding) in ids.into_iter().zip(bindings) {
+            self.verified(id, &binding, self.now.time + binding.lease());
+        }
+    }
+
+    fn make_halves(&mut self, homes: [Home; 2], bindings: [Binding; 2]) {
+        let tokens = [self.token(), self.token()];
+        for (n, binding) in bindings.into_iter().enumerate() {
+            let record = ContextRecord {
+                own: homes[n],
+                peer: binding.home(),
+                binding,
+                previous: Vec::new(),
+                mine: tokens[n],
+                theirs: tokens[1 - n],
+                sequence_out: 0,
+                sequence_in: 0,
+                offered: None,
+            };
+            self.import(&record, true);
+        }
     }
 
     /// The home has come to where its peers are, some of them: these send nothing to the old site
@@ -82,6 +120,9 @@ impl Agent {
         relayed: bool,
     ) -> Verdict {
         let (src, dst) = (headers.src(), headers.dst());
+        if relayed && !self.in_homes(src) {
+            return Verdict::Drop(Cause::HomeOutside);
+        }
         let frame = || copy(offload, packet, headers);
         let behind = self.behind_neighbour(dst, src).filter(|_| !relayed);
         let own = self

@@ -184,6 +184,11 @@ impl Agent {
                 .filter_map(ContextRecord::of)
                 .filter(|record| record.offered.is_none())
                 .chain(elsewhere.cloned())
+                .map(|record| ContextRecord {
+                    // Who knows who is there when it is read again.
+                    previous: Vec::new(),
+                    ..record
+                })
                 .collect(),
             resting: resting
                 .map(|(locator, home, until)| Resting {

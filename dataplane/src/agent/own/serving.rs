@@ -439,7 +439,7 @@ impl Agent {
             }),
         );
         self.flush(home);
-        if moved_here {
+        if before.is_none() {
             self.let_neighbours_go_on(home);
         }
     }

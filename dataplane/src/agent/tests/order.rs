@@ -81,7 +81,7 @@ fn what_a_neighbour_sends_is_in_order_as_well() {
 /// The instance leaves its neighbour behind, with whom it had no context.
 #[test]
 fn what_was_a_neighbour_s_is_in_order_as_well() {
-    for pushes in [false, true] {
+    for (pushes, seconds) in [(false, 0), (true, 0), (true, 20)] {
         let mut world = World::new(2);
         world.pushes = pushes;
         world.attach(0, home(10));
@@ -105,6 +105,17 @@ fn what_was_a_neighbour_s_is_in_order_as_well() {
                     assert_eq!(binding.entries().len(), 2);
                     world.agents[0].learn(now, binding).unwrap();
                     world.drain(0);
+                    // While its memory is copied, say. To themselves they talk as well.
+                    for _ in 0..seconds {
+                        for (from, to) in [(10, 11), (11, 10), (10, 10)] {
+                            world.send(0, home(from), home(to).ip(), &n.to_be_bytes());
+                        }
+                        to_it.push(n);
+                        from_it.push(n);
+                        world.run_for(SECOND);
+                    }
+                    let contexts = world.agents[0].snapshot().contexts;
+                    assert!(contexts.len() == 2 || seconds == 0, "{contexts:?}");
                 }
                 50 => {
                     handover = world.agents[0].detach(now, home(10), move_).ok();

@@ -1,13 +1,13 @@
 //! What strangers and liars can make a forwarder do, and what they cannot.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use mat_proto::auth::Token;
+use mat_proto::auth::{Key, Token};
 use mat_proto::message::{Message, Pair, Reason};
-use mat_proto::{Binding, Entry, Epoch, Modes, Priority};
+use mat_proto::{Binding, Entry, Epoch, Locator, Modes, Priority};
 
 use super::world::*;
 use crate::agent::{Answer, Output, Proof};
@@ -56,6 +56,79 @@ fn a_victim_that_a_mapping_points_at_gets_no_more_than_the_credit() {
     assert!(got <= (64 << 10) + 2000, "{got}");
     let messages = messages.load(Ordering::Relaxed);
     assert!(messages < 60, "{messages}");
+}
+
+/// Our answer goes to where a peer is, whatever its OPEN says where it comes from.
+#[test]
+fn an_open_from_where_it_only_stands_by_proves_nothing_of_that_place() {
+    let mut world = World::new(3);
+    world.attach(1, home(20));
+    world.run_for(SECOND);
+    let (liar, victim) = (locator(0, 1), locator(2, 5));
+    let entry = |locator, priority| Entry {
+        priority,
+        locator,
+        port: 6283,
+        modes: Modes::NATIVE,
+    };
+    let entries = [(liar, Priority::ACTIVE), (victim, Priority::STANDBY)];
+    let entries = entries.map(|(locator, priority)| entry(locator, priority));
+    let binding = Binding::new(home(10), Epoch(1), 30, entries.to_vec()).unwrap();
+    world.map.insert(home(10), binding);
+    let accept = Arc::new(Mutex::new(None));
+    let heard = accept.clone();
+    world.lose = Box::new(move |_, packet| {
+        if is_control(packet)
+            && let Ok(received) = Message::decode(&packet[28..])
+            && let Message::Accept { token, .. } = received.message
+        {
+            *heard.lock().unwrap() = Some(token);
+        }
+        false
+    });
+    let to = locator(1, 1).ip();
+    let say = |world: &mut World, from: Locator, octets: &[u8]| {
+        let now = world.clock();
+        world.agents[1].handle_control(now, SocketAddr::new(from.ip(), 6283), to, octets);
+        world.drain(1);
+        world.run_for(10 * MILLISECOND);
+    };
+    say(&mut world, victim, &open(10, Token([0; 16])));
+    let ours = accept.lock().unwrap().expect("an answer");
+    let pair = Pair {
+        from: home(10),
+        to: home(20),
+    };
+    let key = Key::of_context(Token([10; 16]), ours);
+    say(
+        &mut world,
+        liar,
+        &Message::Confirm { pair }.encode_signed(&key),
+    );
+
+    let [octets, _] = watch(&mut world, victim.ip());
+    let there = Binding::new(
+        home(10),
+        Epoch(2),
+        30,
+        vec![entry(victim, Priority::ACTIVE)],
+    );
+    let moved = Message::Moved {
+        pair,
+        sequence: 1,
+        binding: there.unwrap(),
+    };
+    say(&mut world, liar, &moved.encode_signed(&key));
+    for _ in 0..400 {
+        world.send(1, home(20), home(10).ip(), &[0; 1000]);
+        world.run_for(MILLISECOND);
+    }
+    let got = octets.load(Ordering::Relaxed);
+    assert!(
+        got > 60_000,
+        "it is believed as far as the credit goes: {got}"
+    );
+    assert!(got <= (64 << 10) + 2000, "{got}");
 }
 
 /// A place that only stands by gets questions, a few, and never data.

@@ -124,7 +124,11 @@ impl Agent {
             return Verdict::Drop(Cause::HomeOutside);
         }
         let frame = || copy(offload, packet, headers);
-        let behind = self.behind_neighbour(dst, src).filter(|_| !relayed);
+        let behind = self.behind_neighbour(dst, src);
+        if let Some(id) = behind.filter(|_| relayed) {
+            self.end_is_to_come(id);
+        }
+        let behind = behind.filter(|_| !relayed);
         let own = self
             .own_home(dst)
             .and_then(|home| Some((home, self.own.get_mut(&home)?)));

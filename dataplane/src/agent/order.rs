@@ -4,7 +4,8 @@
 //! A peer that follows a move sends END to the old locator, behind its last packet
 //! there. The old site relays it in its turn, so at the new site END comes when
 //! everything before it has come; until then packets that the peer sends directly wait.
-//! They do not wait for long: END may be lost, or there may be nobody left to relay it.
+//! They do not wait for long after the last packet that has come so: END may be lost, or there may
+//! be nobody left to relay it.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -20,7 +21,8 @@ use crate::counters::Cause;
 use crate::frame::Frame;
 use crate::table::{Behind, ContextId, Ending};
 
-/// How long the first direct packet of a peer waits for its END at most.
+/// How long the first direct packet of a peer waits for its END, since another packet of it has
+/// come by the old site.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// END is sent so often, the second time after [`REPEAT`], then after twice that.
 const ATTEMPTS: u32 = 3;
@@ -76,6 +78,19 @@ impl Agent {
         let verdict = Agent::hold_in(&mut behind.hold, now, frame, max, &mut self.budget);
         self.context_at(id, until);
         verdict
+    }
+
+    /// Whether what the peer of a context sends directly waits for its END.
+    pub(super) fn is_behind(&self, id: ContextId) -> bool {
+        self.table.get(id).is_some_and(|c| c.behind.is_some())
+    }
+
+    /// A packet of the peer has come by the old site, so its END comes later.
+    pub(super) fn end_is_to_come(&mut self, id: ContextId) {
+        let until = self.now.time + PATIENCE;
+        if let Some(behind) = self.table.get_mut(id).and_then(|c| c.behind.as_mut()) {
+            behind.until = behind.until.max(until);
+        }
     }
 
     /// The peer's END: everything it sent to the old site has been delivered.

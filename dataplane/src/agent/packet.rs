@@ -128,11 +128,13 @@ impl Agent {
         };
         match &own.role {
             Role::Serving { .. } if own.ready => {
-                if arrival == Arrival::Direct
-                    && let Some(id) = self.table.inbound(headers.src(), headers.dst())
-                    && self.table.get(id).is_some_and(|c| c.behind.is_some())
-                {
-                    return self.wait_for_end(id, copy(offload, packet, headers));
+                let id = self.table.inbound(headers.src(), headers.dst());
+                match id.filter(|id| self.is_behind(*id)) {
+                    Some(id) if arrival == Arrival::Direct => {
+                        return self.wait_for_end(id, copy(offload, packet, headers));
+                    }
+                    Some(id) => self.end_is_to_come(id),
+                    None => {}
                 }
                 self.deliver(home, headers, offload, packet)
             }

@@ -327,6 +327,24 @@ fn without_end_direct_packets_wait_a_tenth_of_a_second() {
     assert_eq!(world.payloads(home(10), home(20).ip()), [b"direct"]);
 }
 
+/// A peer that fills its path: what it has sent takes longer than a tenth of a second to come.
+#[test]
+fn direct_packets_wait_as_long_as_others_come_the_long_way() {
+    let mut world = World::talking(3);
+    world.lose = Box::new(|_, packet| packet.windows(6).any(|w| w == b"MAT\n\x01\x0b"));
+    world.move_home(home(10), 0, 2, Duration::ZERO);
+    world.run_for(50 * MILLISECOND);
+    world.send(1, home(20), home(10).ip(), b"direct");
+    for n in 0..10u8 {
+        world.enter(0, udp(locator(1, 1).ip(), locator(0, 1).ip(), &[n]));
+        world.run_for(30 * MILLISECOND);
+    }
+    world.run_for(SECOND);
+    let payloads = world.payloads(home(10), home(20).ip());
+    assert_eq!(payloads.len(), 11);
+    assert_eq!(payloads[10], b"direct");
+}
+
 #[test]
 fn a_move_that_is_undone_gives_back_what_was_relayed() {
     let mut world = World::talking(3);

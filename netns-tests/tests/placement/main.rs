@@ -95,7 +95,8 @@ fn a_node_without_offloads_joins_what_is_for_itself() -> Result<()> {
     let thread = &status["threads"][0];
     let count = |what: &str| thread[what].as_u64().unwrap_or_default();
     let (joined, writes) = (count("joined"), count("joined_writes"));
-    assert!(joined > 4 * writes && writes > 0, "{thread:#}");
+    // How many come at once is up to the machine, but not all of them are pairs.
+    assert!(joined > 2 * writes && writes > 0, "{thread:#}");
     scene.bed.lab.end()
 }
 

@@ -65,10 +65,9 @@ pub(crate) struct Offered {
     pub(crate) keys: Keys,
     /// The OPEN said that its sender had an open context already.
     pub(crate) resume: bool,
-    /// It was made where the home was before: the peer is to be told where it is now.
-    pub(crate) elsewhere: bool,
-    /// Where it went.
-    pub(crate) to: Option<Locator>,
+    /// Set if it was made where the home was before, and the peer is to be told where it is now:
+    /// where it went.
+    pub(crate) elsewhere: Option<Locator>,
     pub(crate) attempts: u32,
     pub(crate) next: Time,
 }

@@ -57,6 +57,13 @@ pub enum Lie {
     Flood,
 }
 
+impl Lie {
+    const ALL: [Lie; 4] = [Lie::Replay, Lie::Damage, Lie::Forge, Lie::Flood];
+    /// Of somebody who hears nothing of what is said. Whoever does, and is faster than the path,
+    /// may spoil the order of packets: he could hold them up as well.
+    const OFF_PATH: [Lie; 2] = [Lie::Forge, Lie::Flood];
+}
+
 /// One thing that happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
@@ -270,14 +277,8 @@ impl Scenario {
             }
         }
         if chance.once_in(3) {
-            let mut act = hostile(&mut chance, sites);
-            // Whoever hears what is said on the path, and is faster than the path, may spoil the
-            // order of packets: he could hold them up as well.
-            if let Act::Hostile { lie, .. } = &mut act
-                && matches!(lie, Lie::Damage | Lie::Replay)
-            {
-                *lie = Lie::Forge;
-            }
+            let site = chance.below(sites) as usize;
+            let act = hostile(&mut chance, site, &Lie::OFF_PATH);
             acts.push((when(&mut chance), act));
         }
         acts.sort_by_key(|(at, _)| *at);
@@ -346,19 +347,13 @@ fn act(chance: &mut Chance, sites: u64, hosts: u64) -> Act {
             late: chance.below(100),
             lasts: ms(chance, 1000, 30_000),
         },
-        _ => hostile_to(chance, site),
+        _ => hostile(chance, site, &Lie::ALL),
     }
 }
 
-fn hostile(chance: &mut Chance, sites: u64) -> Act {
-    let site = chance.below(sites) as usize;
-    hostile_to(chance, site)
-}
-
-fn hostile_to(chance: &mut Chance, site: usize) -> Act {
-    let lies = [Lie::Replay, Lie::Damage, Lie::Forge, Lie::Flood];
+fn hostile(chance: &mut Chance, site: usize, lies: &[Lie]) -> Act {
     Act::Hostile {
-        lie: lies[chance.below(4) as usize],
+        lie: lies[chance.below(lies.len() as u64) as usize],
         site,
         times: chance.from(1, 300),
     }

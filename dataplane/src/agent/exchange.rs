@@ -30,8 +30,7 @@ pub(super) struct PendingOpen {
     token: Token,
     to: Locator,
     resume: bool,
-    /// Its sender has sent our cookie back: it hears what we send to where it comes from.
-    heard: bool,
+    cookie: Token,
     attempts: u32,
 }
 
@@ -84,16 +83,15 @@ impl Agent {
             } => {
                 let from = Locator::new(from.ip()).map_err(|_| Cause::ControlMalformed)?;
                 let to = Locator::new(to).map_err(|_| Cause::ControlMalformed)?;
-                let mut open = PendingOpen {
+                let open = PendingOpen {
                     from,
                     epoch: *from_epoch,
                     token: *token,
                     to,
                     resume: *resume,
-                    heard: false,
+                    cookie: *cookie,
                     attempts: 0,
                 };
-                open.heard = self.is_cookie(*pair, &open, *cookie);
                 self.opened(*pair, *versions, open)
             }
             Message::Accept { version, .. } if *version != VERSION => Err(Cause::ControlVersion),
@@ -229,22 +227,17 @@ impl Agent {
         if own == peer || own.family() != peer.family() || record.binding.home() != peer {
             return self.counters.count(Cause::ControlUnexpected);
         }
-        let Some(id) = self.context(record.own, record.peer) else {
+        let Some(id) = self.context(own, peer) else {
             return self.counters.count(Cause::ContextsFull);
         };
-        let neighbour = self
-            .own
-            .get(&record.peer)
-            .filter(|_| self.is_here(record.peer));
-        let newer = match neighbour.and_then(|own| own.known.as_ref()) {
-            Some(binding) => Some(binding.clone()),
-            None => self.cached(record.peer).map(|(binding, _)| binding.clone()),
-        };
+        let cached = self.cached(peer).map(|(binding, _)| binding);
+        let newer = self.binding_here(peer).or(cached);
         let newer = newer.filter(|binding| binding.epoch() > record.binding.epoch());
+        let newer = newer.cloned();
         let binding = fresh.then(|| record.binding.clone());
         let binding = binding.filter(|binding| !self.is_outdated(binding));
         if newer.is_none() && binding.is_none() {
-            self.lookup(record.peer);
+            self.lookup(peer);
         }
         let keys = Keys::new(record.mine, record.theirs);
         if let Some(context) = self.table.get_mut(id) {
@@ -269,12 +262,14 @@ impl Agent {
         if let Some(newer) = newer {
             self.rebind(id, newer);
         }
-        if let (Some(context), Some(resume)) = (self.table.get_mut(id), record.offered) {
+        // It holds although the peer has moved: what it proves is the place that it went to.
+        if let (Some(resume), Some(went_to)) = (record.offered, record.binding.active())
+            && let Some(context) = self.table.get_mut(id)
+        {
             context.offered = Some(Offered {
                 keys,
                 resume,
-                elsewhere: true,
-                to: record.binding.active().map(|entry| entry.locator),
+                elsewhere: Some(went_to.locator),
                 attempts: 0,
                 next: time + RETRANSMIT,
             });
@@ -456,7 +451,7 @@ impl Agent {
         let key = (pair.from, pair.to);
         if !self.opens.contains_key(&key) {
             // From here on it costs a question and memory: not for everybody.
-            if !self.open_rate.take(self.now.time) && !open.heard {
+            if !self.open_rate.take(self.now.time) && !self.hears_us(pair, &open) {
                 self.ask_for_cookie(pair, &open);
                 return Err(Cause::OpenWithoutCookie);
             }
@@ -466,7 +461,7 @@ impl Agent {
             }
         }
         let other = |waits: &PendingOpen| waits.token != open.token;
-        if self.opens.get(&key).is_some_and(other) && !open.heard {
+        if self.opens.get(&key).is_some_and(other) && !self.hears_us(pair, &open) {
             self.ask_for_cookie(pair, &open);
             return Err(Cause::OpenWithoutCookie);
         }
@@ -518,14 +513,15 @@ impl Agent {
         let Some(id) = self.context(pair.to, pair.from) else {
             return self.counters.count(Cause::ContextsFull);
         };
+        // Somebody may be about to confirm that: not to be spoilt by anybody.
+        let offered = self.table.get(id).and_then(|c| c.offered.as_ref());
+        let other = offered.is_some_and(|o| o.keys.theirs != open.token);
+        if other && !self.hears_us(pair, &open) {
+            return self.ask_for_cookie(pair, &open);
+        }
         let Some(context) = self.table.get_mut(id) else {
             return;
         };
-        // Somebody may be about to confirm that: not to be spoilt by anybody.
-        let other = |o: &Offered| o.keys.theirs != open.token;
-        if context.offered.as_ref().is_some_and(other) && !open.heard {
-            return self.ask_for_cookie(pair, &open);
-        }
         let live = context.keys.as_ref().filter(|k| k.theirs == open.token);
         let offered = context.offered.as_ref().map(|offered| &offered.keys);
         let offered = offered.filter(|k| k.theirs == open.token);
@@ -539,18 +535,11 @@ impl Agent {
         context.offered = Some(Offered {
             keys,
             resume: open.resume,
-            elsewhere: false,
-            to: None,
+            elsewhere: None,
             attempts: 0,
             next: time,
         });
         self.verified(id, binding, time + binding.lease());
-        if let Some(context) = self.table.get_mut(id) {
-            let there = context.remote();
-            if let Some(offered) = &mut context.offered {
-                offered.to = there;
-            }
-        }
         if first && !open.resume {
             // The peer sends nothing before it has our ACCEPT: what came before it is another's.
             self.discard_strangers(id);
@@ -571,12 +560,17 @@ impl Agent {
         Token(self.cookie_key.mac(text.as_bytes()))
     }
 
-    fn is_cookie(&self, pair: Pair, open: &PendingOpen, cookie: Token) -> bool {
+    /// Whether the sender of an OPEN has sent our cookie back: it gets what we send to where it
+    /// says that it is.
+    fn hears_us(&self, pair: Pair, open: &PendingOpen) -> bool {
         let now = self.now.time;
         let before = Time(now.0.saturating_sub(COOKIE_LIFE.as_micros() as u64));
-        [now, before]
-            .iter()
-            .any(|time| self.cookie(pair, open, *time).0.ct_eq(&cookie.0).into())
+        [now, before].iter().any(|time| {
+            self.cookie(pair, open, *time)
+                .0
+                .ct_eq(&open.cookie.0)
+                .into()
+        })
     }
 
     fn reject(
@@ -648,12 +642,14 @@ impl Agent {
             if !known {
                 // A late OPEN ends here a second time: sequence numbers go on.
                 context.keys = Some(offered.keys);
-                if offered.elsewhere && !offered.resume {
+                let elsewhere = offered.elsewhere.is_some();
+                let there = offered.elsewhere.or(context.remote());
+                if elsewhere && !offered.resume {
                     // It does not send here before it is told to.
                     self.discard_strangers(id);
                 }
-                self.established(id, offered.to);
-                if offered.elsewhere {
+                self.established(id, there);
+                if elsewhere {
                     self.announce_to(id);
                 }
             }

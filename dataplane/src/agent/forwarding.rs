@@ -5,7 +5,7 @@
 //! ([`crate::table::Table::get_mut`]), or here, for what a home decides
 //! ([`Agent::home_changed`]). [`Agent::way`] alone says what the way is.
 
-use mat_proto::Home;
+use mat_proto::{Binding, Home};
 
 use super::Agent;
 use super::own::Role;
@@ -50,6 +50,12 @@ impl Agent {
     pub(super) fn is_here(&self, home: Home) -> bool {
         let own = self.own.get(&home);
         own.is_some_and(|own| matches!(own.role, Role::Serving { .. } | Role::Registering))
+    }
+
+    /// The binding of a home that is here, as this site knows it.
+    pub(super) fn binding_here(&self, home: Home) -> Option<&Binding> {
+        let own = self.own.get(&home).filter(|_| self.is_here(home));
+        own?.known.as_ref()
     }
 
     /// The way of a context's ordinary packets, if the agent has nothing to say about

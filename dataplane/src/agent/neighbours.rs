@@ -8,9 +8,9 @@
 
 use std::net::IpAddr;
 
-use mat_proto::{Binding, Epoch, Home};
+use mat_proto::{Epoch, Home};
 
-use super::own::Role;
+use super::own::{Own, Role};
 use super::packet::{Arrival, copy};
 use super::{Agent, ContextRecord, Verdict};
 use crate::counters::Cause;
@@ -18,71 +18,22 @@ use crate::frame::{Frame, Offload};
 use crate::rewrite::{Headers, Packet};
 use crate::table::{ContextId, Keys};
 
-/// One direction of a context between two instances here.
-#[derive(Clone, Copy)]
-struct Half<'a> {
-    id: ContextId,
-    keys: &'a Keys,
-    /// It needs nothing for a while.
-    fresh: bool,
-}
-
 impl Agent {
     /// One instance here sends to another one: if one of them is about to leave they can go on
     /// when it has.
-    pub(super) fn acquaint(&mut self, from: Home, to: Home) {
-        let served = |home| self.own.get(&home).filter(|own| own.serving().is_some());
-        let (Some(one), Some(other)) = (served(from), served(to)) else {
+    fn acquaint(&mut self, from: Home, to: Home) {
+        let known = |home| self.own.get(&home)?.serving().and(self.binding_here(home));
+        let (Some(of_from), Some(of_to)) = (known(from), known(to)) else {
             return;
         };
-        let leaves = one.may_leave() || other.may_leave();
-        let known = one.known.as_ref().zip(other.known.as_ref());
-        let Some((of_from, of_to)) = known.filter(|_| leaves && from != to) else {
-            return;
-        };
-        let halves = [(from, of_to), (to, of_from)].map(|(own, of_peer)| self.half(own, of_peer));
-        let keys = halves[0].zip(halves[1]).filter(|(a, b)| {
-            let (a, b) = (&a.keys, &b.keys);
-            (a.mine, a.theirs) == (b.theirs, b.mine)
-        });
-        if keys.is_some_and(|(a, b)| a.fresh && b.fresh) {
+        if self.are_acquainted(from, to) {
             return;
         }
-        let ids = keys.map(|(a, b)| [a.id, b.id]);
         let bindings = [of_to.clone(), of_from.clone()];
-        match ids {
-            Some(ids) => self.refresh_halves(ids, bindings),
-            None => self.make_halves([from, to], bindings),
-        }
-    }
-
-    /// What an instance here has of a context with another one, as `of_peer` has it.
-    fn half(&self, own: Home, of_peer: &Binding) -> Option<Half<'_>> {
-        let id = self.table.outbound(own.ip(), of_peer.home().ip())?;
-        let context = self.table.get(id)?;
-        let lasts = context.lease_until >= self.now.time + of_peer.lease() / 2;
-        Some(Half {
-            id,
-            keys: context.keys.as_ref()?,
-            fresh: lasts
-                && context
-                    .binding
-                    .as_ref()
-                    .is_some_and(|b| b.epoch() >= of_peer.epoch()),
-        })
-    }
-
-    fn refresh_halves(&mut self, ids: [ContextId; 2], bindings: [Binding; 2]) {
-        for (id, binding) in ids.into_iter().zip(bindings) {
-            self.verified(id, &binding, self.now.time + binding.lease());
-        }
-    }
-
-    fn make_halves(&mut self, homes: [Home; 2], bindings: [Binding; 2]) {
         let tokens = [self.token(), self.token()];
         for (n, binding) in bindings.into_iter().enumerate() {
             let record = ContextRecord {
-                own: homes[n],
+                own: [from, to][n],
                 peer: binding.home(),
                 binding,
                 previous: Vec::new(),
@@ -94,6 +45,17 @@ impl Agent {
             };
             self.import(&record, true);
         }
+    }
+
+    /// Whether each of two homes here has a context with the other, and the same one. What it
+    /// needs to stay fresh comes with what is heard of the two homes themselves.
+    fn are_acquainted(&self, one: Home, other: Home) -> bool {
+        let keys = |own: Home, peer: Home| -> Option<&Keys> {
+            let id = self.table.outbound(own.ip(), peer.ip())?;
+            self.table.get(id)?.keys.as_ref()
+        };
+        let both = keys(one, other).zip(keys(other, one));
+        both.is_some_and(|(a, b)| (a.mine, a.theirs) == (b.theirs, b.mine))
     }
 
     /// The home has come to where its peers are, some of them: these send nothing to the old site
@@ -108,6 +70,21 @@ impl Agent {
                 self.end(id, (remote.ip(), port).into(), epoch);
             }
         }
+    }
+
+    /// One instance here sends to another one.
+    pub(super) fn send_beside(
+        &mut self,
+        [from, to]: [Home; 2],
+        headers: &Headers,
+        offload: &Offload,
+        packet: &[u8],
+    ) -> Verdict {
+        let leaves = |home| self.own.get(&home).is_some_and(Own::may_leave);
+        if from != to && (leaves(from) || leaves(to)) {
+            self.acquaint(from, to);
+        }
+        self.pass_on(headers, offload, packet, false)
     }
 
     /// What an instance at the same site has sent to a home of ours, here or at the old site of its
@@ -125,10 +102,6 @@ impl Agent {
         }
         let frame = || copy(offload, packet, headers);
         let behind = self.behind_neighbour(dst, src);
-        if let Some(id) = behind.filter(|_| relayed) {
-            self.end_is_to_come(id);
-        }
-        let behind = behind.filter(|_| !relayed);
         let own = self
             .own_home(dst)
             .and_then(|home| Some((home, self.own.get_mut(&home)?)));
@@ -137,7 +110,11 @@ impl Agent {
         };
         match own.role {
             Role::Serving { .. } if own.ready => match behind {
-                Some(id) => self.wait_for_end(id, frame()),
+                Some(id) if !relayed => self.wait_for_end(id, frame()),
+                Some(id) => {
+                    self.end_is_to_come(id);
+                    Verdict::Send
+                }
                 None => Verdict::Send,
             },
             Role::Serving { .. } | Role::Registering | Role::Prepared(_) => {
@@ -171,8 +148,8 @@ impl Agent {
 
     /// The context in which what `peer`, who is here too, sends to this home waits for END.
     fn behind_neighbour(&self, home: IpAddr, peer: IpAddr) -> Option<ContextId> {
-        let id = self.table.outbound(home, peer)?;
-        self.table.get(id)?.behind.as_ref().map(|_| id)
+        let id = self.table.outbound(home, peer);
+        id.filter(|id| self.is_behind(*id))
     }
 
     /// What instances here want to send to a home that is here now waits for no context any more.

@@ -260,8 +260,7 @@ impl Agent {
         };
         let departed = state.departed();
         if let Some(neighbour) = self.own_home(dst).filter(|home| self.is_here(*home)) {
-            self.acquaint(own, neighbour);
-            return self.pass_on(headers, offload, packet, false);
+            return self.send_beside([own, neighbour], headers, offload, packet);
         }
         if self.in_homes(dst) {
             let id = self.table.outbound(own.ip(), dst);

@@ -33,6 +33,15 @@ fn moved(bed: &Testbed, instance: &Instance, to: &str) -> Result<f64> {
     Ok(rest.split(' ').next().unwrap_or_default().parse()?)
 }
 
+/// Moves two instances at the same time and returns the sum of how long each was nowhere.
+fn both_moved(bed: &Testbed, moves: [(&Instance, &str); 2]) -> Result<f64> {
+    thread::scope(|scope| {
+        let both = moves.map(|(instance, to)| scope.spawn(|| moved(bed, instance, to)));
+        let both = both.map(|one| one.join().expect("a move does not panic"));
+        both.into_iter().sum()
+    })
+}
+
 /// Ends the transfer; its ends must not have noticed much more of the moves than that the instance
 /// was away for `blackout_ms` in all.
 fn finish(transfer: Transfer, what: &str, blackout_ms: f64) -> Result<()> {
@@ -236,11 +245,7 @@ fn neighbours_may_leave_at_the_same_time() -> Result<()> {
     let transfers = Transfer::both(&bed, &db, &web, "--tcp-rate-mbps 100")?;
     let mut blackout = 0.0;
     for to in ["b", "c", "a"] {
-        blackout += thread::scope(|scope| -> Result<f64> {
-            let other = scope.spawn(|| moved(&bed, &db, to));
-            let one = moved(&bed, &web, to)?;
-            Ok(one + other.join().expect("a move does not panic")?)
-        })?;
+        blackout += both_moved(&bed, [(&web, to), (&db, to)])?;
         for (_, transfer) in &transfers {
             transfer.flows()?;
         }
@@ -262,11 +267,7 @@ fn both_ends_may_move_at_the_same_time() -> Result<()> {
     let transfers = Transfer::both(&bed, &user, &web, "--tcp-rate-mbps 100")?;
     let mut blackout = 0.0;
     for (web_to, user_to) in [("b", "a"), ("a", "c")] {
-        blackout += thread::scope(|scope| -> Result<f64> {
-            let other = scope.spawn(|| moved(&bed, &user, user_to));
-            let one = moved(&bed, &web, web_to)?;
-            Ok(one + other.join().expect("a move does not panic")?)
-        })?;
+        blackout += both_moved(&bed, [(&web, web_to), (&user, user_to)])?;
         for (_, transfer) in &transfers {
             transfer.flows()?;
         }

@@ -285,8 +285,6 @@ fn a_cookie_is_good_for_its_sender_only() {
     assert!(ask(1, cookie).0);
 }
 
-/// A release that knows more versions of the protocol is answered with the one both know; one
-/// that has given ours up is told so.
 /// Whoever can write our peer's address on a letter, but does not read its letters.
 #[test]
 fn an_open_in_another_s_name_does_not_spoil_an_exchange_under_way() {
@@ -333,11 +331,7 @@ fn a_move_reaches_a_peer_whose_keys_are_not_ours() {
     for context in &mut snapshot.contexts {
         context.theirs = Token([1; 16]);
     }
-    world.agents[1] = world.fresh(1);
-    let now = world.clock();
-    world.agents[1].restore(now, snapshot);
-    world.agents[1].link_ready(now, home(20), true);
-    world.drain(1);
+    world.restart_with(1, snapshot);
     world.run_for(SECOND);
     world.move_home(home(10), 0, 2, 20 * MILLISECOND);
     for n in 0..100u32 {
@@ -349,6 +343,8 @@ fn a_move_reaches_a_peer_whose_keys_are_not_ours() {
     assert!(same_keys(&world, 2, 1));
 }
 
+/// A release that knows more versions of the protocol is answered with the one both know; one
+/// that has given ours up is told so.
 #[test]
 fn versions_are_negotiated() {
     for (versions, accepted) in [((1, 9), true), ((2, 9), false)] {

@@ -10,7 +10,7 @@ use mat_proto::{Binding, Epoch, Home, Locator};
 
 use crate::agent::{
     Agent, AgentConfig, Answer, Attach, Handover, Limits, OpError, Output, Proof, RelayTo,
-    UpdateResult, Verdict,
+    Snapshot, UpdateResult, Verdict,
 };
 use crate::clock::{Now, Time};
 use crate::fib::Candidate;
@@ -257,6 +257,11 @@ impl World {
     /// Its forwarder is killed, and started again with what it has written down.
     pub fn restart(&mut self, site: usize) {
         let snapshot = self.agents[site].snapshot();
+        self.restart_with(site, snapshot);
+    }
+
+    /// The same, and that is what it finds written.
+    pub fn restart_with(&mut self, site: usize, snapshot: Snapshot) {
         let text = serde_json::to_string(&snapshot).unwrap();
         self.agents[site] = self.fresh(site);
         let now = self.clock();

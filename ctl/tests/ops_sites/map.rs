@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::fake::Sites;
 use super::{code, err, has, out, with};
 use mat_mapping::daemon;
+use mat_netns::dns_servers::free_address;
 use mat_netns::wait_until;
 use serde_json::Value;
 
@@ -21,9 +22,7 @@ const SECRET: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 fn mapd() -> SocketAddr {
     static ADDRESS: OnceLock<SocketAddr> = OnceLock::new();
     *ADDRESS.get_or_init(|| {
-        let free = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let address = free.local_addr().unwrap();
-        drop(free);
+        let address = free_address();
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mapd.toml");
         let key = |name: &str, homes: &str, transfer: bool| {

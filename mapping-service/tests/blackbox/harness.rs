@@ -11,12 +11,24 @@ use hickory_proto::op::{Message, MessageType, OpCode, Query};
 use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
 use mat_mapping::client::{Algorithm, MapClient, TsigKey};
 use mat_mapping::tsig::{Link, Stamp};
+use mat_netns::dns_servers::free_address;
 use mat_netns::wait_until;
 use mat_proto::{Binding, Epoch};
 
 pub const ZONE: &str = "map.example.";
 pub const SECRET_A: &str = "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=";
 pub const SECRET_B: &str = "QkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkJCQkI=";
+
+/// The port in this file of `dir`: a free one the first time and the same one after, which nobody
+/// is given by the system meanwhile.
+pub fn kept_port(dir: &Path, file: &str) -> String {
+    let file = dir.join(file);
+    std::fs::read_to_string(&file).unwrap_or_else(|_| {
+        let port = free_address().port().to_string();
+        std::fs::write(&file, &port).unwrap();
+        port
+    })
+}
 
 /// Nothing here takes longer unless it is broken.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -48,12 +60,9 @@ pub struct Mapd {
 }
 
 impl Mapd {
-    /// Starts in `dir`, on a free port the first time and on the same one after.
+    /// Starts in `dir`, on the port that is kept there.
     pub fn start(dir: &Path) -> Mapd {
-        let port = std::fs::read_to_string(dir.join("port")).unwrap_or("0".to_owned());
-        let mapd = Mapd::start_with(dir, &config(&port));
-        std::fs::write(dir.join("port"), mapd.address.port().to_string()).unwrap();
-        mapd
+        Mapd::start_with(dir, &config(&kept_port(dir, "port")))
     }
 
     pub fn start_with(dir: &Path, config: &str) -> Mapd {

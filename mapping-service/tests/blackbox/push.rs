@@ -48,13 +48,11 @@ fn with_tls(config: &str, port: &str) -> String {
 }
 
 fn start(dir: &Path, edit: impl Fn(&str) -> String) -> (Mapd, SocketAddr) {
-    let port = |file: &str| std::fs::read_to_string(dir.join(file)).unwrap_or("0".to_owned());
+    let port = |file: &str| kept_port(dir, file);
     let config = with_tls(&edit(&config(&port("port"))), &port("tls-port"));
     let mut mapd = Mapd::start_with(dir, &config);
     let listening = mapd.wait_for("listening, TLS address=");
-    let tls: SocketAddr = listening.rsplit_once('=').unwrap().1.parse().unwrap();
-    std::fs::write(dir.join("port"), mapd.address.port().to_string()).unwrap();
-    std::fs::write(dir.join("tls-port"), tls.port().to_string()).unwrap();
+    let tls = listening.rsplit_once('=').unwrap().1.parse().unwrap();
     (mapd, tls)
 }
 

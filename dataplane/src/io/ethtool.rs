@@ -6,8 +6,6 @@
 
 use std::io;
 
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-
 // linux/ethtool.h
 const GSTRINGS: u32 = 0x1b;
 const GSSET_INFO: u32 = 0x37;
@@ -93,7 +91,8 @@ impl Place {
 mod sys {
     use std::os::fd::AsRawFd;
 
-    use super::{AddressFamily, SockFlag, SockType, io, socket};
+    use super::io;
+    use crate::io::ifreq;
 
     // linux/sockios.h
     nix::ioctl_readwrite_bad!(siocethtool, 0x8946, libc::ifreq);
@@ -101,19 +100,9 @@ mod sys {
     /// `request` begins with the command and has room for all of the answer: as many items
     /// as it says, or as GSSET_INFO has told.
     pub fn call(dev: &str, request: &mut [u32]) -> io::Result<()> {
-        // SAFETY: an `ifreq` is plain integers, arrays and a union of such; all zero is a
-        // valid value.
-        let mut ifreq: libc::ifreq = unsafe { std::mem::zeroed() };
-        if dev.len() >= ifreq.ifr_name.len() {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        for (slot, byte) in ifreq.ifr_name.iter_mut().zip(dev.bytes()) {
-            *slot = byte as libc::c_char;
-        }
+        let mut ifreq = ifreq::named(dev)?;
         ifreq.ifr_ifru.ifru_data = request.as_mut_ptr().cast();
-        // Any socket will do: it names the network namespace.
-        let (kind, flags) = (SockType::Datagram, SockFlag::SOCK_CLOEXEC);
-        let socket = socket(AddressFamily::Inet, kind, flags, None)?;
+        let socket = ifreq::any_socket()?;
         // SAFETY: `ifreq` is whole, and what it points to lives as long as the call; the
         // commands of this file write no more than their callers made room for.
         unsafe { siocethtool(socket.as_raw_fd(), &raw mut ifreq) }?;

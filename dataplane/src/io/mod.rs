@@ -15,6 +15,7 @@ pub mod control;
 pub mod directory;
 pub mod engine;
 pub mod ethtool;
+mod ifreq;
 pub mod inherit;
 pub mod item;
 pub mod mac;

@@ -206,28 +206,18 @@ impl Rt {
         tolerate(result, &[], || format!("bring {dev} up with mtu {mtu}"))
     }
 
-    /// Brings `dev` up with the MAC address `mac`.
-    pub async fn link_up_as(&self, dev: &str, mac: MacAddr) -> Result<(), RtError> {
+    /// Brings `dev` up, if it is not.
+    pub async fn up(&self, dev: &str) -> Result<(), RtError> {
         let index = index(dev)?;
-        let doing = || format!("bring {dev} up with the address {mac}");
+        let doing = || format!("bring {dev} up");
         let mut links = self.handle.link().get().match_index(index).execute();
         let link = links.try_next().await;
         let link = link.map_err(|error| failed(error, doing()))?;
-        let has_mac = link
-            .iter()
-            .flat_map(|link| &link.attributes)
-            .any(|attribute| matches!(attribute, LinkAttribute::Address(a) if *a == mac.octets()));
-        let is_up = link.is_some_and(|link| link.header.flags.contains(LinkFlags::Up));
-        if has_mac && is_up {
+        if link.is_some_and(|link| link.header.flags.contains(LinkFlags::Up)) {
             return Ok(());
         }
-        let message = LinkUnspec::new_with_index(index).up();
-        let message = if has_mac {
-            message
-        } else {
-            message.address(mac.octets().to_vec())
-        };
-        let result = self.handle.link().set(message.build()).execute().await;
+        let message = LinkUnspec::new_with_index(index).up().build();
+        let result = self.handle.link().set(message).execute().await;
         tolerate(result, &[], doing)
     }
 

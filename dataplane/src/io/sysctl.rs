@@ -1,5 +1,5 @@
-//! Kernel settings under `/proc/sys` and features of devices, changed only where they
-//! differ, and put back afterwards.
+//! Kernel settings under `/proc/sys`, and features and MAC addresses of devices, changed only
+//! where they differ, and put back afterwards.
 //!
 //! What a setting was before is written to a journal *before* it is changed, so
 //! that a process which remembers nothing can still put it back. The journal is
@@ -16,8 +16,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::io::ethtool;
+use crate::io::MacAddr;
 use crate::io::state::{self, StateError};
+use crate::io::{ethtool, ifreq};
+
+const SYSCTLS: &str = "/proc/sys";
 
 /// A setting cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -38,13 +41,13 @@ pub enum SysctlError {
 }
 
 /// One setting, by its path below `/proc/sys` (interface names may hold dots), or a device's
-/// feature.
+/// feature or MAC address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
-    /// For example `net/ipv4/ip_forward`, `ethtool/eth0/rx-udp-gro-forwarding`.
+    /// For example `net/ipv4/ip_forward`, `ethtool/eth0/rx-udp-gro-forwarding`, `mac/eth0`.
     pub key: String,
     /// Value to be.
-    pub value: &'static str,
+    pub value: String,
     /// Change it only if it is this now.
     pub only_if: Option<&'static str>,
     /// What if it cannot be made.
@@ -64,10 +67,10 @@ pub enum Need {
 
 impl Setting {
     /// `key` shall be `value`.
-    pub fn new(key: impl Into<String>, value: &'static str) -> Self {
+    pub fn new(key: impl Into<String>, value: impl Into<String>) -> Self {
         Self {
             key: key.into(),
-            value,
+            value: value.into(),
             only_if: None,
             need: Need::Must,
         }
@@ -79,6 +82,11 @@ impl Setting {
             need: Need::Wish,
             ..Self::new(format!("{FEATURES}{dev}/{feature}"), ON)
         }
+    }
+
+    /// `dev` shall have the address `mac`.
+    pub fn mac(dev: &str, mac: MacAddr) -> Self {
+        Self::new(format!("{MAC}{dev}"), mac.to_string())
     }
 
     /// Leave it alone unless it is `now`.
@@ -158,17 +166,22 @@ impl Sysctls {
             return Ok(());
         }
         for (setting, before) in &due {
-            if !self.journal.changes.iter().any(|c| c.key == setting.key) {
-                self.journal.changes.push(Change {
-                    key: setting.key.clone(),
-                    before: before.clone(),
-                    after: setting.value.to_owned(),
-                });
+            let change = Change {
+                key: setting.key.clone(),
+                before: before.clone(),
+                after: setting.value.clone(),
+            };
+            // What we had set is not there any more: somebody has set it since, or it is another
+            // device of that name.
+            let mut changes = self.journal.changes.iter_mut();
+            match changes.find(|other| other.key == change.key) {
+                Some(other) => *other = change,
+                None => self.journal.changes.push(change),
             }
         }
         state::store_until_reboot(&self.path, &self.journal)?;
         for (setting, _) in due {
-            if let Err(cause) = write(&setting.key, setting.value) {
+            if let Err(cause) = write(&setting.key, &setting.value) {
                 missing(setting, cause)?;
             }
         }
@@ -219,11 +232,13 @@ fn missing(setting: &Setting, cause: io::Error) -> Result<(), SysctlError> {
 
 /// Whether `key` belongs to the interface `dev`.
 pub fn is_of(key: &str, dev: &str) -> bool {
-    if let Some((device, _)) = feature(key) {
-        return device == dev;
+    match Key::of(key) {
+        Key::Feature { dev: its, .. } | Key::Mac { dev: its } => its == dev,
+        Key::Sysctl(path) => {
+            let mut parts = path.split('/').skip(2);
+            matches!(parts.next(), Some("conf" | "neigh")) && parts.next() == Some(dev)
+        }
     }
-    let mut parts = key.split('/').skip(2);
-    matches!(parts.next(), Some("conf" | "neigh")) && parts.next() == Some(dev)
 }
 
 /// The boot and the network namespace this thread is in.
@@ -233,39 +248,63 @@ fn place() -> String {
     format!("{} {}", boot.trim(), namespace.display())
 }
 
-fn file(key: &str) -> PathBuf {
-    Path::new("/proc/sys").join(key)
-}
-
 /// Whether `key` is that of a device's feature.
 pub fn is_feature(key: &str) -> bool {
-    feature(key).is_some()
+    matches!(Key::of(key), Key::Feature { .. })
 }
 
 /// Before the device in the key of a feature.
 const FEATURES: &str = "ethtool/";
 const ON: &str = "on";
 const OFF: &str = "off";
+/// Before the device in the key of a MAC address.
+const MAC: &str = "mac/";
 
-/// Device and feature, if `key` is that of one.
-fn feature(key: &str) -> Option<(&str, &str)> {
-    key.strip_prefix(FEATURES)?.split_once('/')
+/// What a key names.
+enum Key<'a> {
+    /// A path below `/proc/sys`.
+    Sysctl(&'a str),
+    Feature {
+        dev: &'a str,
+        name: &'a str,
+    },
+    Mac {
+        dev: &'a str,
+    },
 }
 
-fn read(key: &str) -> io::Result<String> {
-    match feature(key) {
-        Some((dev, name)) => {
-            let on = ethtool::read(dev, name)?;
-            Ok(if on { ON } else { OFF }.to_owned())
+impl<'a> Key<'a> {
+    fn of(key: &'a str) -> Self {
+        let feature = key.strip_prefix(FEATURES);
+        if let Some((dev, name)) = feature.and_then(|feature| feature.split_once('/')) {
+            Key::Feature { dev, name }
+        } else if let Some(dev) = key.strip_prefix(MAC) {
+            Key::Mac { dev }
+        } else {
+            Key::Sysctl(key)
         }
-        None => Ok(fs::read_to_string(file(key))?.trim().to_owned()),
     }
 }
 
+fn read(key: &str) -> io::Result<String> {
+    Ok(match Key::of(key) {
+        Key::Feature { dev, name } => {
+            let on = ethtool::read(dev, name)?;
+            if on { ON } else { OFF }.to_owned()
+        }
+        Key::Mac { dev } => ifreq::mac(dev)?.to_string(),
+        Key::Sysctl(path) => {
+            let text = fs::read_to_string(Path::new(SYSCTLS).join(path))?;
+            text.trim().to_owned()
+        }
+    })
+}
+
 fn write(key: &str, value: &str) -> io::Result<()> {
-    match feature(key) {
-        Some((dev, name)) => ethtool::write(dev, name, value == ON),
-        None => fs::write(file(key), value),
+    match Key::of(key) {
+        Key::Feature { dev, name } => ethtool::write(dev, name, value == ON),
+        Key::Mac { dev } => ifreq::set_mac(dev, value.parse().map_err(io::Error::other)?),
+        Key::Sysctl(path) => fs::write(Path::new(SYSCTLS).join(path), value),
     }
 }
 
@@ -279,21 +318,28 @@ fn set_error(key: &str, value: &str, cause: io::Error) -> SysctlError {
 
 /// How to make a setting by hand.
 fn mend(key: &str, value: &str) -> String {
-    if let Some((dev, name)) = feature(key) {
-        return format!("try it by hand: ethtool -K {dev} {name} {value}");
+    match Key::of(key) {
+        Key::Feature { dev, name } => {
+            format!("try it by hand: ethtool -K {dev} {name} {value}")
+        }
+        Key::Mac { dev } => format!(
+            "run matd as root, or set it before (ip link set {dev} down; ip link set {dev} address {value})"
+        ),
+        Key::Sysctl(path) => {
+            // `sysctl(8)` writes a dot inside an interface name as a slash.
+            let dotted: String = path
+                .chars()
+                .map(|c| match c {
+                    '/' => '.',
+                    '.' => '/',
+                    c => c,
+                })
+                .collect();
+            format!(
+                "run matd as root with a writable /proc/sys, or set it before (sysctl -w {dotted}={value})"
+            )
+        }
     }
-    // `sysctl(8)` writes a dot inside an interface name as a slash.
-    let dotted: String = key
-        .chars()
-        .map(|c| match c {
-            '/' => '.',
-            '.' => '/',
-            c => c,
-        })
-        .collect();
-    format!(
-        "run matd as root with a writable /proc/sys, or set it before (sysctl -w {dotted}={value})"
-    )
 }
 
 #[cfg(test)]
@@ -308,6 +354,7 @@ mod tests {
         assert!(!is_of("net/ipv4/ip_forward", "ip_forward"));
         assert!(is_of("ethtool/v1/rx-gro-list", "v1"));
         assert!(!is_of("ethtool/v1/rx-gro-list", "v"));
+        assert!(is_of("mac/eth0.7", "eth0.7"));
     }
 
     #[test]
@@ -321,6 +368,12 @@ mod tests {
         let denied = io::Error::from_raw_os_error(libc::EPERM);
         let text = set_error("ethtool/eth0.7/rx-gro-list", OFF, denied).to_string();
         assert!(text.contains("ethtool -K eth0.7 rx-gro-list off"), "{text}");
+        let busy = io::Error::from_raw_os_error(libc::EBUSY);
+        let text = set_error("mac/lan0", "02:4d:41:54:00:01", busy).to_string();
+        assert!(
+            text.contains("ip link set lan0 down; ip link set lan0 address 02:4d"),
+            "{text}"
+        );
     }
 
     #[test]

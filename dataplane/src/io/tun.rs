@@ -329,6 +329,7 @@ fn fault(name: &str, doing: &'static str) -> impl FnOnce(io::Error) -> TunError 
 /// The `ioctl(2)` calls of linux/if_tun.h. The only unsafe code here.
 mod sys {
     use super::{AsRawFd, File, io};
+    use crate::io::ifreq;
 
     nix::ioctl_write_ptr_bad!(
         tun_set_iff,
@@ -354,15 +355,7 @@ mod sys {
     impl Request {
         /// `None` if `name` does not fit.
         pub fn new(name: &str, flags: libc::c_int) -> Option<Self> {
-            // SAFETY: an `ifreq` is plain integers, arrays and a union of such;
-            // all zero is a valid value.
-            let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-            if name.is_empty() || name.len() >= request.ifr_name.len() {
-                return None;
-            }
-            for (slot, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
-                *slot = byte as libc::c_char;
-            }
+            let mut request = ifreq::named(name).ok()?;
             request.ifr_ifru.ifru_flags = flags as libc::c_short;
             Some(Self(request))
         }
@@ -378,7 +371,8 @@ mod sys {
 
     /// Name and flags of the device that `file` is attached to.
     pub fn identify(file: &File) -> io::Result<(String, libc::c_int)> {
-        // SAFETY: as in `Request::new`.
+        // SAFETY: an `ifreq` is plain integers, arrays and a union of such; all zero is
+        // a valid value.
         let mut answer: libc::ifreq = unsafe { std::mem::zeroed() };
         // SAFETY: `file` is open, and TUNGETIFF writes one whole `ifreq`.
         unsafe { tun_get_iff(file.as_raw_fd(), &raw mut answer) }?;

@@ -126,8 +126,6 @@ async fn unmake(steering: &mut Steering, claims: &Claims) {
 /// Everything up twice, everything down twice: the second time changes nothing,
 /// and at the end all is as it was.
 async fn there_and_back(config: &Config, claims: &Claims) {
-    // The gateway's MAC address stays on an instance's link.
-    ip(&format!("link set v1 address {GATEWAY_MAC}"));
     let before = snapshot();
     let tun = Tun::open(&config.tun).unwrap();
     let mut steering = Steering::up(config, tun.name()).await.unwrap();
@@ -276,7 +274,6 @@ fn after_a_crash_what_is_claimed_stays_and_the_rest_goes() {
         let temp = tempfile::tempdir().unwrap();
         let outside = Neighbour::new();
         links(&outside);
-        ip(&format!("link set v1 address {GATEWAY_MAC}"));
         let config = config(temp.path(), "gateway", POOL);
         let before = snapshot();
         let mut claims = gateway_claims();
@@ -376,7 +373,6 @@ fn another_configuration_is_taken_up_while_running() {
         let temp = tempfile::tempdir().unwrap();
         let outside = Neighbour::new();
         links(&outside);
-        ip(&format!("link set v1 address {GATEWAY_MAC}"));
         let before = snapshot();
         let old = config(temp.path(), "gateway", POOL);
         let mut new = old.clone();

@@ -173,6 +173,13 @@ impl Gateway {
         Ok(())
     }
 
+    /// What everybody on the instances' network takes for their gateway: its MAC address, and
+    /// what is made from it. Of two machines with the same, a switch knows one.
+    fn is_the_gateway(&self) -> Result<bool> {
+        let there = self.host.ip("address show lan0")?;
+        Ok(there.contains("02:4d:41:54:00:01") || there.contains("fe80::4d:41ff:fe54:1"))
+    }
+
     /// Whether its kernel still knows anything of a forwarder's.
     fn has_device(&self) -> Result<bool> {
         Ok(self.host.ip("link show")?.contains("mat0"))
@@ -288,12 +295,15 @@ fn the_record_says_who_is_on_duty() -> Result<()> {
     matctl(&["map", "set", HOME, "198.18.0.3"])?;
     scene.two.waits_to_be(&ON_DUTY, &scene.bed)?;
     scene.one.waits_to_be(&["standby"], &scene.bed)?;
+    ensure!(scene.two.is_the_gateway()? && !scene.one.is_the_gateway()?);
     flow(&transfers)?;
     // What the one on duty learns, the other one knows when it is on duty again.
     let status = scene.two.matctl(&scene.bed, &["status"])?;
     ensure!(status.contains("192.0.2.10"), "{status}");
     matctl(&["map", "set", HOME, "198.18.0.2"])?;
     scene.one.waits_to_be(&ON_DUTY, &scene.bed)?;
+    scene.two.waits_to_be(&["standby"], &scene.bed)?;
+    ensure!(scene.one.is_the_gateway()? && !scene.two.is_the_gateway()?);
     flow(&transfers)?;
     finish(transfers, "the duty is handed to and fro")?;
     scene.bed.lab.end()

@@ -16,7 +16,6 @@
 //! * One forwarder for each network namespace; a second one finds the TUN busy.
 //! * `rp_filter` of `all` becomes 0: on other interfaces only their own value
 //!   counts then.
-//! * An attached interface keeps the gateway's MAC address after `detach`.
 //! * With an IPv6 home, forwarding is on for the whole host, guests included.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -526,7 +525,7 @@ impl Steering {
     /// The gateway's MAC address, and no link-local address but the gateway's.
     async fn prepare_link(&mut self, dev: &str) -> Result<(), SteeringError> {
         self.sysctls.set(&settings::link(dev))?;
-        Ok(self.rt.link_up_as(dev, GATEWAY_MAC).await?)
+        Ok(self.rt.up(dev).await?)
     }
 
     /// Gives local addresses back their place before every rule.

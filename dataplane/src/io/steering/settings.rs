@@ -2,6 +2,7 @@
 
 use mat_proto::Family;
 
+use super::GATEWAY_MAC;
 use crate::config::{Config, Placement};
 use crate::io::sysctl::Setting;
 
@@ -74,12 +75,15 @@ pub fn base(config: &Config, tun: &str, router: bool) -> Vec<Setting> {
     settings
 }
 
-/// Settings of the interface an instance is behind, before it is brought up.
-pub fn link(dev: &str) -> [Setting; 3] {
+/// Settings of the interface an instance is behind, before it is brought up. The address is the
+/// last, and so the first to be put back: a link-local one made from it would be the same at
+/// every gateway.
+pub fn link(dev: &str) -> [Setting; 4] {
     [
         v4(dev, "forwarding", "1"),
         v4(dev, "send_redirects", "0"),
         v6(dev, "addr_gen_mode", "1").optional(),
+        Setting::mac(dev, GATEWAY_MAC),
     ]
 }
 

@@ -21,7 +21,7 @@
 //! | `mover` | what `matctl move` does |
 //! | `probes` | numbered datagrams between instances |
 //! | `hostile` | messages that nobody should believe |
-//! | `world` | all of it together, in virtual time |
+//! | `world` | all of it together, in virtual time: `sites`, their ways to the `map`, what happens (`acts`), what is told (`story`) |
 //! | `check` | what must hold after every event |
 //! | `campaign` | many seeds; the fewest acts that break something |
 //!

@@ -72,12 +72,12 @@ bench: setup bench-tools ## micro-benchmarks, then every contender side by side;
 	$(CARGO) bench --package mat-bench --locked
 	$(CARGO) build --release --locked
 	scripts/privileged target/release/mat-bench $(BENCH)
-	scripts/privileged target/release/mat-bench-calls --json bench/results/calls/$(shell date -u +%F).json
 	scripts/privileged target/release/mat-bench --busy 2 --measures tcp1,udp64 $(BENCH)
 	scripts/privileged target/release/mat-bench --ipv6 --measures tcp1,udp64,latency $(BENCH)
 	# Packets of 1500 bytes would rather measure the user-space link that carries them.
 	scripts/privileged target/release/mat-bench --rtt 20 --set-up tso $(BENCH)
 	scripts/privileged target/release/mat-bench --rtt 100 --set-up tso $(BENCH)
+	scripts/privileged target/release/mat-bench-calls --json bench/results/calls/$(shell date -u +%F).json
 
 .PHONY: bench-moves
 bench-moves: setup ## thirty moves at 0, 20 and 100 ms round trip, and the same lab at rest; six minutes

@@ -295,18 +295,16 @@ async fn forward(
     if hands_over || matches!(ended, Ok(End::Relieved)) {
         control.store(&last);
         // Nothing here is to answer for the site.
-        control
-            .steering
-            .lock()
-            .await
-            .down(&Claims::default())
-            .await?;
+        let nothing = Claims::default();
+        let removed = control.steering.lock().await.down(&nothing).await;
         standby::lay_aside(&past.state_file)?;
         service::forget();
         if let (Ok(End::Asked), Some(pair)) = (&ended, pair) {
             pair.hand_over().await;
             tracing::info!("stopped; the other gateway takes over");
         }
+        // Which is no reason to keep the other one waiting.
+        removed?;
         return ended;
     }
     let keep = kept(&control, &last).await;

@@ -66,11 +66,12 @@ impl Program {
 pub fn free_address() -> SocketAddr {
     static COUNT: AtomicU16 = AtomicU16::new(0);
     let first = (std::process::id() % 500) as u16 * 20;
-    loop {
+    for _ in 0..10_000 {
         let port = 20_000 + (first + COUNT.fetch_add(1, Ordering::Relaxed)) % 10_000;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         if UdpSocket::bind(address).is_ok() && TcpListener::bind(address).is_ok() {
             return address;
         }
     }
+    panic!("no port from 20,000 to 29,999 is free");
 }

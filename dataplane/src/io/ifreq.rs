@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
 use crate::io::MacAddr;
@@ -50,8 +51,15 @@ pub fn set_mac(dev: &str, mac: MacAddr) -> io::Result<()> {
         *slot = octet as libc::c_char;
     }
     // SAFETY: the request is whole, and is only read.
-    unsafe { sys::siocsifhwaddr(any_socket()?.as_raw_fd(), &raw const request) }?;
+    unsafe { sys::siocsifhwaddr(any_socket()?.as_raw_fd(), &raw const request) }.map_err(fault)?;
     Ok(())
+}
+
+fn fault(errno: Errno) -> io::Error {
+    match errno {
+        Errno::ENODEV => io::ErrorKind::NotFound.into(),
+        other => other.into(),
+    }
 }
 
 /// The answer of the kernel, and the six octets in it.
@@ -59,16 +67,12 @@ fn hardware(dev: &str) -> io::Result<(libc::ifreq, [u8; 6])> {
     let mut request = named(dev)?;
     let socket = any_socket()?;
     // SAFETY: the request is whole, and the kernel writes no more than that.
-    unsafe { sys::siocgifhwaddr(socket.as_raw_fd(), &raw mut request) }.map_err(
-        |errno| match errno {
-            nix::errno::Errno::ENODEV => io::ErrorKind::NotFound.into(),
-            other => io::Error::from(other),
-        },
-    )?;
+    unsafe { sys::siocgifhwaddr(socket.as_raw_fd(), &raw mut request) }.map_err(fault)?;
     // SAFETY: the kernel has filled in this member.
     let address = unsafe { request.ifr_ifru.ifru_hwaddr };
     if address.sa_family != libc::ARPHRD_ETHER {
-        return Err(io::ErrorKind::Unsupported.into());
+        let text = format!("{dev} is not an Ethernet interface");
+        return Err(io::Error::new(io::ErrorKind::Unsupported, text));
     }
     let octets = std::array::from_fn(|n| address.sa_data[n] as u8);
     Ok((request, octets))

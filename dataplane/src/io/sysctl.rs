@@ -175,6 +175,7 @@ impl Sysctls {
             // device of that name.
             let mut changes = self.journal.changes.iter_mut();
             match changes.find(|other| other.key == change.key) {
+                Some(other) if other.after == change.before => other.after = change.after,
                 Some(other) => *other = change,
                 None => self.journal.changes.push(change),
             }
@@ -188,19 +189,34 @@ impl Sysctls {
         Ok(())
     }
 
-    /// Puts back every changed setting that `which` accepts, last first.
-    /// Settings that somebody else has changed since, and those of interfaces
-    /// that are gone, are left as they are.
+    /// Puts back every changed setting that `which` accepts, MAC addresses first, for the kernel
+    /// makes others of them, and the rest last first. Settings that somebody else has changed
+    /// since, and those of interfaces that are gone, are left as they are.
+    ///
+    /// An interface that does not take its old address back is only warned of; its other settings
+    /// wait until it does.
     pub fn restore(&mut self, which: impl Fn(&str) -> bool) -> Result<(), SysctlError> {
+        let changes = std::mem::take(&mut self.journal.changes);
+        let mut stuck = Vec::new();
+        for change in changes.iter().filter(|change| which(&change.key)) {
+            if let Key::Mac { dev } = Key::of(&change.key)
+                && let Err(cause) = change.put_back()
+            {
+                let before = &change.before;
+                tracing::warn!(
+                    "{dev} does not take its own MAC address back: {cause}; by hand: ip link set {dev} down; ip link set {dev} address {before} up"
+                );
+                stuck.push(dev.to_owned());
+            }
+        }
         let mut fault = None;
         let mut kept = Vec::new();
-        for change in std::mem::take(&mut self.journal.changes).into_iter().rev() {
-            if !which(&change.key) {
+        for change in changes.into_iter().rev() {
+            let waits = stuck.iter().any(|dev| is_of(&change.key, dev));
+            if waits || !which(&change.key) {
                 kept.push(change);
-                continue;
-            }
-            if read(&change.key).is_ok_and(|now| now == change.after)
-                && let Err(cause) = write(&change.key, &change.before)
+            } else if !matches!(Key::of(&change.key), Key::Mac { .. })
+                && let Err(cause) = change.put_back()
             {
                 fault = Some(set_error(&change.key, &change.before, cause));
                 kept.push(change);
@@ -214,6 +230,34 @@ impl Sysctls {
             state::store_until_reboot(&self.path, &self.journal)?;
         }
         fault.map_or(Ok(()), Err)
+    }
+
+    /// The same for all settings of interfaces that have another MAC address by us, and that
+    /// `which` accepts.
+    pub fn restore_links(&mut self, which: impl Fn(&str) -> bool) -> Result<(), SysctlError> {
+        let changes = self.journal.changes.iter();
+        let ours = changes.filter_map(|change| match Key::of(&change.key) {
+            Key::Mac { dev } => Some(dev.to_owned()),
+            _ => None,
+        });
+        let links: Vec<String> = ours.filter(|dev| which(dev)).collect();
+        if links.is_empty() {
+            return Ok(());
+        }
+        self.restore(|key| links.iter().any(|dev| is_of(key, dev)))
+    }
+}
+
+impl Change {
+    fn put_back(&self) -> io::Result<()> {
+        if !read(&self.key).is_ok_and(|now| now == self.after) {
+            return Ok(());
+        }
+        match write(&self.key, &self.before) {
+            // Its interface has gone in between.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            written => written,
+        }
     }
 }
 
@@ -323,7 +367,7 @@ fn mend(key: &str, value: &str) -> String {
             format!("try it by hand: ethtool -K {dev} {name} {value}")
         }
         Key::Mac { dev } => format!(
-            "run matd as root, or set it before (ip link set {dev} down; ip link set {dev} address {value})"
+            "run matd as root; an interface that does not change its address while it is up has to be down when an instance is attached (ip link set {dev} down)"
         ),
         Key::Sysctl(path) => {
             // `sysctl(8)` writes a dot inside an interface name as a slash.

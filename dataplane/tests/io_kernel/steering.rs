@@ -264,8 +264,47 @@ fn an_interface_that_appears_later_gets_the_rest_then() {
         assert!(ip("route get 192.0.2.11").contains("dev v1"));
         assert!(!ip("rule").contains("later"));
         assert_eq!(steering.claims().attachments, [v1].into());
+        assert!(!is_the_gateway("later"));
         steering.down(&Claims::default()).await.unwrap();
     });
+}
+
+/// On a link with other gateways nobody is to take two of them for one.
+#[test]
+fn an_interface_is_the_gateway_while_an_instance_is_attached() {
+    in_namespace(async || {
+        let temp = tempfile::tempdir().unwrap();
+        let outside = Neighbour::new();
+        links(&outside);
+        let config = config(temp.path(), "gateway", POOL);
+        let tun = Tun::open(&config.tun).unwrap();
+        let mut steering = Steering::up(&config, tun.name()).await.unwrap();
+        let [one, two] = ["192.0.2.10", "2001:db8:1::10"].map(|home| attachment(home, "v1"));
+        steering.attach(&one).await.unwrap();
+        steering.attach(&two).await.unwrap();
+        assert!(is_the_gateway("v1"));
+        // It comes back, and now the kernel would make addresses of its own.
+        ip("link del v1");
+        outside.link("v1", "i2");
+        run("sysctl -qw net.ipv6.conf.v1.addr_gen_mode=0");
+        let own = ip("-o -br link show v1");
+        steering.attach(&one).await.unwrap();
+        steering.attach(&two).await.unwrap();
+        assert!(is_the_gateway("v1"));
+        steering.detach(&one).await.unwrap();
+        assert!(is_the_gateway("v1"), "the other one is still there");
+        steering.detach(&two).await.unwrap();
+        assert!(!is_the_gateway("v1"));
+        let mac = own.split_whitespace().nth(2).unwrap();
+        assert!(ip("-o -br link show v1").contains(mac), "not {own}");
+        steering.down(&Claims::default()).await.unwrap();
+    });
+}
+
+/// By its MAC address, or by a link-local one that the kernel has made of that.
+fn is_the_gateway(dev: &str) -> bool {
+    let there = ip(&format!("address show {dev}"));
+    there.contains(&GATEWAY_MAC.to_string()) || there.contains("fe80::4d:41ff:fe54:1/")
 }
 
 #[test]
@@ -295,6 +334,11 @@ fn after_a_crash_what_is_claimed_stays_and_the_rest_goes() {
         assert!(routes.contains("198.51.100.131 dev mat0"), "{routes}");
         assert!(!routes.contains("198.51.100.130"), "{routes}");
         assert!(routes.contains("192.0.2.10 dev v1"), "{routes}");
+        // Nor is an interface what nobody claims any more.
+        assert!(is_the_gateway("v1"));
+        claims.attachments.clear();
+        steering.reconcile(&claims).await.unwrap();
+        assert!(!is_the_gateway("v1"));
         assert!(!after["-4 rule"].contains("later"));
         assert!(!after["-6 neigh show proxy"].contains("2001:db8:2::8001"));
         assert!(after["-4 neigh show proxy"].contains("198.51.100.131"));

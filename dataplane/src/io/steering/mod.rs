@@ -218,6 +218,7 @@ impl Steering {
         }
         let wanted = self.plan(claimed);
         self.ensure(&wanted).await?;
+        self.release_links()?;
         let found = self.rt.ours(&self.tun).await?;
         self.retire(&found, &wanted).await?;
         if !self.config.locators.exclusive {
@@ -253,6 +254,7 @@ impl Steering {
         if !keep.is_empty() {
             return self.reconcile(keep).await;
         }
+        let released = self.release_links();
         let ended = self.end_exclusive().await;
         let nothing = BTreeSet::new();
         let removed = match self.rt.ours(&self.tun).await {
@@ -262,7 +264,7 @@ impl Steering {
         let restored = self.sysctls.restore(|_| true);
         let deleted = self.rt.delete_link(&self.tun).await;
         ended.and(removed)?;
-        restored?;
+        released.and(restored)?;
         Ok(deleted?)
     }
 
@@ -475,6 +477,7 @@ impl Steering {
         self.claims = with;
         let due = wanted.difference(&base).cloned().collect();
         self.ensure(&due).await?;
+        self.release_links()?;
         self.retire(&old, &wanted).await
     }
 
@@ -484,6 +487,7 @@ impl Steering {
         self.claims = without;
         let due = wanted.difference(&old).cloned().collect();
         self.ensure(&due).await?;
+        self.release_links()?;
         self.retire(&old, &wanted).await
     }
 
@@ -526,6 +530,14 @@ impl Steering {
     async fn prepare_link(&mut self, dev: &str) -> Result<(), SteeringError> {
         self.sysctls.set(&settings::link(dev))?;
         Ok(self.rt.up(dev).await?)
+    }
+
+    /// Interfaces that no instance is behind any more are what they were: before their addresses
+    /// go, which the kernel tells the others on the link, and not as the gateway.
+    fn release_links(&mut self) -> Result<(), SysctlError> {
+        let attachments = &self.claims.attachments;
+        self.sysctls
+            .restore_links(|dev| !attachments.iter().any(|a| a.interface == dev))
     }
 
     /// Gives local addresses back their place before every rule.

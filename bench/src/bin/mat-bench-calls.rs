@@ -6,7 +6,7 @@
 //! price of a packet without waiting and waking.
 
 use std::io::IoSlice;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::process::ExitCode;
 use std::time::Instant;
@@ -18,6 +18,7 @@ use mat_bench::stats::Summary;
 use mat_dataplane::config::TunConfig;
 use mat_dataplane::frame::Offload;
 use mat_dataplane::io::tun::Tun;
+use mat_dataplane::rewrite::{build, checksum};
 use mat_netns::Lab;
 use mat_netns::results::{self, Keep};
 use serde::Serialize;
@@ -28,7 +29,8 @@ const BATCH: usize = 64;
 /// They fit into the TUN's queue.
 const PACKETS: usize = BATCH * 125;
 const PAYLOAD: usize = 64;
-const HEADERS: usize = 28;
+const UDP: usize = 8;
+const HEADERS: usize = 20 + UDP;
 const ROOM: usize = 2048;
 
 /// Measures reads and writes of a TUN, in a network namespace (needs root; see scripts/privileged).
@@ -186,7 +188,7 @@ impl Bench {
     }
 
     fn write(&mut self) -> Result<f64> {
-        let frame = frame(1);
+        let frame = frame(1)?;
         let start = Instant::now();
         for _ in 0..PACKETS {
             self.tun.send(&[IoSlice::new(&frame)])?;
@@ -195,7 +197,7 @@ impl Bench {
     }
 
     fn write_batches(&mut self) -> Result<f64> {
-        let frame = frame(1);
+        let frame = frame(1)?;
         let start = Instant::now();
         let mut count = 0;
         while count < PACKETS {
@@ -205,7 +207,7 @@ impl Bench {
     }
 
     fn write_joined(&mut self) -> Result<f64> {
-        let frame = frame(BATCH);
+        let frame = frame(BATCH)?;
         let start = Instant::now();
         for _ in 0..PACKETS / BATCH {
             self.tun.send(&[IoSlice::new(&frame)])?;
@@ -220,44 +222,26 @@ fn each(start: Instant, count: usize) -> Result<f64> {
     Ok(ns / count as f64)
 }
 
-/// So many datagrams to a neighbour beyond this host, in one frame, with the header of virtio-net
+/// So many datagrams that this host forwards, in one frame, with the header of virtio-net
 /// before it (virtio 1.2, 5.1.6): as MAT writes them.
-fn frame(datagrams: usize) -> Vec<u8> {
+fn frame(datagrams: usize) -> Result<Vec<u8>> {
     const GSO_UDP_L4: u8 = 5;
     const NEEDS_CHECKSUM: u8 = 1;
-    let payload = datagrams * PAYLOAD;
-    let mut packet = vec![0; HEADERS + payload];
-    packet[0] = 0x45;
-    packet[2..4].copy_from_slice(&((HEADERS + payload) as u16).to_be_bytes());
-    packet[8..10].copy_from_slice(&[64, 17]);
-    packet[12..20].copy_from_slice(&[198, 18, 0, 7, 203, 0, 113, 9]);
-    let checksum = !sum(&packet[..20]);
-    packet[10..12].copy_from_slice(&checksum.to_be_bytes());
-    let length = (8 + payload) as u16;
-    packet[20..24].copy_from_slice(&[0, 9, 0, 9]);
-    packet[24..26].copy_from_slice(&length.to_be_bytes());
+    let (from, to): (SocketAddr, SocketAddr) = ("198.18.0.7:9".parse()?, "203.0.113.9:9".parse()?);
+    let payload = vec![0; datagrams * PAYLOAD];
+    let mut packet = vec![0; HEADERS + payload.len()];
+    build::udp(&mut packet, from, to, &payload)?;
     let mut header = [0; Offload::LEN];
     if datagrams > 1 {
         header[..2].copy_from_slice(&[NEEDS_CHECKSUM, GSO_UDP_L4]);
-        header[2..4].copy_from_slice(&(HEADERS as u16).to_ne_bytes());
-        header[4..6].copy_from_slice(&(PAYLOAD as u16).to_ne_bytes());
-        header[6..8].copy_from_slice(&20u16.to_ne_bytes());
-        header[8..10].copy_from_slice(&6u16.to_ne_bytes());
-        let mut pseudo = packet[12..20].to_vec();
-        pseudo.extend([0, 17]);
-        pseudo.extend(length.to_be_bytes());
-        packet[26..28].copy_from_slice(&sum(&pseudo).to_be_bytes());
+        for (at, value) in [(2, HEADERS), (4, PAYLOAD), (6, HEADERS - UDP), (8, 6)] {
+            header[at..at + 2].copy_from_slice(&(value as u16).to_ne_bytes());
+        }
+        let length = (UDP + payload.len()) as u32;
+        let sum = checksum::pseudo_header(from.ip(), to.ip(), 17, length);
+        packet[26..28].copy_from_slice(&sum.to_be_bytes());
     }
-    [&header[..], &packet].concat()
-}
-
-/// The folded sum of RFC 1071 of an even number of octets, not complemented.
-fn sum(octets: &[u8]) -> u16 {
-    let words = octets.chunks_exact(2);
-    let sum: u32 = words
-        .map(|w| u32::from(u16::from_be_bytes([w[0], w[1]])))
-        .sum();
-    ((sum & 0xffff) + (sum >> 16)) as u16
+    Ok([&header[..], &packet].concat())
 }
 
 /// A batch of reads or writes in one system call. The only unsafe code here.

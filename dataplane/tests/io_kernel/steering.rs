@@ -60,6 +60,20 @@ pub fn links(outside: &Neighbour) {
     ip("address add fe80::2/64 dev u0 nodad");
 }
 
+/// The same, and who is there.
+fn linked() -> Neighbour {
+    let outside = Neighbour::new();
+    links(&outside);
+    outside
+}
+
+/// Device and steering of a forwarder that starts.
+async fn up(config: &Config) -> (Tun, Steering) {
+    let tun = Tun::open(&config.tun).unwrap();
+    let steering = Steering::up(config, tun.name()).await.unwrap();
+    (tun, steering)
+}
+
 fn attachment(home: &str, interface: &str) -> Attachment {
     Attachment {
         home: home.parse().unwrap(),
@@ -103,8 +117,7 @@ async fn make(steering: &mut Steering, claims: &Claims) -> Vec<Attached> {
 
 /// What kill -9 leaves: everything up, and never `down`.
 async fn crash(config: &Config, claims: &Claims) {
-    let tun = Tun::open(&config.tun).unwrap();
-    let mut steering = Steering::up(config, tun.name()).await.unwrap();
+    let (_tun, mut steering) = up(config).await;
     make(&mut steering, claims).await;
 }
 
@@ -127,8 +140,7 @@ async fn unmake(steering: &mut Steering, claims: &Claims) {
 /// and at the end all is as it was.
 async fn there_and_back(config: &Config, claims: &Claims) {
     let before = snapshot();
-    let tun = Tun::open(&config.tun).unwrap();
-    let mut steering = Steering::up(config, tun.name()).await.unwrap();
+    let (_tun, mut steering) = up(config).await;
     let empty = snapshot();
     make(&mut steering, claims).await;
     let made = snapshot();
@@ -154,8 +166,7 @@ async fn there_and_back(config: &Config, claims: &Claims) {
 fn a_gateway_leaves_nothing_behind() {
     in_namespace(async || {
         let temp = tempfile::tempdir().unwrap();
-        let outside = Neighbour::new();
-        links(&outside);
+        let _outside = linked();
         let config = config(temp.path(), "gateway", POOL);
         there_and_back(&config, &gateway_claims()).await;
     });
@@ -165,14 +176,12 @@ fn a_gateway_leaves_nothing_behind() {
 fn small_datagrams_are_joined_at_the_uplink_unless_nothing_is_to_be() {
     in_namespace(async || {
         let temp = tempfile::tempdir().unwrap();
-        let outside = Neighbour::new();
-        links(&outside);
+        let _outside = linked();
         let joined = || run("ethtool -k u0").contains("rx-udp-gro-forwarding: on");
         let mut config = config(temp.path(), "gateway", POOL);
         for coalesce in [true, false] {
             config.tun.coalesce = coalesce;
-            let tun = Tun::open(&config.tun).unwrap();
-            let mut steering = Steering::up(&config, tun.name()).await.unwrap();
+            let (_tun, mut steering) = up(&config).await;
             assert_eq!(joined(), coalesce);
             steering.down(&Claims::default()).await.unwrap();
             assert!(!joined());
@@ -190,8 +199,7 @@ fn small_datagrams_are_joined_at_the_uplink_unless_nothing_is_to_be() {
 fn a_guest_with_dedicated_locators_leaves_nothing_behind() {
     in_namespace(async || {
         let temp = tempfile::tempdir().unwrap();
-        let outside = Neighbour::new();
-        links(&outside);
+        let _outside = linked();
         let claims = Claims {
             locators: gateway_claims().locators,
             homes: ["192.0.2.10", "192.0.2.11", "2001:db8:1::10"]
@@ -207,8 +215,7 @@ fn a_guest_with_dedicated_locators_leaves_nothing_behind() {
 fn a_guest_with_an_exclusive_locator_leaves_nothing_behind() {
     in_namespace(async || {
         let temp = tempfile::tempdir().unwrap();
-        let outside = Neighbour::new();
-        links(&outside);
+        let _outside = linked();
         let pair = |peer: &str, own: &str| (peer.parse().unwrap(), own.parse().unwrap());
         let claims = Claims {
             homes: ["192.0.2.10", "2001:db8:1::10"]
@@ -229,11 +236,9 @@ fn a_guest_with_an_exclusive_locator_leaves_nothing_behind() {
 fn an_interface_that_appears_later_gets_the_rest_then() {
     in_namespace(async || {
         let temp = tempfile::tempdir().unwrap();
-        let outside = Neighbour::new();
-        links(&outside);
+        let outside = linked();
         let config = config(temp.path(), "gateway", POOL);
-        let tun = Tun::open(&config.tun).unwrap();
-        let mut steering = Steering::up(&config, tun.name()).await.unwrap();
+        let (_tun, mut steering) = up(&config).await;
         let later = attachment("192.0.2.11", "later");
         assert_eq!(steering.attach(&later).await.unwrap(), Attached::Waiting);
         let rules = ip("rule");
@@ -274,11 +279,9 @@ fn an_interface_that_appears_later_gets_the_rest_then() {
 fn an_interface_is_the_gateway_while_an_instance_is_attached() {
     in_namespace(async || {
         let temp = tempfile::tempdir().unwrap();
-        let outside = Neighbour::new();
-        links(&outside);
+        let outside = linked();
         let config = config(temp.path(), "gateway", POOL);
-        let tun = Tun::open(&config.tun).unwrap();
-        let mut steering = Steering::up(&config, tun.name()).await.unwrap();
+        let (_tun, mut steering) = up(&config).await;
         let [one, two] = ["192.0.2.10", "2001:db8:1::10"].map(|home| attachment(home, "v1"));
         steering.attach(&one).await.unwrap();
         steering.attach(&two).await.unwrap();
@@ -311,8 +314,7 @@ fn is_the_gateway(dev: &str) -> bool {
 fn after_a_crash_what_is_claimed_stays_and_the_rest_goes() {
     in_namespace(async || {
         let temp = tempfile::tempdir().unwrap();
-        let outside = Neighbour::new();
-        links(&outside);
+        let _outside = linked();
         let config = config(temp.path(), "gateway", POOL);
         let before = snapshot();
         let mut claims = gateway_claims();
@@ -323,8 +325,7 @@ fn after_a_crash_what_is_claimed_stays_and_the_rest_goes() {
         let route = ip("route get 198.18.0.1 from 192.0.2.10 iif v1");
         assert!(route.contains("dev mat0"), "{route}");
 
-        let tun = Tun::open(&config.tun).unwrap();
-        let mut steering = Steering::up(&config, tun.name()).await.unwrap();
+        let (_tun, mut steering) = up(&config).await;
         // One thing more and some things less than before.
         claims.locators = ["198.51.100.131".parse().unwrap()].into();
         claims.attachments.retain(|a| a.interface == "v1");
@@ -352,12 +353,10 @@ fn after_a_crash_what_is_claimed_stays_and_the_rest_goes() {
 fn without_the_tun_packets_fall_into_the_blackhole() {
     in_namespace(async || {
         let temp = tempfile::tempdir().unwrap();
-        let outside = Neighbour::new();
-        links(&outside);
+        let _outside = linked();
         ip("route add default via 198.51.100.254");
         let config = config(temp.path(), "gateway", POOL);
-        let tun = Tun::open(&config.tun).unwrap();
-        let mut steering = Steering::up(&config, tun.name()).await.unwrap();
+        let (_tun, mut steering) = up(&config).await;
         make(&mut steering, &gateway_claims()).await;
         ip("link del mat0");
         let routes = ip("route show table all") + &ip("-6 route show table all");
@@ -382,12 +381,10 @@ fn without_the_tun_packets_fall_into_the_blackhole() {
 fn a_guest_starts_connections_into_home_prefixes_from_its_home() {
     in_namespace(async || {
         let temp = tempfile::tempdir().unwrap();
-        let outside = Neighbour::new();
-        links(&outside);
+        let _outside = linked();
         ip("route add default via 198.51.100.254");
         let config = config(temp.path(), "guest", POOL);
-        let tun = Tun::open(&config.tun).unwrap();
-        let mut steering = Steering::up(&config, tun.name()).await.unwrap();
+        let (_tun, mut steering) = up(&config).await;
         let homes = ["192.0.2.10", "2001:db8:1::10"].map(|ip| ip.parse().unwrap());
         for home in homes {
             steering.add_guest_home(home).await.unwrap();
@@ -415,14 +412,12 @@ fn a_guest_starts_connections_into_home_prefixes_from_its_home() {
 fn another_configuration_is_taken_up_while_running() {
     in_namespace(async || {
         let temp = tempfile::tempdir().unwrap();
-        let outside = Neighbour::new();
-        links(&outside);
+        let _outside = linked();
         let before = snapshot();
         let old = config(temp.path(), "gateway", POOL);
         let mut new = old.clone();
         new.homes.prefixes = vec!["192.0.2.0/25".parse().unwrap()];
-        let tun = Tun::open(&old.tun).unwrap();
-        let mut steering = Steering::up(&old, tun.name()).await.unwrap();
+        let (_tun, mut steering) = up(&old).await;
         let v1 = attachment("192.0.2.10", "v1");
         steering.attach(&v1).await.unwrap();
         steering.reconfigure(&new).await.unwrap();
@@ -441,8 +436,7 @@ fn an_uplink_goes_on_listening_to_routers_if_it_did() {
     for (forwarded, expected) in [("0", "2"), ("1", "1")] {
         in_namespace(async move || {
             let temp = tempfile::tempdir().unwrap();
-            let outside = Neighbour::new();
-            links(&outside);
+            let _outside = linked();
             run(&format!(
                 "sysctl -qw net.ipv6.conf.all.forwarding={forwarded}"
             ));
@@ -455,8 +449,7 @@ fn an_uplink_goes_on_listening_to_routers_if_it_did() {
                 let _crashes = Steering::up(&config, tun.name()).await.unwrap();
                 assert_eq!(accepts().trim(), expected);
             }
-            let tun = Tun::open(&config.tun).unwrap();
-            let mut steering = Steering::up(&config, tun.name()).await.unwrap();
+            let (_tun, mut steering) = up(&config).await;
             steering.down(&Claims::default()).await.unwrap();
             assert_same(&before, &snapshot());
         });
@@ -467,8 +460,7 @@ fn an_uplink_goes_on_listening_to_routers_if_it_did() {
 fn without_ipv6_an_ipv4_deployment_works() {
     in_namespace(async || {
         let temp = tempfile::tempdir().unwrap();
-        let outside = Neighbour::new();
-        links(&outside);
+        let _outside = linked();
         run("sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1");
         let mut config = config(temp.path(), "gateway", POOL);
         config
@@ -490,8 +482,7 @@ fn without_ipv6_an_ipv4_deployment_works() {
 fn a_second_forwarder_finds_the_namespace_taken() {
     in_namespace(async || {
         let temp = tempfile::tempdir().unwrap();
-        let outside = Neighbour::new();
-        links(&outside);
+        let _outside = linked();
         let config = config(temp.path(), "gateway", POOL);
         let tun = Tun::open(&config.tun).unwrap();
         let first = Steering::up(&config, tun.name()).await.unwrap();
@@ -524,8 +515,7 @@ fn a_missing_uplink_is_named_and_nothing_is_left() {
 fn what_is_left_can_be_removed_when_the_uplink_has_gone() {
     in_namespace(async || {
         let temp = tempfile::tempdir().unwrap();
-        let outside = Neighbour::new();
-        links(&outside);
+        let _outside = linked();
         let config = config(temp.path(), "gateway", POOL);
         crash(&config, &gateway_claims()).await;
         ip("link del u0");
@@ -544,14 +534,12 @@ fn what_is_left_can_be_removed_when_the_uplink_has_gone() {
 fn an_announcement_corrects_the_neighbours_of_the_uplink() {
     in_namespace(async || {
         let temp = tempfile::tempdir().unwrap();
-        let outside = Neighbour::new();
-        links(&outside);
+        let outside = linked();
         outside.run("sysctl -qw net.ipv4.neigh.p0.locktime=0");
         outside.run("ip address add 198.51.100.2/24 dev p0");
         let stale = "lladdr 02:00:5e:00:53:99 dev p0 nud stale";
         let config = config(temp.path(), "gateway", POOL);
-        let tun = Tun::open(&config.tun).unwrap();
-        let mut steering = Steering::up(&config, tun.name()).await.unwrap();
+        let (_tun, mut steering) = up(&config).await;
         let link = ip("-o link show u0");
         let mac = link.split("link/ether ").nth(1).unwrap();
         let mac: MacAddr = mac.split(' ').next().unwrap().parse().unwrap();

@@ -19,7 +19,7 @@ use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{
     AddressAttribute, AddressHeaderFlags, AddressMessage, AddressProtocol, AddressScope,
 };
-use netlink_packet_route::link::{LinkAttribute, LinkFlags};
+use netlink_packet_route::link::LinkFlags;
 use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
@@ -228,21 +228,6 @@ impl Rt {
         };
         let result = self.handle.link().del(index).execute().await;
         tolerate(result, &[libc::ENODEV], || format!("remove {dev}"))
-    }
-
-    /// MAC address of `dev`; `None` if it is not Ethernet.
-    pub async fn mac(&self, dev: &str) -> Result<Option<MacAddr>, RtError> {
-        let mut links = self.handle.link().get().match_index(index(dev)?).execute();
-        let link = links.try_next().await;
-        let link = link.map_err(|error| failed(error, format!("look at {dev}")))?;
-        let attributes = link.into_iter().flat_map(|link| link.attributes);
-        Ok(attributes
-            .filter_map(|attribute| match attribute {
-                LinkAttribute::Address(octets) => <[u8; 6]>::try_from(octets).ok(),
-                _ => None,
-            })
-            .map(MacAddr::from_octets)
-            .next())
     }
 
     /// The MAC address of the neighbour `ip` at `dev`, if it is known.

@@ -196,6 +196,11 @@ impl Sysctls {
     /// An interface that does not take its old address back is only warned of; its other settings
     /// wait until it does.
     pub fn restore(&mut self, which: impl Fn(&str) -> bool) -> Result<(), SysctlError> {
+        let changes = &self.journal.changes;
+        // Without any, what another boot has left still goes.
+        if !changes.is_empty() && !changes.iter().any(|change| which(&change.key)) {
+            return Ok(());
+        }
         let changes = std::mem::take(&mut self.journal.changes);
         let mut stuck = Vec::new();
         for change in changes.iter().filter(|change| which(&change.key)) {
@@ -212,7 +217,7 @@ impl Sysctls {
         let mut fault = None;
         let mut kept = Vec::new();
         for change in changes.into_iter().rev() {
-            let waits = stuck.iter().any(|dev| is_of(&change.key, dev));
+            let waits = device(&change.key).is_some_and(|dev| stuck.iter().any(|s| s == dev));
             if waits || !which(&change.key) {
                 kept.push(change);
             } else if !matches!(Key::of(&change.key), Key::Mac { .. })
@@ -230,21 +235,6 @@ impl Sysctls {
             state::store_until_reboot(&self.path, &self.journal)?;
         }
         fault.map_or(Ok(()), Err)
-    }
-
-    /// The same for all settings of interfaces that have another MAC address by us, and that
-    /// `which` accepts.
-    pub fn restore_links(&mut self, which: impl Fn(&str) -> bool) -> Result<(), SysctlError> {
-        let changes = self.journal.changes.iter();
-        let ours = changes.filter_map(|change| match Key::of(&change.key) {
-            Key::Mac { dev } => Some(dev.to_owned()),
-            _ => None,
-        });
-        let links: Vec<String> = ours.filter(|dev| which(dev)).collect();
-        if links.is_empty() {
-            return Ok(());
-        }
-        self.restore(|key| links.iter().any(|dev| is_of(key, dev)))
     }
 }
 
@@ -274,13 +264,14 @@ fn missing(setting: &Setting, cause: io::Error) -> Result<(), SysctlError> {
     }
 }
 
-/// Whether `key` belongs to the interface `dev`.
-pub fn is_of(key: &str, dev: &str) -> bool {
+/// The interface that `key` belongs to; `all` is one to the kernel.
+pub fn device(key: &str) -> Option<&str> {
     match Key::of(key) {
-        Key::Feature { dev: its, .. } | Key::Mac { dev: its } => its == dev,
+        Key::Feature { dev, .. } | Key::Mac { dev } => Some(dev),
         Key::Sysctl(path) => {
             let mut parts = path.split('/').skip(2);
-            matches!(parts.next(), Some("conf" | "neigh")) && parts.next() == Some(dev)
+            let of_one = matches!(parts.next(), Some("conf" | "neigh"));
+            parts.next().filter(|_| of_one)
         }
     }
 }
@@ -392,13 +383,17 @@ mod tests {
 
     #[test]
     fn a_key_belongs_to_its_interface() {
-        assert!(is_of("net/ipv4/conf/eth0.7/rp_filter", "eth0.7"));
-        assert!(is_of("net/ipv6/neigh/v1/proxy_delay", "v1"));
-        assert!(!is_of("net/ipv4/conf/all/rp_filter", "v1"));
-        assert!(!is_of("net/ipv4/ip_forward", "ip_forward"));
-        assert!(is_of("ethtool/v1/rx-gro-list", "v1"));
-        assert!(!is_of("ethtool/v1/rx-gro-list", "v"));
-        assert!(is_of("mac/eth0.7", "eth0.7"));
+        let of = [
+            ("net/ipv4/conf/eth0.7/rp_filter", Some("eth0.7")),
+            ("net/ipv6/neigh/v1/proxy_delay", Some("v1")),
+            ("net/ipv4/conf/all/rp_filter", Some("all")),
+            ("net/ipv4/ip_forward", None),
+            ("ethtool/v1/rx-gro-list", Some("v1")),
+            ("mac/eth0.7", Some("eth0.7")),
+        ];
+        for (key, dev) in of {
+            assert_eq!(device(key), dev, "{key}");
+        }
     }
 
     #[test]

@@ -33,6 +33,7 @@ use tokio::task::JoinHandle;
 use crate::config::Config;
 use crate::io::MacAddr;
 use crate::io::announce::{Announcer, REPEATS};
+use crate::io::ifreq;
 use crate::io::item::Item;
 use crate::io::rt::{self, Rt, RtError};
 use crate::io::sysctl::{self, SysctlError, Sysctls};
@@ -292,9 +293,17 @@ impl Steering {
     pub async fn announce(&mut self, locator: Locator) -> Result<(), SteeringError> {
         let uplink = self.config.uplink.clone();
         let index = rt::index(&uplink)?;
-        let Some(mac) = self.rt.mac(&uplink).await? else {
+        let mac = match ifreq::mac(&uplink) {
+            Ok(mac) => mac,
             // No Ethernet, no neighbours to tell.
-            return Ok(());
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
+            Err(cause) => {
+                return Err(SteeringError::Announce {
+                    locator,
+                    uplink,
+                    cause,
+                });
+            }
         };
         let routers: Vec<_> = self.rt.routers(&uplink).await?.into_iter().collect();
         for router in &routers {
@@ -421,12 +430,7 @@ impl Steering {
         with.attachments.insert(attachment.clone());
         let mut without = with.clone();
         without.attachments.retain(|a| a.home != attachment.home);
-        self.release(with, without).await?;
-        let dev = &attachment.interface;
-        if !self.claims.attachments.iter().any(|a| a.interface == *dev) {
-            self.sysctls.restore(|key| sysctl::is_of(key, dev))?;
-        }
-        Ok(())
+        self.release(with, without).await
     }
 
     /// Puts `home` on the TUN; connections into home prefixes start from it.
@@ -535,9 +539,12 @@ impl Steering {
     /// Interfaces that no instance is behind any more are what they were: before their addresses
     /// go, which the kernel tells the others on the link, and not as the gateway.
     fn release_links(&mut self) -> Result<(), SysctlError> {
-        let attachments = &self.claims.attachments;
+        let attached = self.claims.attachments.iter().map(|a| &*a.interface);
+        let ours: BTreeSet<&str> = attached
+            .chain(["all", &self.config.uplink, &self.tun])
+            .collect();
         self.sysctls
-            .restore_links(|dev| !attachments.iter().any(|a| a.interface == dev))
+            .restore(|key| sysctl::device(key).is_some_and(|dev| !ours.contains(dev)))
     }
 
     /// Gives local addresses back their place before every rule.

@@ -75,9 +75,7 @@ pub fn base(config: &Config, tun: &str, router: bool) -> Vec<Setting> {
     settings
 }
 
-/// Settings of the interface an instance is behind, before it is brought up. The address is the
-/// last, and so the first to be put back: a link-local one made from it would be the same at
-/// every gateway.
+/// Settings of the interface an instance is behind, before it is brought up.
 pub fn link(dev: &str) -> [Setting; 4] {
     [
         v4(dev, "forwarding", "1"),

@@ -48,12 +48,12 @@ const ANNOUNCE_ATTEMPTS: u32 = 8;
 const REOPEN_INTERVAL: Duration = Duration::from_millis(200);
 /// When MOVED has been sent so often, UNKNOWN means that it is not understood.
 const REOPEN_AFTER: u32 = 3;
-/// In a REJECT that gives none.
+/// In a message that has none.
 const NO_COOKIE: Token = Token([0; 16]);
 /// A cookie is good for this time, and for once more.
 const COOKIE_LIFE: Duration = Duration::from_secs(60);
 /// OPENs of unknown senders that are looked up without a cookie, each second, and at
-/// once after a pause.
+/// once after a pause; none while there are more.
 pub(super) const OPENS_PER_SECOND: u64 = 200;
 /// A look-up that brings an older epoch than an OPEN claims is repeated.
 const OPEN_LOOKUPS: u32 = 3;
@@ -451,7 +451,7 @@ impl Agent {
         let key = (pair.from, pair.to);
         if !self.opens.contains_key(&key) {
             // From here on it costs a question and memory: not for everybody.
-            if !self.open_rate.take(self.now.time) && !self.hears_us(pair, &open) {
+            if !self.hears_us(pair, &open) && !self.open_rate.take(self.now.time) {
                 self.ask_for_cookie(pair, &open);
                 return Err(Cause::OpenWithoutCookie);
             }
@@ -556,13 +556,27 @@ impl Agent {
     /// It is made anew each [`COOKIE_LIFE`]; nothing of it is remembered.
     fn cookie(&self, pair: Pair, open: &PendingOpen, time: Time) -> Token {
         let period = time.0 / COOKIE_LIFE.as_micros() as u64;
-        let text = format!("{pair:?} {} {} {period}", open.from, open.to);
-        Token(self.cookie_key.mac(text.as_bytes()))
+        let places = [pair.from.ip(), pair.to.ip(), open.from.ip(), open.to.ip()];
+        let mut text = [0; 4 * 16 + 8];
+        let (addresses, since) = text.split_at_mut(4 * 16);
+        for (octets, place) in addresses.chunks_exact_mut(16).zip(places) {
+            // In the form that no address of family 6 has.
+            let place = match place {
+                IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+                IpAddr::V6(v6) => v6,
+            };
+            octets.copy_from_slice(&place.octets());
+        }
+        since.copy_from_slice(&period.to_be_bytes());
+        Token(self.cookie_key.mac(&text))
     }
 
     /// Whether the sender of an OPEN has sent our cookie back: it gets what we send to where it
     /// says that it is.
     fn hears_us(&self, pair: Pair, open: &PendingOpen) -> bool {
+        if open.cookie == NO_COOKIE {
+            return false;
+        }
         let now = self.now.time;
         let before = Time(now.0.saturating_sub(COOKIE_LIFE.as_micros() as u64));
         [now, before].iter().any(|time| {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use hickory_proto::op::Query;
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use mat_dataplane::agent::{Answer, Proof, UpdateResult};
+use mat_dataplane::clock::Time;
 use mat_mapping::zone::update::{Draft, Refusal, Update};
 use mat_mapping::zone::{Apex, Zone};
 use mat_proto::{Binding, Epoch, Home, Locator, record};
@@ -15,6 +16,7 @@ pub struct Mapping {
     /// Every place that a home has ever had, active or not.
     history: BTreeMap<(Home, Locator), Epoch>,
     epochs: BTreeMap<Home, Epoch>,
+    changed: BTreeMap<Home, Time>,
 }
 
 impl Mapping {
@@ -31,6 +33,7 @@ impl Mapping {
             zone,
             history: BTreeMap::new(),
             epochs: BTreeMap::new(),
+            changed: BTreeMap::new(),
         }
     }
 
@@ -67,6 +70,7 @@ impl Mapping {
     /// What must never be: an epoch went back.
     pub fn swap(
         &mut self,
+        now: Time,
         home: Home,
         expect: Option<&Binding>,
         new: Option<&Binding>,
@@ -103,6 +107,7 @@ impl Mapping {
             }
             Err(refusal) => return Ok(UpdateResult::Refused(refusal.to_string())),
         }
+        self.changed.insert(home, now);
         if let Some(new) = new {
             let last = self.epochs.insert(home, new.epoch());
             if last.is_some_and(|last| last >= new.epoch()) {
@@ -124,6 +129,11 @@ impl Mapping {
             }
         }
         Ok(UpdateResult::Committed)
+    }
+
+    /// When the binding of a home last changed.
+    pub fn changed(&self, home: Home) -> Option<Time> {
+        self.changed.get(&home).copied()
     }
 
     /// Whether a home has ever been registered at a place.

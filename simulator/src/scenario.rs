@@ -14,6 +14,8 @@ pub struct Scenario {
     pub sites: usize,
     /// Where each instance is at first.
     pub hosts: Vec<usize>,
+    /// Forwarders that have not heard of the mapping service for so long serve nobody.
+    pub stop_after: Option<Duration>,
     /// What happens, in order of time.
     pub acts: Vec<(Duration, Act)>,
 }
@@ -87,6 +89,16 @@ pub enum Act {
     },
     /// A planned move.
     Move(Trip),
+    /// Somebody starts an instance at another site, too, which claims it: two live copies. Then
+    /// that one is stopped, and the first one claimed again.
+    Copy {
+        /// Which instance.
+        host: usize,
+        /// Where the second copy is.
+        to: usize,
+        /// So long.
+        lasts: Duration,
+    },
     /// A forwarder is killed, and started again.
     Crash {
         /// Where.
@@ -166,6 +178,9 @@ impl fmt::Display for Act {
                     Some(step) => write!(f, "; the mover dies before {step:?}"),
                 }
             }
+            Act::Copy { host, to, lasts } => {
+                write!(f, "h{host} is started at s{to}, too, for {lasts:?}")
+            }
             Act::Crash {
                 site,
                 down,
@@ -206,8 +221,38 @@ const EACH_MOVE: Duration = Duration::from_secs(3);
 pub const COURSE: Duration = Duration::from_secs(40);
 
 impl Scenario {
-    /// The scenario of a seed.
+    /// The scenario of a seed: everything that can go wrong.
     pub fn new(seed: u64) -> Self {
+        let mut scenario = Self::single(seed);
+        let mut chance = Chance::new(seed).apart(7);
+        let (sites, hosts) = (scenario.sites as u64, scenario.hosts.len() as u64);
+        if chance.once_in(3) {
+            for _ in 0..chance.from(1, 3) {
+                let host = chance.below(hosts);
+                let copy = Act::Copy {
+                    host: host as usize,
+                    to: chance.below(sites) as usize,
+                    lasts: ms(&mut chance, 500, 20_000),
+                };
+                let at = when(&mut chance);
+                scenario.acts.push((at, copy));
+                // While somebody talks to it.
+                let talk = Act::Connect {
+                    from: ((host + chance.from(1, hosts - 1)) % hosts) as usize,
+                    to: host as usize,
+                    octets: chance.from(30, 100) * 1000,
+                };
+                let before = ms(&mut chance, 0, 1000);
+                scenario.acts.push((at.saturating_sub(before), talk));
+            }
+            scenario.acts.sort_by_key(|(at, _)| *at);
+        }
+        scenario.stop_after = chance.once_in(4).then(|| ms(&mut chance, 2000, 5000));
+        scenario
+    }
+
+    /// The same, with one copy of each instance.
+    pub fn single(seed: u64) -> Self {
         let mut chance = Chance::new(seed);
         let sites = chance.from(3, 4) as usize;
         let hosts: Vec<usize> = (0..chance.from(2, 4))
@@ -227,12 +272,11 @@ impl Scenario {
             seed,
             sites,
             hosts,
+            stop_after: None,
             acts,
         }
     }
-}
 
-impl Scenario {
     /// The scenario of a seed in which nothing fails: instances move, one after the other or two
     /// at once, and somebody off the path lies, while numbered datagrams are on their way, none of which may be missed.
     pub fn calm(seed: u64) -> Self {
@@ -286,6 +330,7 @@ impl Scenario {
             seed,
             sites: sites as usize,
             hosts,
+            stop_after: None,
             acts,
         }
     }

@@ -43,7 +43,7 @@ fn seeds_that_went_wrong_once() {
         5509, 29099, 37963, 40950, 53536, 55357, 70295, 81839, 92172, 95460,
     ];
     for seed in seeds {
-        let outcome = run(&Scenario::new(seed), Telling::Story);
+        let outcome = run(&Scenario::single(seed), Telling::Story);
         let story = outcome.story.join("\n");
         assert_eq!(outcome.violation, None, "seed {seed}\n{story}");
     }
@@ -66,6 +66,7 @@ fn goes_well(seed: u64, sites: usize, hosts: &[usize], acts: &[(u64, Act)]) {
         seed,
         sites,
         hosts: hosts.to_vec(),
+        stop_after: None,
         acts: acts.iter().map(|(at, act)| (ms(*at), *act)).collect(),
     };
     let outcome = run(&scenario, Telling::Story);

@@ -7,7 +7,8 @@
 //! A locator stands in one binding at most. Whoever registers it last has it: an older
 //! binding in which it stands tells of somebody who is no longer there (a site that lost
 //! its memory, a laptop asleep whose address was given away), and who would get what is
-//! not meant for it. That binding is withdrawn by the same change.
+//! not meant for it. That binding is withdrawn by the same change; if it only stands by there, the
+//! place is taken out of it, under the next epoch.
 //!
 //! A binding that homes of a prefix share stands at a wildcard, which in DNS answers only where
 //! nothing is on the way (the closest encloser, RFC 4592): a name two labels below it would take
@@ -207,7 +208,8 @@ fn shared_epoch(view: &impl View, name: &Name) -> Epoch {
     wildcard.map_or(Epoch(0), |wildcard| view.last_epoch(&wildcard))
 }
 
-/// Withdraws the bindings of others in which a locator stands that is registered now.
+/// Takes the locators that are registered now out of the bindings of others: a place where one only
+/// stands by, and the whole of a binding that is left without a place in use.
 fn displace(view: &impl View, origin: &Name, change: &mut Change) -> Result<(), Breach> {
     let mut registered: BTreeMap<Locator, Home> = BTreeMap::new();
     for step in change
@@ -223,31 +225,70 @@ fn displace(view: &impl View, origin: &Name, change: &mut Change) -> Result<(), 
             }
         }
     }
+    let mut taken: BTreeMap<&Name, Vec<Locator>> = BTreeMap::new();
     for (locator, home) in registered {
         let Some(name) = view.holder(locator) else {
             continue;
         };
-        let key = (name.clone(), RecordType::SVCB);
-        if change.sets.contains_key(&key) {
-            continue;
+        let its_own = record::home(name, origin) == Some(home);
+        let asked = change.sets.contains_key(&(name.clone(), RecordType::SVCB));
+        if !its_own && !asked {
+            taken.entry(name).or_default().push(locator);
         }
-        let held = view.set(name, RecordType::SVCB);
-        let held = held.and_then(|held| binding_of(name, origin, held));
-        let Some((_, from)) = held.filter(|(holder, _)| *holder != home) else {
+    }
+    for (name, locators) in taken {
+        let Some(held) = view.set(name, RecordType::SVCB) else {
             continue;
         };
-        for kind in view.kinds(name) {
-            change.sets.insert((name.clone(), kind), None);
-        }
-        change.buried.insert(name.clone(), view.last_epoch(name));
+        let Some((_, from)) = binding_of(name, origin, held) else {
+            continue;
+        };
+        let last = view.last_epoch(name);
+        let rest = without(&from, &locators, last).and_then(|rest| {
+            let records = record::to_records(&rest, origin, held.ttl).ok()?;
+            Some((records, rest))
+        });
+        let to = match rest {
+            Some((records, rest)) => {
+                let set = RrSet {
+                    ttl: held.ttl,
+                    data: records.into_iter().map(|record| record.data).collect(),
+                };
+                let key = (name.clone(), RecordType::SVCB);
+                change.sets.insert(key, Some(set));
+                Some(rest)
+            }
+            None => {
+                for kind in view.kinds(name) {
+                    change.sets.insert((name.clone(), kind), None);
+                }
+                change.buried.insert(name.clone(), last);
+                None
+            }
+        };
         change.moves.push(Move {
             whose: from.home().into(),
             from: Some(from),
-            to: None,
-            displaced_from: Some(locator),
+            to,
+            displaced_from: locators.first().copied(),
         });
     }
     Ok(())
+}
+
+/// What is left of a binding without these locators, if one of the rest is in use.
+fn without(from: &Binding, locators: &[Locator], last: Epoch) -> Option<Binding> {
+    let rest = from.entries().iter();
+    let rest = rest.filter(|entry| !locators.contains(&entry.locator));
+    let epoch = Epoch(last.0 + 1);
+    let rest = Binding::new(
+        from.home(),
+        epoch,
+        from.lease_seconds(),
+        rest.cloned().collect(),
+    );
+    rest.ok()
+        .filter(|rest| rest.active().is_some() && epoch <= MAX_EPOCH)
 }
 
 /// Whoever is told a list of prefixes can read it.

@@ -154,6 +154,32 @@ fn whoever_is_registered_at_a_locator_last_has_it() {
     assert!(!data_of(&zone, "11.2.0.192.h4.map.example.", RecordType::SVCB).is_empty());
 }
 
+/// A site that lost its memory gives an instance the locator that it had prepared for another one,
+/// which is served elsewhere, and goes on being served there.
+#[test]
+fn whoever_only_stands_by_at_a_locator_loses_no_more_than_that() {
+    let mut zone = zone();
+    let b = site_b();
+    let of = |home, epoch, entries| set_to(home, epoch, entries);
+    let both = [(1, "203.0.113.7"), (2, "203.0.113.8")];
+    decide(&mut zone, &b, &of("192.0.2.10", 5, &both)).unwrap();
+    decide(&mut zone, &b, &of("192.0.2.11", 1, &[(1, "203.0.113.8")])).unwrap();
+    let left = set_to("192.0.2.10", 6, &[(1, "203.0.113.7")]);
+    let left: Vec<RData> = left.updates.into_iter().map(|r| r.data).skip(1).collect();
+    let owner = "10.2.0.192.h4.map.example.";
+    assert_eq!(data_of(&zone, owner, RecordType::SVCB), left);
+    // Both places of another at once: nothing is left.
+    decide(
+        &mut zone,
+        &b,
+        &of("192.0.2.12", 1, &[(1, "203.0.113.9"), (2, "203.0.113.10")]),
+    )
+    .unwrap();
+    let first = [(1, "203.0.113.10"), (2, "203.0.113.9")];
+    decide(&mut zone, &b, &of("192.0.2.13", 1, &first)).unwrap();
+    assert!(data_of(&zone, "12.2.0.192.h4.map.example.", RecordType::SVCB).is_empty());
+}
+
 #[test]
 fn a_home_is_displaced_by_those_alone_who_speak_for_it_or_for_its_locator() {
     let mut zone = zone();

@@ -30,8 +30,7 @@ impl World {
                 self.probe(n);
             }
             Act::Move(trip) => {
-                let travelling = self.travels.iter().flat_map(|t| &t.mover);
-                let busy = travelling.into_iter().any(|m| m.host() == trip.host);
+                let busy = self.is_busy(trip.host);
                 let place = self.places[trip.host];
                 match place.filter(|from| *from != trip.to && !busy) {
                     Some(from) => {
@@ -47,6 +46,17 @@ impl World {
                     }
                     None => self.tell("it is there, or on its way".to_owned()),
                 }
+            }
+            Act::Copy { host, to, lasts } => {
+                let elsewhere = self.places[host].is_some_and(|place| place != to);
+                if self.is_busy(host) || !elsewhere {
+                    return self.tell("it is there, or on its way".to_owned());
+                }
+                self.copies[host] = Some(to);
+                let now = self.now();
+                self.call(to, |agent| agent.link_ready(now, home(host), true));
+                self.attach(host, to);
+                self.later(lasts, Event::CopyEnds(host));
             }
             Act::Crash {
                 site,
@@ -186,10 +196,11 @@ impl World {
         let life = self.sites[site].life;
         let agent = self.fresh(site, life);
         self.sites[site].agent = Some(agent);
+        self.sites[site].since = self.now;
         self.sites[site].routes.clear();
         self.tell(format!("s{site} is back"));
         let now = self.now();
-        let here = (0..self.hosts.len()).filter(|host| self.places[*host] == Some(site));
+        let here = (0..self.hosts.len()).filter(|host| self.runs_at(*host, site));
         let here: Vec<usize> = here.collect();
         if !forgets {
             let saved = self.sites[site].saved.clone();
@@ -208,12 +219,7 @@ impl World {
     /// Somebody looks after instances that nobody serves where they are.
     pub(super) fn operate(&mut self) {
         for host in 0..self.hosts.len() {
-            let busy = self
-                .travels
-                .iter()
-                .flat_map(|t| &t.mover)
-                .any(|m| m.host() == host);
-            if busy {
+            if self.is_busy(host) {
                 continue;
             }
             let site = match self.places[host] {
@@ -224,17 +230,47 @@ impl World {
                 }
             };
             let state = self.state(site, host);
-            if matches!(state.as_deref(), Some("serving" | "registering")) {
-                continue;
+            if !matches!(state.as_deref(), Some("serving" | "registering")) {
+                self.outcome.by_hand += 1;
+                self.claim(host, site);
             }
-            self.outcome.by_hand += 1;
-            self.tell(format!("h{host} is {state:?} at s{site}: attached by hand"));
-            if matches!(state.as_deref(), Some("prepared" | "not serving")) {
-                let now = self.now();
-                self.call(site, |agent| agent.detach(now, home(host), None).is_ok());
-            }
-            self.attach(host, site);
         }
+    }
+
+    /// It is being moved, or there are two of it.
+    fn is_busy(&self, host: usize) -> bool {
+        let travelling = self.travels.iter().flat_map(|t| &t.mover);
+        travelling.into_iter().any(|m| m.host() == host) || self.copies[host].is_some()
+    }
+
+    /// Whoever has stopped one of two copies says where the other one is, if anybody is there to
+    /// be told.
+    pub(super) fn copy_ends(&mut self, host: usize) {
+        let place = self.places[host];
+        if place.is_some_and(|place| self.sites[place].agent.is_none()) {
+            return self.later(AGAIN, Event::CopyEnds(host));
+        }
+        let Some(site) = self.copies[host].take() else {
+            return;
+        };
+        self.tell(format!("h{host} is stopped at s{site}"));
+        let now = self.now();
+        self.call(site, |agent| agent.link_ready(now, home(host), false));
+        self.call(site, |agent| agent.detach(now, home(host), None).is_ok());
+        if let Some(place) = place {
+            self.claim(host, place);
+        }
+    }
+
+    /// An instance is attached by hand where it is, whatever it is to its forwarder.
+    fn claim(&mut self, host: usize, site: usize) {
+        let state = self.state(site, host);
+        self.tell(format!("h{host} is {state:?} at s{site}: attached by hand"));
+        if matches!(state.as_deref(), Some("prepared" | "not serving")) {
+            let now = self.now();
+            self.call(site, |agent| agent.detach(now, home(host), None).is_ok());
+        }
+        self.attach(host, site);
     }
 
     pub(super) fn attach(&mut self, host: usize, site: usize) {

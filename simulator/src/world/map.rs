@@ -40,7 +40,7 @@ impl World {
             }
             Question::Lookup(home) => Reply::Lookup(home, self.map.answer(home)),
             Question::Update(home, expect, new) => {
-                match self.map.swap(home, expect.as_ref(), new.as_ref()) {
+                match self.map.swap(self.now, home, expect.as_ref(), new.as_ref()) {
                     Err(wrong) => return self.violated(wrong),
                     Ok(result) => {
                         let place = new
@@ -62,6 +62,19 @@ impl World {
             self.sites[site].map_delay
         };
         self.later(delay, Event::Told(site, life, reply));
+    }
+
+    /// Whether that is word of the mapping service.
+    pub(super) fn hears(&mut self, site: usize, reply: &Reply) {
+        let failed = match reply {
+            Reply::Lookup(_, answer) | Reply::News(_, answer) => {
+                matches!(answer, Answer::Failed(_))
+            }
+            Reply::Update(_, _, result) => matches!(result, UpdateResult::Unknown(_)),
+        };
+        if !failed {
+            self.sites[site].heard = self.now;
+        }
     }
 
     /// A site wants to hear of a home: what is there comes as soon as it can.

@@ -62,6 +62,8 @@ enum Event {
     Probe(usize),
     Save(usize),
     Restart(usize, bool),
+    /// The second copy of an instance is stopped.
+    CopyEnds(usize),
     Operator,
 }
 
@@ -100,6 +102,8 @@ pub struct World {
     sites: Vec<Site>,
     hosts: Vec<Host>,
     places: Vec<Option<usize>>,
+    /// Where a second copy of each runs.
+    copies: Vec<Option<usize>>,
     /// When each instance came to where it is.
     arrived: Vec<Time>,
     due: Vec<Option<Time>>,
@@ -152,6 +156,7 @@ impl World {
                 .map(|host| Host::new(home(host), chance.apart(100 + host as u64).next()))
                 .collect(),
             places: vec![None; scenario.hosts.len()],
+            copies: vec![None; scenario.hosts.len()],
             arrived: vec![Time(0); scenario.hosts.len()],
             due: vec![None; scenario.hosts.len()],
             travels: Vec::new(),
@@ -172,6 +177,8 @@ impl World {
                 routes: BTreeSet::new(),
                 map_delay: Duration::from_micros(delay),
                 map_cut: Time(0),
+                since: world.now,
+                heard: world.now,
                 push: push.per_mille(700).then(|| Push::new(push)),
             });
             world.later(SAVE, Event::Save(site));
@@ -217,7 +224,8 @@ impl World {
                 Act::Cut { lasts, .. }
                 | Act::MapCut { lasts, .. }
                 | Act::LoseAnswers { lasts }
-                | Act::Weather { lasts, .. } => *lasts,
+                | Act::Weather { lasts, .. }
+                | Act::Copy { lasts, .. } => *lasts,
                 // Until it is undone, or the forwarders have decided.
                 Act::Move(Trip { dies: None, .. }) => Duration::from_secs(25),
                 Act::Move(_) => Duration::from_secs(45),
@@ -322,6 +330,7 @@ impl World {
                     return;
                 }
                 let now = self.now();
+                self.hears(site, &reply);
                 self.call(site, |agent| match reply {
                     Reply::Lookup(home, answer) => agent.handle_lookup(now, home, answer),
                     Reply::Update(home, new, result) => {
@@ -334,12 +343,13 @@ impl World {
                 let push = self.sites[site].push.as_mut();
                 if let Some((home, answer)) = push.and_then(|push| push.arrives(parcel)) {
                     let now = self.now();
+                    self.sites[site].heard = self.now;
                     self.call(site, |agent| agent.handle_news(now, home, answer));
                 }
             }
             Event::Reconnected(site) => self.push(site),
             Event::Connect(site, life, host) => {
-                if self.sites[site].life == life && self.places[host] == Some(site) {
+                if self.sites[site].life == life && self.runs_at(host, site) {
                     let now = self.now();
                     self.call(site, |agent| agent.link_ready(now, home(host), true));
                 }
@@ -353,6 +363,7 @@ impl World {
                 self.later(SAVE, Event::Save(site));
             }
             Event::Restart(site, forgets) => self.restart(site, forgets),
+            Event::CopyEnds(host) => self.copy_ends(host),
             Event::Operator => {
                 self.operate();
                 self.later(OPERATOR, Event::Operator);

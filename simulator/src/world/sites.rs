@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use mat_dataplane::agent::{Agent, AgentConfig, Limits, Output, Snapshot, Verdict};
 use mat_dataplane::clock::Time;
 use mat_dataplane::fib::Candidate;
@@ -18,6 +19,10 @@ use crate::hostile::Letter;
 use crate::probes::Came;
 use crate::push::Push;
 
+/// A forwarder that nothing keeps from asking knows after this time where a home is: a question
+/// that was lost has failed after a second, and the next one follows within another.
+const LEARNS: Duration = Duration::from_millis(2500);
+
 pub(super) struct Site {
     pub(super) agent: Option<Agent>,
     pub(super) life: u32,
@@ -27,21 +32,30 @@ pub(super) struct Site {
     /// One way to the mapping service.
     pub(super) map_delay: Duration,
     pub(super) map_cut: Time,
+    /// When it was started.
+    pub(super) since: Time,
+    /// When it last had an answer of the mapping service, or a word.
+    pub(super) heard: Time,
     /// Most sites are pushed what changes; the others ask.
     pub(super) push: Option<Push>,
 }
 
-fn config(site: usize) -> AgentConfig {
-    let prefix = |text: String| text.parse().expect("a prefix");
+fn pool(site: usize) -> IpNet {
+    let text = format!("198.51.100.{}/28", 16 * site);
+    text.parse().expect("a prefix")
+}
+
+fn config(site: usize, stop_after: Option<Duration>) -> AgentConfig {
+    let prefix = |text: &str| text.parse().expect("a prefix");
     AgentConfig {
-        homes: vec![prefix("192.0.2.0/24".to_owned())],
-        locators: vec![prefix("198.51.100.0/24".to_owned())],
-        pool: vec![prefix(format!("198.51.100.{}/28", 16 * site))],
+        homes: vec![prefix("192.0.2.0/24")],
+        locators: vec![prefix("198.51.100.0/24")],
+        pool: vec![pool(site)],
         exclusive: false,
         control_port: PORT,
         lease_seconds: 30,
         poll: Duration::from_secs(1),
-        stop_after: None,
+        stop_after,
         zoning: mat_dataplane::zoning::Zoning::default(),
         grace: Duration::from_secs(10),
         limits: Limits {
@@ -56,7 +70,8 @@ impl World {
     /// An agent that remembers nothing.
     pub(super) fn fresh(&self, site: usize, life: u32) -> Agent {
         let mut chance = self.chance.apart(1000 * u64::from(life) + 10 + site as u64);
-        Agent::new(config(site), self.now(), move |buffer| chance.fill(buffer))
+        let config = config(site, self.scenario.stop_after);
+        Agent::new(config, self.now(), move |buffer| chance.fill(buffer))
     }
 
     pub(super) fn poll_host(&mut self, host: usize) {
@@ -107,11 +122,17 @@ impl World {
         };
         let dst = headers.dst();
         if let Some(host) = self.hosts.iter().position(|h| h.home.ip() == dst) {
-            if self.places[host] == Some(site) {
-                if let Err(wrong) = self.ledger.receives(&packet) {
+            if self.runs_at(host, site) {
+                let may = self.may_deliver(site, host);
+                if let Err(wrong) = may.and_then(|()| self.ledger.receives(&packet)) {
                     return self.violated(format!("at s{site}: {wrong}"));
                 }
                 self.tell_segment("is given", &packet);
+                if self.copies[host] == Some(site) {
+                    // It says nothing: what becomes of a connection with two ends of that kind
+                    // is theirs.
+                    return;
+                }
                 match self.probes.receives(&packet) {
                     Ok(Came::Other) => {}
                     Ok(Came::InOrder) => return,
@@ -147,8 +168,39 @@ impl World {
         }
     }
 
+    /// Whether an instance, or its second copy, is there.
+    pub(super) fn runs_at(&self, host: usize, site: usize) -> bool {
+        self.places[host] == Some(site) || self.copies[host] == Some(site)
+    }
+
+    /// At most one site gives a home its packets, but for as long as the other one could not know.
+    fn may_deliver(&self, site: usize, host: usize) -> Result<(), String> {
+        let home = home(host);
+        let binding = self.map.get(home);
+        let active = binding.as_ref().and_then(|b| Some(b.active()?.locator));
+        let Some(active) = active.filter(|active| !pool(site).contains(&active.ip())) else {
+            return Ok(());
+        };
+        let Site {
+            map_cut,
+            since,
+            heard,
+            ..
+        } = &self.sites[site];
+        let changed = self.map.changed(home).unwrap_or(Time(0));
+        let told = changed.max(*map_cut).max(*since).max(self.answers_lost) + LEARNS;
+        let stopped = self.scenario.stop_after;
+        let stopped = stopped.map_or(told, |after| changed.max(*heard) + after + LEARNS);
+        if self.now <= told.min(stopped) {
+            return Ok(());
+        }
+        Err(format!(
+            "{home} is given a packet, although it is at {active} since {changed}"
+        ))
+    }
+
     pub(super) fn site_of(&self, to: SocketAddr) -> Option<usize> {
-        (0..self.sites.len()).find(|site| config(*site).pool[0].contains(&to.ip()))
+        (0..self.sites.len()).find(|site| pool(*site).contains(&to.ip()))
     }
 
     pub(super) fn drain(&mut self, site: usize) {
@@ -194,7 +246,7 @@ impl World {
                 }
                 Output::Connect(home, _) => {
                     let host = self.hosts.iter().position(|h| h.home == home);
-                    if let Some(host) = host.filter(|h| self.places[*h] == Some(site)) {
+                    if let Some(host) = host.filter(|h| self.runs_at(*h, site)) {
                         self.later(Duration::ZERO, Event::Connect(site, life, host));
                     }
                 }

@@ -205,8 +205,11 @@ impl Agent {
             return;
         };
         if own.prepared() && own.deadline.is_some_and(|d| d <= time) {
-            return self.not_activated(home);
+            self.not_activated(home);
         }
+        let Some(own) = self.own.get(&home) else {
+            return;
+        };
         if own.serving().is_some() {
             let silence = time.since(own.confirmed);
             if self.config.stop_after.is_some_and(|most| silence >= most) {

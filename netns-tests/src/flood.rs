@@ -90,8 +90,15 @@ pub fn run(settings: Settings) -> Result<Report> {
     let bed = Testbed::new(Options::new()?)?;
     let web = bed.instance("web", 10, "a")?;
     let user = bed.instance("user", 20, "c")?;
-    // What is answered to strangers ends there.
-    bed.router.ip(&format!("route add blackhole {STRANGERS}"))?;
+    // What is answered to strangers ends there, at once: it is another machine's work.
+    bed.router.nft(&format!(
+        "table inet strangers {{
+            chain arriving {{
+                type filter hook prerouting priority -400
+                ip daddr {STRANGERS} drop
+            }}
+        }}"
+    ))?;
     let site = bed.site("a");
     site.host.nft(&format!(
         "table inet flood {{

@@ -3,6 +3,9 @@
 //! 1. No packet reaches an instance that another one did not send to it.
 //! 2. What is sent to a place is for a home that has been registered there.
 //! 3. What a forwarder knows of its homes never grows older.
+//!
+//! That at most one site gives a home its packets is looked at where they are given
+//! ([`crate::world`]).
 
 use std::collections::{BTreeMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -90,6 +93,11 @@ impl Ledger {
     pub fn forgets(&mut self, site: usize, life: u32, home: Home) {
         self.epochs.remove(&(site, life, home));
     }
+}
+
+/// Whether it is a TCP segment or a datagram of an instance, and no error that a site made.
+pub fn is_of_an_instance(packet: &[u8]) -> bool {
+    ends(packet).is_some()
 }
 
 /// Addresses of a TCP segment or a datagram of an instance, and something that stays the same

@@ -384,3 +384,66 @@ fn taken_back_where_a_peer_was_half_a_minute_ago_somebody_else_is() {
     ];
     goes_well(5509, 4, &[1, 1, 1, 2], &acts);
 }
+
+fn copies(host: usize, to: usize, lasts: u64) -> Act {
+    Act::Copy {
+        host,
+        to,
+        lasts: ms(lasts),
+    }
+}
+
+/// Whoever had finished a move alone never asked again what became of its instance: the site went on
+/// serving it while another one had it, and after nobody had.
+#[test]
+fn a_home_that_is_served_is_asked_about() {
+    let acts = [
+        (3_299, moves(1, 0, 119, Some(Death::Activate))),
+        (33_688, copies(1, 2, 9_494)),
+    ];
+    goes_well(5_043_033, 4, &[1, 1], &acts);
+    let acts = [
+        (5_217, moves(0, 0, 31, Some(Death::Activate))),
+        (38_921, copies(0, 1, 13_990)),
+    ];
+    goes_well(5_014_060, 4, &[3, 0], &acts);
+}
+
+/// A site without memory prepared a home at the locator of another one, whose mover had died; what
+/// was under way to that one was given to the first.
+#[test]
+fn nobody_stands_by_where_another_one_is() {
+    let acts = [
+        (5_096, connects(2, 1, 39_000)),
+        (10_231, connects(2, 0, 32_000)),
+        (14_073, moves(2, 2, 139, None)),
+        (
+            14_729,
+            Act::Weather {
+                lost: 16,
+                doubled: 17,
+                late: 92,
+                lasts: ms(9_299),
+            },
+        ),
+        (18_777, connects(2, 1, 44_000)),
+        (23_811, moves(1, 1, 175, Some(Death::Activate))),
+        (26_478, crashes(0, 2_398, true)),
+        (39_318, moves_early(0, 0, 254, None)),
+    ];
+    goes_well(5_070_138, 3, &[2, 0, 0], &acts);
+}
+
+/// A home was taken back half a minute later, and what its site had heard of a peer until then was
+/// as old.
+#[test]
+fn taken_back_it_looks_where_its_peers_are() {
+    let acts = [
+        (5_495, connects(3, 0, 5_000)),
+        (10_199, moves_early(3, 1, 243, None)),
+        (18_644, moves(3, 0, 43, Some(Death::Activate))),
+        (26_553, moves_early(0, 0, 257, Some(Death::Activate))),
+        (28_540, moves_early(3, 1, 148, None)),
+    ];
+    goes_well(6_023_258, 4, &[2, 0, 0, 2], &acts);
+}

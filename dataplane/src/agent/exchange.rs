@@ -236,7 +236,8 @@ impl Agent {
         let newer = newer.cloned();
         let binding = fresh.then(|| record.binding.clone());
         let binding = binding.filter(|binding| !self.is_outdated(binding));
-        if newer.is_none() && binding.is_none() {
+        // What was heard of it meanwhile, while nobody here spoke with it, may be old, too.
+        if !fresh || newer.is_none() && binding.is_none() {
             self.lookup(peer);
         }
         let keys = Keys::new(record.mine, record.theirs);

@@ -8,7 +8,8 @@
 //! binding in which it stands tells of somebody who is no longer there (a site that lost
 //! its memory, a laptop asleep whose address was given away), and who would get what is
 //! not meant for it. That binding is withdrawn by the same change; if it only stands by there, the
-//! place is taken out of it, under the next epoch.
+//! place is taken out of it, under the next epoch. Whoever is to stand by somewhere takes no place
+//! that another home is in: a site that forgot that one chooses another place.
 //!
 //! A binding that homes of a prefix share stands at a wildcard, which in DNS answers only where
 //! nothing is on the way (the closest encloser, RFC 4592): a name two labels below it would take
@@ -25,7 +26,7 @@ use hickory_proto::rr::{Name, RData, RecordType};
 use ipnet::IpNet;
 use mat_proto::apl::{self, AplError};
 use mat_proto::record::{self, RecordError};
-use mat_proto::{Binding, Epoch, Family, Home, Locator, Whose};
+use mat_proto::{Binding, Epoch, Family, Home, Locator, Priority, Whose};
 
 use super::{Change, Move, RrSet, View, binding_for, binding_of, spans, withdrawn};
 use crate::dnssec::is_made_here;
@@ -131,6 +132,9 @@ pub enum Breach {
         /// The homes.
         homes: [Home; 2],
     },
+    /// A place to stand by that another home is served at.
+    #[error("nobody can stand by at {0}, where {1} is registered")]
+    InUse(Locator, Home),
     /// More records than [`super::update::MAX_SET`], or more octets than an answer takes.
     #[error("{1} of {0} would have more than {max} records, or not fit an answer", max = super::update::MAX_SET)]
     SetTooLarge(Name, RecordType),
@@ -209,9 +213,10 @@ fn shared_epoch(view: &impl View, name: &Name) -> Epoch {
 }
 
 /// Takes the locators that are registered now out of the bindings of others: a place where one only
-/// stands by, and the whole of a binding that is left without a place in use.
+/// stands by, and the whole of a binding that is left without a place in use. Whoever is only to
+/// stand by takes nobody's place in use.
 fn displace(view: &impl View, origin: &Name, change: &mut Change) -> Result<(), Breach> {
-    let mut registered: BTreeMap<Locator, Home> = BTreeMap::new();
+    let mut registered: BTreeMap<Locator, (Home, Priority)> = BTreeMap::new();
     for step in change
         .moves
         .iter()
@@ -219,21 +224,22 @@ fn displace(view: &impl View, origin: &Name, change: &mut Change) -> Result<(), 
     {
         for entry in step.to.iter().flat_map(|b| b.entries()) {
             let locator = entry.locator;
-            if let Some(other) = registered.insert(locator, step.whose.first()) {
-                let homes = [other, step.whose.first()];
+            let first = step.whose.first();
+            if let Some((other, _)) = registered.insert(locator, (first, entry.priority)) {
+                let homes = [other, first];
                 return Err(Breach::Shared { locator, homes });
             }
         }
     }
-    let mut taken: BTreeMap<&Name, Vec<Locator>> = BTreeMap::new();
-    for (locator, home) in registered {
+    let mut taken: BTreeMap<&Name, Vec<(Locator, Priority)>> = BTreeMap::new();
+    for (locator, (home, priority)) in registered {
         let Some(name) = view.holder(locator) else {
             continue;
         };
         let its_own = record::home(name, origin) == Some(home);
         let asked = change.sets.contains_key(&(name.clone(), RecordType::SVCB));
         if !its_own && !asked {
-            taken.entry(name).or_default().push(locator);
+            taken.entry(name).or_default().push((locator, priority));
         }
     }
     for (name, locators) in taken {
@@ -243,6 +249,13 @@ fn displace(view: &impl View, origin: &Name, change: &mut Change) -> Result<(), 
         let Some((_, from)) = binding_of(name, origin, held) else {
             continue;
         };
+        for (locator, priority) in &locators {
+            let in_use = from.active().is_some_and(|used| used.locator == *locator);
+            if in_use && *priority != Priority::ACTIVE {
+                return Err(Breach::InUse(*locator, from.home()));
+            }
+        }
+        let locators: Vec<Locator> = locators.into_iter().map(|(locator, _)| locator).collect();
         let last = view.last_epoch(name);
         let rest = without(&from, &locators, last).and_then(|rest| {
             let records = record::to_records(&rest, origin, held.ttl).ok()?;

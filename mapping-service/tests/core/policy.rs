@@ -168,6 +168,10 @@ fn whoever_only_stands_by_at_a_locator_loses_no_more_than_that() {
     let left: Vec<RData> = left.updates.into_iter().map(|r| r.data).skip(1).collect();
     let owner = "10.2.0.192.h4.map.example.";
     assert_eq!(data_of(&zone, owner, RecordType::SVCB), left);
+    // To stand by is no reason to take somebody's place.
+    let beside = of("192.0.2.14", 1, &[(1, "203.0.113.14"), (2, "203.0.113.7")]);
+    let refused = Draft::new(&zone).update(&beside, |_| Ok::<_, Refusal>(()));
+    assert_eq!(code(&refused), ResponseCode::Refused);
     // Both places of another at once: nothing is left.
     decide(
         &mut zone,
@@ -175,7 +179,7 @@ fn whoever_only_stands_by_at_a_locator_loses_no_more_than_that() {
         &of("192.0.2.12", 1, &[(1, "203.0.113.9"), (2, "203.0.113.10")]),
     )
     .unwrap();
-    let first = [(1, "203.0.113.10"), (2, "203.0.113.9")];
+    let first = [(1, "203.0.113.9"), (2, "203.0.113.10")];
     decide(&mut zone, &b, &of("192.0.2.13", 1, &first)).unwrap();
     assert!(data_of(&zone, "12.2.0.192.h4.map.example.", RecordType::SVCB).is_empty());
 }

@@ -15,6 +15,7 @@ use mat_proto::Locator;
 
 use super::map::{Question, Reply};
 use super::{Event, HEADERS, PORT, World, home};
+use crate::check;
 use crate::hostile::Letter;
 use crate::probes::Came;
 use crate::push::Push;
@@ -123,7 +124,10 @@ impl World {
         let dst = headers.dst();
         if let Some(host) = self.hosts.iter().position(|h| h.home.ip() == dst) {
             if self.runs_at(host, site) {
-                let may = self.may_deliver(site, host);
+                let may = match check::is_of_an_instance(&packet) {
+                    true => self.may_deliver(site, host),
+                    false => Ok(()),
+                };
                 if let Err(wrong) = may.and_then(|()| self.ledger.receives(&packet)) {
                     return self.violated(format!("at s{site}: {wrong}"));
                 }

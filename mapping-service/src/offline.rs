@@ -19,7 +19,9 @@ use crate::zonefile;
 const PORTION: usize = 1024;
 
 /// Takes what stands in the zone file `path` into the zone, each set in place of what it holds
-/// there: all of it, or nothing. The apex stays that of the configuration.
+/// there: all of it, or nothing. The apex stays that of the configuration. A place that is another
+/// home's in the zone and is to change hands within the file may be refused, or taken from the other
+/// home first: portions are checked one after the other.
 ///
 /// # Errors
 /// A mistake in either file, a set that the rules for home addresses forbid (an epoch that

@@ -9,8 +9,9 @@
 //! prepares a move to itself writes a set in which the other site's locator
 //! still stands; it may keep that one and drop it, and may not bring it in.
 //!
-//! A key with locators of its own says who is there: registering one withdraws whatever
-//! binding it stood in. A key that may register anything can do so only to its own homes.
+//! A key with locators of its own says who is there: registering one takes it out of whatever
+//! binding it stood in, which may be the end of that. A key that may register anything can do so
+//! only to its own homes.
 
 use std::net::IpAddr;
 
@@ -165,12 +166,13 @@ impl Policy {
             self.permits_name(origin, &lower(&record.name))?;
         }
         for (name, kind) in change.sets.keys() {
-            if displaced(origin, change, name) {
+            let mut here = update.updates.iter().filter(|r| lower(&r.name) == *name);
+            let named = here.clone().next().is_some();
+            if !named && displaced(origin, change, name) {
                 continue;
             }
             let serial = name == origin && *kind == RecordType::SOA;
-            let mut updates = update.updates.iter();
-            let asked = updates.any(|r| r.record_type() == *kind && lower(&r.name) == *name);
+            let asked = here.any(|r| r.record_type() == *kind);
             match kind {
                 RecordType::SOA if serial && !asked => {}
                 // What is left in place of a withdrawn binding.
@@ -223,7 +225,7 @@ impl Policy {
     }
 }
 
-/// Whether the records of a name go only because its locator is another home's now.
+/// Whether the records of a name change, or go, because its locator is another home's now.
 fn displaced(origin: &Name, change: &Change, name: &Name) -> bool {
     let home = record::home(name, origin);
     let mut moves = change.moves.iter().filter(|m| m.displaced_from.is_some());

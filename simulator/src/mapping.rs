@@ -100,19 +100,33 @@ impl Mapping {
                 .collect(),
         };
         let change = Draft::new(&self.zone).update(&update, |_| Ok::<_, Refusal>(()));
-        match change {
-            Ok(change) => self.zone.apply(change),
+        let moves = match change {
+            Ok(change) => {
+                let moves = change.moves.clone();
+                self.zone.apply(change);
+                moves
+            }
             Err(Refusal::SetDiffers(..) | Refusal::SetExists(..)) => {
                 return Ok(UpdateResult::Conflict);
             }
             Err(refusal) => return Ok(UpdateResult::Refused(refusal.to_string())),
-        }
-        self.changed.insert(home, now);
-        if let Some(new) = new {
-            let last = self.epochs.insert(home, new.epoch());
-            if last.is_some_and(|last| last >= new.epoch()) {
-                return Err(format!("the epoch of {home} went back to {}", new.epoch()));
+        };
+        // Those whose place it is no more, too.
+        for step in moves {
+            let active = |b: &Binding| b.active().map(|entry| entry.locator);
+            let [from, to] = [&step.from, &step.to].map(|b| b.as_ref().and_then(active));
+            let home = step.whose.first();
+            if from != to {
+                self.changed.insert(home, now);
             }
+            if let Some(epoch) = step.to.map(|to| to.epoch()) {
+                let last = self.epochs.insert(home, epoch);
+                if last.is_some_and(|last| last >= epoch) {
+                    return Err(format!("the epoch of {home} went back to {epoch}"));
+                }
+            }
+        }
+        if let Some(new) = new {
             for entry in new.entries() {
                 self.history.insert((home, entry.locator), new.epoch());
             }
@@ -131,7 +145,7 @@ impl Mapping {
         Ok(UpdateResult::Committed)
     }
 
-    /// When the binding of a home last changed.
+    /// When a home last had another place, or none.
     pub fn changed(&self, home: Home) -> Option<Time> {
         self.changed.get(&home).copied()
     }

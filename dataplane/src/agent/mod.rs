@@ -202,7 +202,9 @@ pub struct Agent {
     /// Whose each locator of ours is.
     own_locators: BTreeMap<Locator, Home>,
     /// Locators that may not be given to another home before then.
-    quarantine: BTreeMap<Locator, (Home, Time)>,
+    /// Whose each was, for whom alone it may be used until then; nobody's, if another one is said
+    /// to be there.
+    quarantine: BTreeMap<Locator, (Option<Home>, Time)>,
     /// Epochs of homes that were released here lately: the mapping service may
     /// remember them too, and takes nothing lower.
     released: BTreeMap<Home, (Epoch, Time)>,

@@ -175,7 +175,7 @@ impl Agent {
         let resting = self
             .quarantine
             .iter()
-            .map(|(l, (h, until))| (*l, *h, *until));
+            .filter_map(|(l, (h, until))| Some((*l, (*h)?, *until)));
         let contexts = self.table.ids().into_iter();
         Snapshot {
             homes,
@@ -240,7 +240,7 @@ impl Agent {
         } in snapshot.resting
         {
             let until = self.time_at(until_unix);
-            self.quarantine.insert(locator, (home, until));
+            self.quarantine.insert(locator, (Some(home), until));
         }
         for record in snapshot.homes {
             if let Some(departed) = &record.departed {

@@ -9,7 +9,7 @@
 //! its memory, a laptop asleep whose address was given away), and who would get what is
 //! not meant for it. That binding is withdrawn by the same change; if it only stands by there, the
 //! place is taken out of it, under the next epoch. Whoever is to stand by somewhere takes no place
-//! that another home is in: a site that forgot that one chooses another place.
+//! that another home is in: a site that forgot that one learns of it so, and chooses another place.
 //!
 //! A binding that homes of a prefix share stands at a wildcard, which in DNS answers only where
 //! nothing is on the way (the closest encloser, RFC 4592): a name two labels below it would take
@@ -293,7 +293,7 @@ fn displace(view: &impl View, origin: &Name, change: &mut Change) -> Result<(), 
 fn without(from: &Binding, locators: &[Locator], last: Epoch) -> Option<Binding> {
     let rest = from.entries().iter();
     let rest = rest.filter(|entry| !locators.contains(&entry.locator));
-    let epoch = Epoch(last.0 + 1);
+    let epoch = Epoch(last.0.saturating_add(1));
     let rest = Binding::new(
         from.home(),
         epoch,

@@ -1,6 +1,7 @@
 //! Who may change what.
 
 use mat_mapping::policy::{Denial, Policy, Scope, may_read};
+use mat_mapping::zone::rules::Breach;
 use mat_proto::{Binding, Entry, Epoch, Modes, Priority, record};
 
 use super::*;
@@ -171,7 +172,23 @@ fn whoever_only_stands_by_at_a_locator_loses_no_more_than_that() {
     // To stand by is no reason to take somebody's place.
     let beside = of("192.0.2.14", 1, &[(1, "203.0.113.14"), (2, "203.0.113.7")]);
     let refused = Draft::new(&zone).update(&beside, |_| Ok::<_, Refusal>(()));
-    assert_eq!(code(&refused), ResponseCode::Refused);
+    let refused = refused.unwrap_err();
+    assert!(
+        matches!(refused, Refusal::Breach(Breach::InUse(..))),
+        "{refused:?}"
+    );
+    // What the same message asks for at the other one's name is looked at as ever.
+    let both = [(1, "203.0.113.7"), (2, "203.0.113.11")];
+    decide(&mut zone, &b, &of("192.0.2.10", 7, &both)).unwrap();
+    let narrow = Policy {
+        types: vec![RecordType::SVCB],
+        ..site_b()
+    };
+    let mut sugared = of("192.0.2.15", 1, &[(1, "203.0.113.11")]);
+    let sugar = RData::A("203.0.113.11".parse().unwrap());
+    sugared.updates.push(add(owner, 5, sugar));
+    let denied = decide(&mut zone, &narrow, &sugared);
+    assert!(matches!(denied, Err(Denial::Kind(..))), "{denied:?}");
     // Both places of another at once: nothing is left.
     decide(
         &mut zone,

@@ -265,7 +265,9 @@ impl World {
     /// An instance is attached by hand where it is, whatever it is to its forwarder.
     fn claim(&mut self, host: usize, site: usize) {
         let state = self.state(site, host);
-        self.tell(format!("h{host} is {state:?} at s{site}: attached by hand"));
+        self.tell(format!(
+            "h{host} is {state:?} at s{site}: to be attached by hand"
+        ));
         if matches!(state.as_deref(), Some("prepared" | "not serving")) {
             let now = self.now();
             self.call(site, |agent| agent.detach(now, home(host), None).is_ok());

@@ -194,7 +194,9 @@ impl World {
         let changed = self.map.changed(home).unwrap_or(Time(0));
         let told = changed.max(*map_cut).max(*since).max(self.answers_lost) + LEARNS;
         let stopped = self.scenario.stop_after;
-        let stopped = stopped.map_or(told, |after| changed.max(*heard) + after + LEARNS);
+        let stopped = stopped.map_or(told, |after| {
+            changed.max(*heard).max(*since) + after + LEARNS
+        });
         if self.now <= told.min(stopped) {
             return Ok(());
         }

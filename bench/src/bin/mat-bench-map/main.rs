@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `servers` | each server: its configuration, how it starts |
 //! | `load` | zone, questions and updates; dnsperf and what it says |
+//! | `ceiling` | a server that does nothing: what dnsperf itself can do here |
 //! | `growth` | what mat-mapd takes of disk and memory over millions of updates |
 //! | `report` | medians and ratios as a table |
 //!
@@ -14,6 +15,7 @@
 //! # Limitations
 //! Servers and dnsperf share the machine's processors, so figures are ratios within one run.
 
+mod ceiling;
 mod growth;
 mod load;
 mod report;
@@ -92,6 +94,10 @@ pub struct Report {
     pub bindings: u32,
     /// What the disk takes to have 512 octets for good, in ms: median and 99th percentile.
     pub sync_ms: [f64; 2],
+    /// Signed updates, with 50 and with 1000 outstanding, that a server answers which does nothing
+    /// else; once a round.
+    #[serde(default)]
+    pub ceiling: Vec<[Said; 2]>,
     /// In their order.
     pub turns: Vec<Turn>,
 }
@@ -115,6 +121,7 @@ fn run(args: &Args) -> Result<bool> {
         schema: "mat.mapping/1".to_owned(),
         bindings: args.bindings,
         sync_ms: sync_times(lab.dir())?,
+        ceiling: Vec::new(),
         turns: Vec::new(),
     };
     let seats = if args.alone {
@@ -123,6 +130,12 @@ fn run(args: &Args) -> Result<bool> {
         &Seat::ALL[..]
     };
     for round in 0..args.rounds as usize {
+        let most = ceiling::measure(&host, &load)?;
+        println!(
+            "a server that does nothing: {:.0} and {:.0} updates/s with {OUTSTANDING:?} outstanding",
+            most[0].rate, most[1].rate
+        );
+        report.ceiling.push(most);
         // Each time somebody else begins.
         for n in 0..seats.len() {
             let seat = seats[(round + n) % seats.len()];

@@ -350,7 +350,7 @@ impl Agent {
         let before = self
             .quarantine
             .iter()
-            .find(|(_, (h, _))| *h == home)
+            .find(|(_, (h, _))| *h == Some(home))
             .map(|(l, _)| *l);
         let locator = before.filter(free).or_else(|| {
             let pools = self.config.pool.iter().filter(|p| same_family(p, home));
@@ -423,7 +423,7 @@ impl Agent {
     fn rests_for_another(&self, locator: Locator, home: Home) -> bool {
         self.quarantine
             .get(&locator)
-            .is_some_and(|(holder, _)| *holder != home)
+            .is_some_and(|(holder, _)| *holder != Some(home))
     }
 
     pub(in crate::agent) fn uplink_for(&self, home: Home) -> Vec<Locator> {
@@ -478,7 +478,7 @@ impl Agent {
         for locator in own.reserved {
             self.own_locators.remove(&locator);
             if !self.config.exclusive {
-                self.quarantine.insert(locator, (home, until));
+                self.quarantine.insert(locator, (Some(home), until));
                 self.outputs.push_back(Output::RemoveLocator(locator));
             }
         }

@@ -60,6 +60,9 @@ impl Agent {
                     self.lookup(home);
                 }
             }
+            UpdateResult::Refused(why) if matches!(own.role, Role::Prepared(Plan::StandBy)) => {
+                self.not_to_stand_by(home, why);
+            }
             UpdateResult::Refused(why) => {
                 self.note(home, None, format!("registration refused: {why}"));
                 self.settle(home, Err(OpError::Refused(home, why)));

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use mat_proto::message::{Message, Pair, Received};
-use mat_proto::{Binding, Epoch, Home, Priority};
+use mat_proto::{Binding, Epoch, Home, Locator, Priority};
 
 use super::{Activated, Handover, OpError, Own, Plan, Role, TAKE_BACK};
 use crate::agent::exchange::outgoing;
@@ -102,6 +102,37 @@ impl Agent {
             own.role = Role::Prepared(Plan::Wait);
         }
         self.settle(home, Err(error));
+    }
+
+    /// The mapping service does not let a home stand by here: another one is registered at that
+    /// place, perhaps, of which this site knows nothing (any more). The next try gets another place.
+    /// Where there is only one, the host's own, the other one is not there any more, and the move
+    /// goes on without having been published: who is served there in the end has it.
+    pub(super) fn not_to_stand_by(&mut self, home: Home, why: String) {
+        let Some(own) = self.own.get_mut(&home) else {
+            return;
+        };
+        own.role = Role::Prepared(Plan::Wait);
+        let (epoch, reserved) = (own.epoch(), own.reserved.clone());
+        let places: Vec<String> = reserved.iter().map(Locator::to_string).collect();
+        let text = format!("may not stand by at {}: {why}", places.join(", "));
+        self.note(home, None, text);
+        if self.config.exclusive {
+            let unpublished = Activated {
+                locator: reserved.first().copied(),
+                epoch_before: epoch,
+                epoch_after: epoch,
+                map_update_us: 0,
+                peers: 0,
+            };
+            return self.settle(home, Ok(unpublished));
+        }
+        self.settle(home, Err(OpError::Refused(home, why)));
+        self.release(home);
+        let until = self.rest_until();
+        for locator in reserved {
+            self.quarantine.insert(locator, (None, until));
+        }
     }
 
     fn publish_beside(&mut self, home: Home, there: Binding) -> Result<(), OpError> {

@@ -128,6 +128,23 @@ fn what_the_old_site_has_not_heard_yet_is_looked_up() {
     assert_eq!(world.settled.last().unwrap().0, 2);
 }
 
+/// Another one is registered there, of which this site knows nothing.
+#[test]
+fn where_it_may_not_stand_by_it_does_not_try_again() {
+    let mut world = World::talking(3);
+    world.prepare(2, home(10));
+    world.refuses = Some(locator(2, 1));
+    stand_by(&mut world);
+    world.run_for(3 * MAP_TIME);
+    let (site, _, result) = world.settled.last().cloned().unwrap();
+    assert!(site == 2 && result.is_err(), "{result:?}");
+    assert_eq!(named(&world), [(1, locator(0, 1))]);
+    world.prepare(2, home(10));
+    stand_by(&mut world);
+    world.run_for(3 * MAP_TIME);
+    assert_eq!(named(&world), [(1, locator(0, 1)), (2, locator(2, 2))]);
+}
+
 /// The binding has been changed by others meanwhile: not to be overwritten.
 #[test]
 fn nobody_stands_by_for_what_is_served_elsewhere() {

@@ -42,6 +42,8 @@ pub struct World {
     pub map_up: bool,
     /// Whether it commits, but its answer to an update is lost.
     pub lose_answers: bool,
+    /// Where the mapping service lets nobody stand by.
+    pub refuses: Option<Locator>,
     /// Whether it tells every site of a change, before it answers who has made it.
     pub pushes: bool,
     /// What instances received: (site, home, source, payload).
@@ -93,6 +95,7 @@ impl World {
             map: BTreeMap::new(),
             map_up: true,
             lose_answers: false,
+            refuses: None,
             pushes: false,
             received: Vec::new(),
             plugged: BTreeSet::new(),
@@ -357,8 +360,14 @@ impl World {
                 self.drain(site);
             }
             Happening::Update(site, home, expect, new) => {
+                let stands_by = |b: &Binding| {
+                    let mut entries = b.entries().iter().skip(1);
+                    entries.any(|entry| Some(entry.locator) == self.refuses)
+                };
                 let result = if !self.map_up {
                     UpdateResult::Unknown("no answer".to_owned())
+                } else if new.as_ref().is_some_and(stands_by) {
+                    UpdateResult::Refused("REFUSED".to_owned())
                 } else if self.map.get(&home) == expect.as_ref() {
                     match new.clone() {
                         Some(new) => self.map.insert(home, new),

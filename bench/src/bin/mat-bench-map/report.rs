@@ -29,8 +29,13 @@ pub fn line(turn: &Turn) -> String {
 
 /// Medians of all turns of each server, as Markdown.
 pub fn table(report: &Report) -> String {
+    let [few, many] = [0, 1].map(|n| {
+        let rates: Vec<f64> = report.ceiling.iter().map(|said| said[n].rate).collect();
+        percentile(&rates, 50.0).unwrap_or_default()
+    });
     let mut text = format!(
-        "{} bindings; the disk takes {:.2} ms (p99 {:.2}) to keep 512 octets\n\n\
+        "{} bindings; the disk takes {:.2} ms (p99 {:.2}) to keep 512 octets; a server that does \
+         nothing answers {few:.0} and {many:.0} updates/s\n\n\
          | | start, s | MiB | queries/s | p99, ms | p99 beside 1000 updates/s, ms | updates/s, 50 \
          outstanding | 1000 outstanding | p99 at half of that, ms |\n\
          |---|---|---|---|---|---|---|---|---|\n",

@@ -118,7 +118,7 @@ bench-evacuation: setup ## 200 instances leave a site at one command, each with 
 	scripts/privileged scripts/bench-evacuation
 
 .PHONY: bench-mapping
-bench-mapping: setup ## the mapping service beside BIND and Knot: questions, signed updates; six minutes
+bench-mapping: setup ## the mapping service beside BIND and Knot: questions, signed updates; eight minutes
 	scripts/dns-servers
 	$(CARGO) build --release --locked
 	scripts/privileged target/release/mat-bench-map --json bench/results/mapping/$(shell date -u +%F).json

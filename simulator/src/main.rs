@@ -75,8 +75,8 @@ fn tell(mut scenario: Scenario, shrink: bool, segments: bool) -> ExitCode {
         Some(violation) => {
             println!("seed {seed}: {violation}");
             println!(
-                "It takes, with instances at {:?} of {} sites:",
-                scenario.hosts, scenario.sites
+                "It takes, with instances at {:?} of {} sites, stop-after {:?}:",
+                scenario.hosts, scenario.sites, scenario.stop_after
             );
             for (at, act) in &scenario.acts {
                 println!("  {at:?} {act:?}");

@@ -201,9 +201,8 @@ pub struct Agent {
     own: BTreeMap<Home, own::Own>,
     /// Whose each locator of ours is.
     own_locators: BTreeMap<Locator, Home>,
-    /// Locators that may not be given to another home before then.
-    /// Whose each was, for whom alone it may be used until then; nobody's, if another one is said
-    /// to be there.
+    /// Locators that may not be given to another home before then than to the one whose each was;
+    /// to nobody, if somebody whom we do not know is said to be there.
     quarantine: BTreeMap<Locator, (Option<Home>, Time)>,
     /// Epochs of homes that were released here lately: the mapping service may
     /// remember them too, and takes nothing lower.

@@ -379,7 +379,8 @@ impl Agent {
         }
         let before = own.reserved.clone();
         match self.own_locators.get(&there).copied() {
-            None if self.rests_for_another(there, home) => return,
+            // If somebody is said to be there, it is this one.
+            None if self.rested(there).is_some_and(|holder| holder != home) => return,
             None => {
                 for locator in &before {
                     self.own_locators.remove(locator);
@@ -418,6 +419,13 @@ impl Agent {
                 self.outputs.push_back(Output::AddLocator(*locator));
             }
         }
+    }
+
+    /// Whose a locator in quarantine was.
+    fn rested(&self, locator: Locator) -> Option<Home> {
+        self.quarantine
+            .get(&locator)
+            .and_then(|(holder, _)| *holder)
     }
 
     fn rests_for_another(&self, locator: Locator, home: Home) -> bool {

@@ -32,6 +32,7 @@ mod check;
 mod raw;
 mod source;
 
+pub(crate) use check::interface_name;
 pub use source::{ConfigError, Finding, Source};
 
 /// Everything `matd` is told by its file. See `matd.example.toml` for what each

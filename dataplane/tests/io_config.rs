@@ -385,6 +385,12 @@ fn every_mistake_names_its_line_key_and_mend() {
             "host end of its veth",
         ),
         (
+            "interface = \"v1\"                  # our",
+            "interface = \"eth0\" # our",
+            "instance.interface",
+            "this is the uplink",
+        ),
+        (
             "\"02:00:5e:00:53:01\"",
             "\"01:00:5e:00:53:01\"",
             "instance.mac",

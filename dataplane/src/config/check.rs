@@ -24,6 +24,22 @@ use super::{
 
 /// Linux: IFNAMSIZ without the final NUL.
 const INTERFACE_NAME_MAX: usize = 15;
+
+/// Whether an interface can have that name; if not, what is wrong and what to do.
+pub(crate) fn interface_name(name: &str) -> Result<(), (String, String)> {
+    let well_formed = !name.is_empty()
+        && !matches!(name, "." | "..")
+        && !name.contains(|c: char| c.is_whitespace() || c.is_control() || "/:%".contains(c));
+    if name.len() > INTERFACE_NAME_MAX {
+        let problem = format!("{} bytes are too long for an interface name", name.len());
+        return Err((problem, format!("use at most {INTERFACE_NAME_MAX}")));
+    }
+    if !well_formed {
+        let mend = "use letters, digits, '-', '_' and '.'";
+        return Err(("is not an interface name".to_owned(), mend.to_owned()));
+    }
+    Ok(())
+}
 /// Linux: `sun_path` without the final NUL.
 const SOCKET_PATH_MAX: usize = 107;
 /// IPv6 needs 1280 on every link (RFC 8200, section 5).
@@ -782,10 +798,17 @@ impl<'a> Checker<'a> {
                 ),
                 _ => {}
             }
-            let interface = entry
-                .interface
-                .as_ref()
-                .map(|text| self.interface("instance.interface", text));
+            let interface = entry.interface.as_ref().map(|text| {
+                if text.get_ref() == raw.uplink.get_ref() {
+                    self.fault(
+                        "instance.interface",
+                        text.span(),
+                        "this is the uplink, by which everybody else comes",
+                        "name the host end of the instance's veth or TAP",
+                    );
+                }
+                self.interface("instance.interface", text)
+            });
             let mac = entry.mac.as_ref().and_then(|text| {
                 self.parsed(
                     "instance.mac",
@@ -911,23 +934,8 @@ impl<'a> Checker<'a> {
 
     fn interface(&mut self, key: &str, text: &Spanned<String>) -> String {
         let name = text.get_ref();
-        let well_formed = !name.is_empty()
-            && !matches!(name.as_str(), "." | "..")
-            && !name.contains(|c: char| c.is_whitespace() || c.is_control() || "/:%".contains(c));
-        if name.len() > INTERFACE_NAME_MAX {
-            self.fault(
-                key,
-                text.span(),
-                &format!("{} bytes are too long for an interface name", name.len()),
-                &format!("use at most {INTERFACE_NAME_MAX}"),
-            );
-        } else if !well_formed {
-            self.fault(
-                key,
-                text.span(),
-                "is not an interface name",
-                "use letters, digits, '-', '_' and '.'",
-            );
+        if let Err((problem, mend)) = interface_name(name) {
+            self.fault(key, text.span(), &problem, &mend);
         }
         name.clone()
     }

@@ -284,7 +284,18 @@ impl Control {
     pub fn fits(&self, home: Home, link: Option<&Link>) -> Result<(), String> {
         match (self.placement, link) {
             (Placement::Guest, None) => Ok(()),
-            (Placement::Gateway, Some(link)) => attachment(home, link).map(|_| ()),
+            (Placement::Gateway, Some(link)) => {
+                let name = &link.interface;
+                let wrong = |(problem, mend)| format!("{name:?}: {problem}; {mend}");
+                crate::config::interface_name(name).map_err(wrong)?;
+                if *name == self.uplink {
+                    return Err(format!(
+                        "{name} is the uplink, by which everybody else comes: give the host end \
+                         of the instance's veth or its TAP"
+                    ));
+                }
+                attachment(home, link).map(|_| ())
+            }
             (Placement::Guest, Some(_)) => Err("a guest has its home address itself: \
                  leave out \"interface\" and \"mac\""
                 .to_owned()),

@@ -214,7 +214,8 @@ fn hint(code: ResponseCode) -> &'static str {
     match code {
         ResponseCode::Refused => {
             " (its policy forbids this key the name, the locator or the epoch, which of a home that was \
-             withdrawn a moment ago may be a few seconds ahead; its log says which)"
+             withdrawn a moment ago may be a few seconds ahead; or another home is at the place to \
+             stand by at, and the next try takes another one; its log says which)"
         }
         ResponseCode::ServFail => " (it cannot serve now; its log says why)",
         _ => "",

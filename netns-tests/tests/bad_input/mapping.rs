@@ -20,6 +20,11 @@ fn without_mapping_service_matd_starts_says_so_and_comes_good_by_itself() -> Res
     bed.restart_matd("a")?;
     let web = bed.unattached("web", 10, "a")?;
     let socket = bed.site("a").socket.clone();
+    // Everybody else would be cut off.
+    let body = json!({ "home": web.home, "interface": "eth0" });
+    let (status, answer) = api::request(&socket, "POST", "attach", &body)?;
+    let error = answer["error"].as_str().unwrap_or_default();
+    assert!(status == 400 && error.contains("is the uplink"), "{answer}");
     let body = json!({ "home": web.home, "interface": web.interface });
     let (status, answer) = api::request(&socket, "POST", "attach", &body)?;
     let error = answer["error"].as_str().unwrap_or_default();

@@ -255,7 +255,7 @@ pub enum OpError {
     #[error("somebody else changed the binding of {0}; look at it and try again")]
     Conflict(Home),
     /// The mapping service refused.
-    #[error("the mapping service refuses the binding of {0}: {1} (its log says why)")]
+    #[error("the mapping service refuses the binding of {0}: {1}")]
     Refused(Home, String),
     /// The mapping service does not answer.
     #[error("the mapping service gives no usable answer about {0}: {1}")]

@@ -167,8 +167,7 @@ impl Policy {
         }
         for (name, kind) in change.sets.keys() {
             let mut here = update.updates.iter().filter(|r| lower(&r.name) == *name);
-            let named = here.clone().next().is_some();
-            if !named && displaced(origin, change, name) {
+            if displaced(origin, change, name) && here.clone().next().is_none() {
                 continue;
             }
             let serial = name == origin && *kind == RecordType::SOA;

@@ -60,10 +60,13 @@ pub async fn follows(kind: Kind) {
     secondary.signal(Signal::SIGSTOP);
     place.shift(1, Some(MOVES), MOVES + 1).await;
     let log = primary.stop();
-    let asked_by_us = MOVES as u32 / 2 + 1;
-    assert_eq!(counted(&log, "transfers"), asked_by_us + 1, "{log}");
+    // One by each comparison, the rest by the secondary.
+    let whole = counted(&log, "transfers") - (MOVES as u32 / 2 + 1);
+    let expected = whole == 1 || whole > 1 && kind.asks_for_more();
+    assert!(expected, "{whole}\n{}\n{log}", secondary.log());
     assert_eq!(counted(&log, "transfers_forgotten"), 0, "{log}");
-    assert!(counted(&log, "transfers_incremental") >= 5, "{log}");
+    let changes = if kind.asks_for_more() { 1 } else { 5 };
+    assert!(counted(&log, "transfers_incremental") >= changes, "{log}");
     assert!(counted(&log, "notified") >= 5, "{log}");
     let primary = place.start();
     secondary.signal(Signal::SIGCONT);
@@ -71,6 +74,9 @@ pub async fn follows(kind: Kind) {
     place.shift(1, Some(MOVES + 1), MOVES + 2).await;
     catches_up(&secondary, &primary);
     let log = primary.stop();
-    assert_eq!(counted(&log, "transfers_forgotten"), 1, "{log}");
-    assert_eq!(counted(&log, "transfers_incremental"), 1, "{log}");
+    let names = ["transfers", "transfers_forgotten", "transfers_incremental"];
+    let [whole, forgotten, changes] = names.map(|name| counted(&log, name));
+    let expected =
+        (whole - 2, forgotten, changes) == (1, 1, 1) || whole > 2 && kind.asks_for_more();
+    assert!(expected, "{}\n{log}", secondary.log());
 }

@@ -238,6 +238,13 @@ impl Kind {
         dns_servers::is_here(self.program())
     }
 
+    /// Whether it asks for the whole zone where it could ask for what has changed: NSD 4.6 takes
+    /// the first of two increments that come within one of its reloads for failed, and asks for
+    /// no more of them then.
+    pub fn asks_for_more(self) -> bool {
+        self == Kind::Nsd
+    }
+
     /// Starts it as a secondary of `primary` without any zone.
     pub fn start(self, address: SocketAddr, primary: SocketAddr, dir: &Path) -> Server {
         // In the foreground.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use futures_util::future::join_all;
+use hickory_proto::rr::RecordType;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{setsockopt, sockopt};
 use sd_notify::NotifyState;
@@ -22,6 +23,7 @@ use crate::dnssec::Signer;
 use crate::journal::{Entry, Journal};
 use crate::metrics;
 use crate::notify::Teller;
+use crate::past::{self, Past};
 use crate::push::{self, Push};
 use crate::replay::Memory;
 use crate::server::cookie::Secrets;
@@ -31,7 +33,7 @@ use crate::server::tls::Certificate;
 use crate::server::udp::Udp;
 use crate::server::{Handler, InForce, KeyRing};
 use crate::writer::{self, QUEUE, Shared};
-use crate::zone::{Apex, Zone};
+use crate::zone::{Apex, View as _, Zone, binding_for};
 
 /// A datagram takes up to 1 KiB of it, however short it is.
 const RECEIVE_BUFFER: usize = 8 << 20;
@@ -63,8 +65,13 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
         Some(address) => Some(metrics::listen(address).await.map_err(|e| anyhow!(e))?),
         None => None,
     };
-    let (zone, replay, journal) = recover(&config)?;
-    let shared = Arc::new(Shared::new(zone, replay));
+    let Recovered {
+        zone,
+        replay,
+        past,
+        journal,
+    } = recover(&config)?;
+    let shared = Arc::new(Shared::new(zone, replay, past));
 
     let (queue, jobs) = mpsc::channel(QUEUE);
     let (ended, mut writer_ended) = oneshot::channel::<()>();
@@ -191,19 +198,38 @@ pub async fn serve(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The zone as the journal has it, under the apex of the configuration, and what is remembered
-/// of signed updates.
-pub(crate) fn recover(config: &Config) -> anyhow::Result<(Zone, Memory, Journal)> {
+/// What a start finds.
+pub(crate) struct Recovered {
+    /// The zone as the journal has it, under the apex of the configuration.
+    pub(crate) zone: Zone,
+    /// What is remembered of signed updates.
+    pub(crate) replay: Memory,
+    /// The latest changes.
+    pub(crate) past: Past,
+    pub(crate) journal: Journal,
+}
+
+/// Reads the journal.
+pub(crate) fn recover(config: &Config) -> anyhow::Result<Recovered> {
     let mut zone = Zone::new(&config.apex);
     let mut replay = Memory::default();
+    let mut past = Past::default();
     let now = unix_now();
     let (dir, origin) = (&config.data_dir, &config.apex.origin);
-    let (mut journal, recovered) = Journal::open(dir, origin, |entry| {
-        if let Some(receipt) = entry.receipt {
-            replay.restore(&receipt, now);
-        }
-        zone.apply(entry.change);
-    })?;
+    let (mut journal, recovered) =
+        Journal::open(dir, origin, |Entry { change, receipt }, left| {
+            if let Some(receipt) = receipt {
+                replay.restore(&receipt, now);
+                if left < past::TAIL {
+                    for (owner, whose, is) in past::bindings_in(&change, origin) {
+                        let was = zone.set(owner, RecordType::SVCB);
+                        let was = was.and_then(|set| binding_for(whose, set).ok());
+                        past.note(past::journaled(whose, &receipt, was.as_ref(), is.as_ref()));
+                    }
+                }
+            }
+            zone.apply(change);
+        })?;
     if recovered.torn > 0 {
         tracing::warn!(
             kept_entries = recovered.entries,
@@ -217,7 +243,12 @@ pub(crate) fn recover(config: &Config) -> anyhow::Result<(Zone, Memory, Journal)
         journal.append(&[Entry::from(change.clone())])?;
         zone.apply(change);
     }
-    Ok((zone, replay, journal))
+    Ok(Recovered {
+        zone,
+        replay,
+        past,
+        journal,
+    })
 }
 
 /// The same port for UDP and TCP, also if it is 0 (any).

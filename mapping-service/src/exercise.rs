@@ -18,6 +18,7 @@ use crate::config::{KeyEntry, Keys};
 use crate::dnssec::{Signer, ZoneKey};
 use crate::dso;
 use crate::journal::{self, Entry};
+use crate::past::Past;
 use crate::policy::{Policy, Scope};
 use crate::push::Push;
 use crate::replay::Memory;
@@ -209,7 +210,7 @@ fn handler() -> &'static Arc<Handler> {
 }
 
 fn make_handler() -> Arc<Handler> {
-    let shared = Arc::new(Shared::new(zone(), Memory::default()));
+    let shared = Arc::new(Shared::new(zone(), Memory::default(), Past::default()));
     let name = Name::from_ascii("site-a.").expect("a name");
     let key = TsigKey::new(name.clone(), Algorithm::HmacSha256, vec![7; 32]).expect("a key");
     let policy = Policy {

@@ -37,7 +37,8 @@
 //! replay    pure   signed updates seen
 //! tsig      pure   keys, signing, verification
 //! journal   disk   framed entries, torn ends, compaction
-//! history   pure   what has changed of late
+//! history   pure   what has changed of late, for secondaries
+//! past      pure   who has changed which binding of late, for people
 //! writer    thread check -> apply -> commit -> publish -> answer, in batches
 //! server    wire   UDP, TCP and TLS, TSIG, cookies, limit, subscriptions, transfer whole (AXFR) or of
 //!                  what changed (IXFR)
@@ -47,7 +48,6 @@
 //! push      pure   who has subscribed to what, and what waits for whom
 //! config, daemon, metrics   mat-mapd
 //! zonefile, offline  a zone as text, into the journal and out of it
-//! past      disk   who has changed which binding
 //! client           for forwarders and matctl; also works against BIND and Knot
 //! ```
 //! `tests/conformance` puts BIND and Knot in mat-mapd's seat: the same messages,

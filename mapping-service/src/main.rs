@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use mat_mapping::config::{Config, address_or_prefix};
-use mat_mapping::{daemon, dnssec::Signer, offline, past};
+use mat_mapping::{daemon, dnssec::Signer, offline};
 use tracing_subscriber::EnvFilter;
 
 /// The mapping service: an authoritative DNS server that knows where each home
@@ -107,7 +107,7 @@ fn history(config: &std::path::Path, homes: Option<&str>) -> anyhow::Result<()> 
         })
     };
     let homes = homes.map(parse).transpose()?;
-    print(|out| past::history(config, homes, out))
+    print(|out| offline::history(config, homes, out))
 }
 
 type Out = std::io::BufWriter<std::io::StdoutLock<'static>>;

@@ -1,15 +1,21 @@
-//! What is done to the journal while no mat-mapd serves from it: zone files in and out.
+//! What is done with the journal by hand: zone files in and out while no mat-mapd serves from it,
+//! and what has become of homes at any time, as far as it goes back.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use hickory_proto::op::Query;
 use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
+use ipnet::IpNet;
+use mat_proto::{Binding, Whose};
 
 use crate::clock::unix_now;
 use crate::config::Config;
-use crate::daemon::recover;
+use crate::daemon::{Recovered, recover};
+use crate::journal;
+use crate::past;
 use crate::writer::{Shared, write_snapshot};
 use crate::zone::update::{Draft, Refusal, Update};
 use crate::zone::{View as _, lower};
@@ -33,7 +39,12 @@ pub fn import(config: &Path, path: &Path) -> anyhow::Result<String> {
         .with_context(|| format!("{}: cannot be read", path.display()))?;
     let records = zonefile::parse(&text, &origin)
         .map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
-    let (mut zone, replay, mut journal) = recover(&config)?;
+    let Recovered {
+        mut zone,
+        replay,
+        past,
+        mut journal,
+    } = recover(&config)?;
     let of_apex = |record: &Record| {
         matches!(record.record_type(), RecordType::SOA | RecordType::NS)
             && lower(&record.name) == origin
@@ -74,7 +85,7 @@ pub fn import(config: &Path, path: &Path) -> anyhow::Result<String> {
     );
     if changed > 0 {
         // Written beside and renamed: whole, or not at all.
-        let shared = Shared::new(zone, replay);
+        let shared = Shared::new(zone, replay, past);
         let new = write_snapshot(&shared, journal.begin_compaction()?, unix_now())?;
         journal.adopt(new)?;
     }
@@ -111,12 +122,56 @@ pub fn export(config: &Path, out: &mut impl Write) -> anyhow::Result<()> {
             config.data_dir.display()
         );
     }
-    let (zone, _, _) = recover(&config)?;
+    let Recovered { zone, .. } = recover(&config)?;
     let soa = |record: &Record| record.record_type() == RecordType::SOA;
     // Other servers want the SOA first.
     let (first, rest): (Vec<Record>, Vec<Record>) = zone.records().partition(soa);
     for record in first.iter().chain(&rest) {
         writeln!(out, "{}", zonefile::print(record))?;
+    }
+    Ok(())
+}
+
+/// Writes a line for each change of the binding of one of `homes` (`None`: any), as far back as the
+/// last compaction. It only reads, so a mat-mapd may serve meanwhile.
+///
+/// # Errors
+/// The configuration or the journal cannot be read, or `out` fails.
+pub fn history(config: &Path, homes: Option<IpNet>, out: &mut impl Write) -> anyhow::Result<()> {
+    let config = Config::load(config)?;
+    let file = config.data_dir.join("journal");
+    if !file.exists() {
+        bail!(
+            "{} is not there: nothing has ever been served",
+            file.display()
+        );
+    }
+    let bytes =
+        std::fs::read(&file).with_context(|| format!("{}: cannot be read", file.display()))?;
+    let origin = &config.apex.origin;
+    let mut bindings: BTreeMap<Whose, Binding> = BTreeMap::new();
+    for journal::Entry { change, receipt } in journal::read_all(&file, &bytes, origin)? {
+        for (_, whose, is) in past::bindings_in(&change, origin) {
+            let own = whose.net();
+            if !homes.is_none_or(|some| some.contains(&own) || own.contains(&some)) {
+                continue;
+            }
+            let was = match &is {
+                Some(is) => bindings.insert(whose, is.clone()),
+                None => bindings.remove(&whose),
+            };
+            match &receipt {
+                Some(receipt) => {
+                    let step = past::journaled(whose, receipt, was.as_ref(), is.as_ref());
+                    writeln!(out, "{step}")?;
+                }
+                // Before that nobody remembers.
+                None => {
+                    let is = past::Brief(is.as_ref());
+                    writeln!(out, "at the last compaction, or imported: {whose}: {is}")?;
+                }
+            }
+        }
     }
     Ok(())
 }

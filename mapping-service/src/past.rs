@@ -1,71 +1,208 @@
-//! What has become of homes, as the journal has it: who has changed which binding, and when.
+//! Who has changed which binding of late, and when. Pure.
 //!
-//! It only reads, so a mat-mapd may serve meanwhile. It knows what has changed since the journal was
-//! last compacted, and what was there then; the log has the rest.
+//! The latest [`STEPS`] changes are kept, across compactions of the journal, and told to keys that
+//! may change the binding they are of. The question is one of class CH for TXT, as those for what
+//! a server knows of itself are (RFC 4892): at the owner of a home or of a prefix, or at the zone's
+//! own name for all; so `dig` can ask it as well. Each record of the answer is a line, oldest
+//! first.
+//!
+//! # Limitations
+//! A start takes them from the journal's end, so of what was compacted before only the log tells
+//! then. An answer has as many as one message holds.
 
-use std::collections::BTreeMap;
-use std::io::Write;
-use std::path::Path;
+use std::collections::VecDeque;
+use std::fmt;
+use std::str::FromStr;
 
-use anyhow::{Context as _, bail};
-use hickory_proto::rr::RecordType;
-use ipnet::IpNet;
-use mat_proto::{Binding, Whose};
+use hickory_proto::rr::rdata::TXT;
+use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use mat_proto::{Binding, Priority, Whose};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::config::Config;
-use crate::journal::{self, Entry};
-use crate::writer::Brief;
-use crate::zone::binding_for;
+use crate::replay::Receipt;
+use crate::zone::{Change, Move, binding_for};
 
-/// Writes a line for each change of the binding of one of `homes` (`None`: any).
-///
-/// # Errors
-/// The configuration or the journal cannot be read, or `out` fails.
-pub fn history(config: &Path, homes: Option<IpNet>, out: &mut impl Write) -> anyhow::Result<()> {
-    let config = Config::load(config)?;
-    let file = config.data_dir.join("journal");
-    if !file.exists() {
-        bail!(
-            "{} is not there: nothing has ever been served",
-            file.display()
-        );
+/// Changes kept at most: 8 MB.
+pub const STEPS: usize = 1 << 15;
+
+/// Octets of the journal's end that hold as many: no entry with a binding is shorter than half of
+/// this for each.
+pub(crate) const TAIL: usize = STEPS * 256;
+
+/// Octets of records in an answer, which go into one message by TCP with all that is around them.
+const ANSWER: usize = 60_000;
+
+/// Octets of a record beside its text, and of as many pieces of a text as there ever are.
+const RECORD: usize = 32;
+
+/// A change of a binding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// When it was signed, Unix seconds, and written out.
+    pub time: Box<str>,
+    /// The key that signed it.
+    pub key: Box<str>,
+    /// Whose binding.
+    pub whose: Whose,
+    /// The binding before, as [`Brief`] has it.
+    pub was: Box<str>,
+    /// The binding after.
+    pub is: Box<str>,
+}
+
+impl Step {
+    /// What `step` did, which came with this receipt.
+    pub fn of(step: &Move, receipt: &Receipt) -> Self {
+        Step::new(step.whose, receipt, step.from.as_ref(), step.to.as_ref())
     }
-    let bytes =
-        std::fs::read(&file).with_context(|| format!("{}: cannot be read", file.display()))?;
-    let origin = &config.apex.origin;
-    let mut bindings: BTreeMap<Whose, Binding> = BTreeMap::new();
-    for entry in journal::read_all(&file, &bytes, origin)? {
-        let Entry { change, receipt } = entry;
-        for ((name, kind), set) in &change.sets {
-            let Some(whose) = Whose::of_owner(name, origin) else {
-                continue;
-            };
-            let own = whose.net();
-            let asked = |some: IpNet| some.contains(&own) || own.contains(&some);
-            if *kind != RecordType::SVCB || !homes.is_none_or(asked) {
-                continue;
-            }
-            let is = set.as_ref().and_then(|set| binding_for(whose, set).ok());
-            let was = match &is {
-                Some(is) => bindings.insert(whose, is.clone()),
-                None => bindings.remove(&whose),
-            };
-            let (was, is) = (Brief(was.as_ref()), Brief(is.as_ref()));
-            match &receipt {
-                Some(receipt) => writeln!(
-                    out,
-                    "{} {} {whose}: {was} -> {is}",
-                    signed_at(receipt.time),
-                    receipt.key
-                )?,
-                // Before that nobody remembers.
-                None => writeln!(out, "at the last compaction, or imported: {whose}: {is}")?,
-            }
+
+    fn new(whose: Whose, receipt: &Receipt, was: Option<&Binding>, is: Option<&Binding>) -> Self {
+        Step {
+            time: signed_at(receipt.time).into(),
+            key: receipt.key.to_string().into(),
+            whose,
+            was: Brief(was).to_string().into(),
+            is: Brief(is).to_string().into(),
         }
     }
-    Ok(())
+}
+
+/// The bindings that an entry of the journal changes, with their owners; `None`: to nothing.
+pub(crate) fn bindings_in<'c>(
+    change: &'c Change,
+    origin: &'c Name,
+) -> impl Iterator<Item = (&'c Name, Whose, Option<Binding>)> + 'c {
+    change.sets.iter().filter_map(|((name, kind), set)| {
+        let whose = Whose::of_owner(name, origin).filter(|_| *kind == RecordType::SVCB)?;
+        let is = set.as_ref().and_then(|set| binding_for(whose, set).ok());
+        Some((name, whose, is))
+    })
+}
+
+/// The step from `was` to `is` that an entry of the journal with this receipt tells of. What stands
+/// behind a snapshot may be in it already, and then it has not been that.
+pub(crate) fn journaled(
+    whose: Whose,
+    receipt: &Receipt,
+    was: Option<&Binding>,
+    is: Option<&Binding>,
+) -> Step {
+    let step = Step::new(whose, receipt, was, is);
+    match (was, is) {
+        (Some(was), Some(is)) if was.epoch() >= is.epoch() => Step {
+            was: "unknown".into(),
+            ..step
+        },
+        _ => step,
+    }
+}
+
+impl fmt::Display for Step {
+    /// `2026-11-28T20:14:50Z site-a. 192.0.2.10: 198.51.100.1@4 -> 203.0.113.1@5`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Step {
+            time,
+            key,
+            whose,
+            was,
+            is,
+        } = self;
+        write!(f, "{time} {key} {whose}: {was} -> {is}")
+    }
+}
+
+impl FromStr for Step {
+    type Err = ();
+
+    fn from_str(line: &str) -> Result<Self, ()> {
+        let (time, rest) = line.split_once(' ').ok_or(())?;
+        let (key, rest) = rest.split_once(' ').ok_or(())?;
+        let (whose, rest) = rest.split_once(": ").ok_or(())?;
+        let (was, is) = rest.split_once(" -> ").ok_or(())?;
+        Ok(Step {
+            time: time.into(),
+            key: key.into(),
+            whose: whose.parse().map_err(drop)?,
+            was: was.into(),
+            is: is.into(),
+        })
+    }
+}
+
+/// The latest changes.
+#[derive(Debug, Default)]
+pub struct Past(VecDeque<Step>);
+
+impl Past {
+    /// Notes a change.
+    pub fn note(&mut self, step: Step) {
+        if self.0.len() >= STEPS {
+            self.0.pop_front();
+        }
+        self.0.push_back(step);
+    }
+
+    /// Those that are `wanted`, oldest first, as records at `asked`. If there are more than an
+    /// answer holds, the first record says how many older ones are left out.
+    pub fn records(&self, asked: &Name, wanted: impl Fn(Whose) -> bool) -> Vec<Record> {
+        let all = self.0.iter().rev().filter(|step| wanted(step.whose));
+        let mut room = ANSWER;
+        let mut lines = Vec::new();
+        let mut left_out = 0;
+        for step in all {
+            let line = step.to_string();
+            let taken = (left_out == 0).then(|| room.checked_sub(line.len() + RECORD));
+            match taken.flatten() {
+                Some(rest) => {
+                    room = rest;
+                    lines.push(line);
+                }
+                None => left_out += 1,
+            }
+        }
+        if left_out > 0 {
+            lines.push(format!("{left_out} older changes are left out"));
+        }
+        lines.reverse();
+        let record = |line: String| {
+            // A string in it has 255 octets at most (RFC 1035 section 3.3).
+            let pieces = line.as_bytes().chunks(255).collect();
+            let mut record =
+                Record::from_rdata(asked.clone(), 0, RData::TXT(TXT::from_bytes(pieces)));
+            record.dns_class = DNSClass::CH;
+            record
+        };
+        lines.into_iter().map(record).collect()
+    }
+}
+
+/// The lines of an answer.
+pub fn lines(records: &[Record]) -> impl Iterator<Item = String> {
+    let texts = records.iter().filter_map(|record| match &record.data {
+        RData::TXT(text) if record.dns_class == DNSClass::CH => Some(text.txt_data.concat()),
+        _ => None,
+    });
+    texts.map(|text| String::from_utf8_lossy(&text).into_owned())
+}
+
+/// A binding in one word: `198.51.100.7@1795420470`, standby in brackets.
+pub(crate) struct Brief<'b>(pub(crate) Option<&'b Binding>);
+
+impl fmt::Display for Brief<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(binding) = self.0 else {
+            return f.write_str("nothing");
+        };
+        for (i, entry) in binding.entries().iter().enumerate() {
+            let comma = if i > 0 { "," } else { "" };
+            match entry.priority {
+                Priority::ACTIVE => write!(f, "{comma}{}", entry.locator)?,
+                _ => write!(f, "{comma}[{}]", entry.locator)?,
+            }
+        }
+        write!(f, "@{}", binding.epoch())
+    }
 }
 
 /// A time of a signature, Unix seconds, in UTC (RFC 3339).
@@ -73,5 +210,116 @@ fn signed_at(unix: u64) -> String {
     let time = i64::try_from(unix).ok();
     let time = time.and_then(|unix| OffsetDateTime::from_unix_timestamp(unix).ok());
     let text = time.and_then(|time| time.format(&Rfc3339).ok());
-    text.unwrap_or_else(|| format!("{unix} s after 1970"))
+    text.unwrap_or_else(|| format!("{unix}-s-after-1970"))
+}
+
+#[cfg(test)]
+mod tests {
+    use mat_proto::Epoch;
+
+    use super::*;
+
+    fn receipt(time: u64) -> Receipt {
+        Receipt {
+            key: Name::from_ascii("site a.").unwrap(),
+            time,
+            mac: vec![1],
+        }
+    }
+
+    fn step(home: &str, epoch: u64) -> Step {
+        let whose: Whose = home.parse().unwrap();
+        let at = |epoch| {
+            let locator = "198.51.100.7".parse().unwrap();
+            Binding::single(whose.first(), Epoch(epoch), 30, locator, 6283).unwrap()
+        };
+        let (from, to) = (Some(at(epoch)), Some(at(epoch + 1)));
+        let step = Move {
+            whose,
+            from,
+            to,
+            displaced_from: None,
+        };
+        Step::of(&step, &receipt(epoch))
+    }
+
+    fn told(past: &Past, wanted: impl Fn(Whose) -> bool) -> Vec<String> {
+        lines(&past.records(&Name::root(), wanted)).collect()
+    }
+
+    #[test]
+    fn a_line_is_read_as_it_is_written() {
+        for home in ["192.0.2.10", "192.0.2.0/24", "2001:db8::1"] {
+            let step = step(home, 1_800_000_000);
+            let line = step.to_string();
+            assert!(line.starts_with("2027-01-15T08:00:00Z "), "{line}");
+            assert_eq!(line.parse(), Ok(step), "{line}");
+        }
+        for text in [
+            "",
+            "7 older changes are left out",
+            "a b c: d",
+            "a b 192.0.2.1: d",
+        ] {
+            assert!(text.parse::<Step>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_oldest_is_forgotten_and_what_is_not_wanted_is_not_told() {
+        let mut past = Past::default();
+        for epoch in 0..STEPS as u64 + 3 {
+            past.note(step(&format!("192.0.2.{}", epoch % 2), epoch));
+        }
+        assert_eq!(past.0.len(), STEPS);
+        assert_eq!(&past.0[0].was[..], "198.51.100.7@3");
+        let one: Whose = "192.0.2.1".parse().unwrap();
+        let lines = told(&past, |whose| whose == one);
+        let [first, steps @ ..] = &lines[..] else {
+            panic!("{lines:?}")
+        };
+        let left = STEPS / 2 - steps.len();
+        assert_eq!(*first, format!("{left} older changes are left out"));
+        let steps: Vec<Step> = steps.iter().map(|line| line.parse().unwrap()).collect();
+        assert!(steps.iter().all(|step| step.whose == one));
+        assert!(steps.is_sorted_by_key(|step| step.is.len()), "oldest first");
+        assert_eq!(&steps.last().unwrap().is[..], "198.51.100.7@32770");
+    }
+
+    #[test]
+    fn an_answer_fits_a_message_however_long_its_lines_are() {
+        let mut past = Past::default();
+        for epoch in 0..2000 {
+            past.note(Step {
+                is: "x".repeat(epoch).into(),
+                ..step("192.0.2.1", 1)
+            });
+        }
+        let asked = Name::from_ascii("a".repeat(60) + ".example.").unwrap();
+        let records = past.records(&asked, |_| true);
+        let mut message = hickory_proto::op::Message::query();
+        message.add_query(hickory_proto::op::Query::query(asked, RecordType::TXT));
+        message.answers = records;
+        assert!(message.to_vec().unwrap().len() < 62_000);
+        assert!(message.answers.len() > 25);
+        assert!(lines(&message.answers[1..]).all(|line| line.parse::<Step>().is_ok()));
+    }
+
+    #[test]
+    fn what_the_snapshot_had_already_is_not_said_to_be_what_was() {
+        let whose: Whose = "192.0.2.1".parse().unwrap();
+        let at = |epoch| {
+            let locator = "198.51.100.7".parse().unwrap();
+            Binding::single(whose.first(), Epoch(epoch), 30, locator, 6283).unwrap()
+        };
+        let was =
+            |was: u64, is: u64| journaled(whose, &receipt(1), Some(&at(was)), Some(&at(is))).was;
+        assert_eq!(&was(4, 5)[..], "198.51.100.7@4");
+        assert_eq!(&was(5, 5)[..], "unknown");
+        assert_eq!(&was(7, 5)[..], "unknown");
+        assert_eq!(
+            &journaled(whose, &receipt(1), None, Some(&at(1))).was[..],
+            "nothing"
+        );
+    }
 }

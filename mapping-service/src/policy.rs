@@ -45,7 +45,7 @@ impl Scope {
     }
 
     /// Whether something in `net` is inside.
-    fn overlaps(&self, net: IpNet) -> bool {
+    pub(crate) fn overlaps(&self, net: IpNet) -> bool {
         match self {
             Scope::All => true,
             Scope::Prefixes(list) => list

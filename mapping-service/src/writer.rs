@@ -15,11 +15,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use hickory_proto::op::ResponseCode;
 use hickory_proto::rr::{Name, RecordType};
-use mat_proto::{Binding, Whose};
+use mat_proto::Whose;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::history::{Before, History};
 use crate::journal::{Entry, Finished, Journal, JournalError, NewJournal};
+use crate::past::{Past, Step};
 use crate::policy::{Denial, Policy};
 use crate::push::{Changes, SetKey};
 use crate::replay::{Memory, Receipt};
@@ -84,6 +85,7 @@ pub struct Shared {
     /// What it was of late. Its lock is taken within the zone's only, so that whoever has both
     /// sees them of the same moment.
     history: Mutex<History>,
+    past: Mutex<Past>,
     replay: Mutex<Memory>,
     journal_bytes: AtomicU64,
     serial: watch::Sender<u32>,
@@ -91,12 +93,13 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// A zone and what is remembered of signed updates.
-    pub fn new(zone: Zone, replay: Memory) -> Self {
+    /// A zone, and what is remembered of signed updates and of changes.
+    pub fn new(zone: Zone, replay: Memory, past: Past) -> Self {
         Shared {
             serial: watch::Sender::new(zone.serial()),
             zone: RwLock::new(zone),
             history: Mutex::default(),
+            past: Mutex::new(past),
             replay: Mutex::new(replay),
             journal_bytes: AtomicU64::new(0),
             changes: Changes::default(),
@@ -107,6 +110,11 @@ impl Shared {
     /// it held the lock: both change in single steps.
     pub fn replay(&self) -> MutexGuard<'_, Memory> {
         self.replay.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who has changed which binding of late.
+    pub fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Octets of the journal when the writer last looked.
@@ -245,7 +253,7 @@ fn work(shared: &Shared, journal: &mut Journal, batch: Vec<Job>) {
             // What was decided on top of changes that are lost is void as well.
             _ if !committed => Err(Failure::Disk),
             Ok(entry) => {
-                log_accepted(&origin, &job, &entry.change);
+                log_accepted(shared, &origin, &job, &entry.change);
                 shared.publish(entry.change);
                 Ok(())
             }
@@ -339,14 +347,15 @@ fn not_compacted(journal: &mut Journal, error: &JournalError) {
     journal.postpone_compaction();
 }
 
-fn log_accepted(origin: &Name, job: &Job, change: &Change) {
+/// Says what was changed, and notes it for those who ask later.
+fn log_accepted(shared: &Shared, origin: &Name, job: &Job, change: &Change) {
     let (key, from) = (&job.receipt.key, job.from);
     for step in &change.moves {
+        let step = Step::of(step, &job.receipt);
         tracing::info!(
-            %key, %from, home = %step.whose,
-            was = %Brief(step.from.as_ref()), is = %Brief(step.to.as_ref()),
-            "binding changed"
+            %key, %from, home = %step.whose, was = %step.was, is = %step.is, "binding changed"
         );
+        shared.past().note(step);
     }
     for ((name, kind), set) in &change.sets {
         let binding = *kind == RecordType::SVCB && Whose::of_owner(name, origin).is_some();
@@ -372,23 +381,4 @@ fn log_refused(job: &Job, why: &Failure) {
         key = %job.receipt.key, from = %job.from, names = %names.join(" "),
         code = ?why.code(), %why, "update refused"
     );
-}
-
-/// A binding in one word: `198.51.100.7@1795420470`, standby in brackets.
-pub(crate) struct Brief<'b>(pub(crate) Option<&'b Binding>);
-
-impl std::fmt::Display for Brief<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Some(binding) = self.0 else {
-            return f.write_str("nothing");
-        };
-        for (i, entry) in binding.entries().iter().enumerate() {
-            let comma = if i > 0 { "," } else { "" };
-            match entry.priority {
-                mat_proto::Priority::ACTIVE => write!(f, "{comma}{}", entry.locator)?,
-                _ => write!(f, "{comma}[{}]", entry.locator)?,
-            }
-        }
-        write!(f, "@{}", binding.epoch())
-    }
 }

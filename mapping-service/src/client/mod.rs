@@ -41,6 +41,8 @@ use mat_proto::record::{self, RecordError};
 use mat_proto::{Binding, Home, Whose};
 
 use crate::clock::unix_now;
+use crate::past;
+pub use crate::past::Step;
 pub use crate::tsig::{Algorithm, KeyError, TsigKey};
 use exchange::{Answer, Request};
 pub use reverse::{addresses_below, is_reverse};
@@ -97,6 +99,15 @@ pub struct Prefixes {
     pub verified: bool,
 }
 
+/// What has changed of late.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Oldest first.
+    pub steps: Vec<Step>,
+    /// Whether older ones are known and did not fit the answer.
+    pub older: bool,
+}
+
 /// The outcome of a compare-and-swap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Swap {
@@ -122,6 +133,17 @@ pub enum MapError {
     /// A server refuses with this response code.
     #[error("mapping service {server} answers {code:?}{}", hint(*.code))]
     Refused {
+        /// Who.
+        server: SocketAddr,
+        /// Its response code.
+        code: ResponseCode,
+    },
+    /// A server does not tell what has changed.
+    #[error(
+        "mapping service {server} does not tell what has changed ({code:?}): mat-mapd does, to keys \
+         that may change the binding"
+    )]
+    NoPast {
         /// Who.
         server: SocketAddr,
         /// Its response code.
@@ -366,6 +388,43 @@ impl MapClient {
         Ok(exchange::bindings_of(&records, &self.zone, server))
     }
 
+    /// Who has changed which binding of late, oldest first: of these homes, or of all that the key
+    /// may change. Only mat-mapd knows.
+    pub async fn past(&self, homes: Option<IpNet>) -> Result<Told, MapError> {
+        self.has_bindings("ask for their past")?;
+        if self.key.is_none() {
+            return Err(MapError::Request(
+                "the past is told to keys only that may change the binding; none is configured"
+                    .to_owned(),
+            ));
+        }
+        let owner = match homes.and_then(asked_for) {
+            Some(whose) => self.owner(whose)?,
+            None => self.zone.clone(),
+        };
+        let mut query = Query::query(owner, RecordType::TXT);
+        query.set_query_class(DNSClass::CH);
+        let mut message = Message::new(random_id()?, MessageType::Query, OpCode::Query);
+        message.add_query(query);
+        let request = self.request(message)?;
+        let answer = exchange::exchange(&self.servers, &request, self.timing).await?;
+        let (server, code) = (answer.server, answer.message.metadata.response_code);
+        if code != ResponseCode::NoError {
+            return Err(MapError::NoPast { server, code });
+        }
+        let mut told = Told::default();
+        for line in past::lines(&answer.message.answers) {
+            match line.parse::<Step>() {
+                Ok(step) if homes.is_none_or(|homes| overlap(homes, step.whose.net())) => {
+                    told.steps.push(step);
+                }
+                Ok(_) => {}
+                Err(()) => told.older = true,
+            }
+        }
+        Ok(told)
+    }
+
     /// The prefixes of a [`List`] of the zone.
     ///
     /// # Errors
@@ -534,6 +593,17 @@ fn shared_by(whose: Whose, set: &[SVCB]) -> Option<Whose> {
     let single = whose.prefix().is_none().then_some(whose.first())?;
     let homes = IpNet::new(single.ip(), record::prefix_len(set)?).ok()?;
     Whose::new(homes.trunc()).ok()
+}
+
+/// The fewest homes with an owner of their own that these are among; `None`: all.
+fn asked_for(homes: IpNet) -> Option<Whose> {
+    let lengths = (1..=homes.prefix_len()).rev();
+    let mut nets = lengths.filter_map(|length| IpNet::new(homes.addr(), length).ok());
+    nets.find_map(|net| Whose::new(net.trunc()).ok())
+}
+
+fn overlap(a: IpNet, b: IpNet) -> bool {
+    a.contains(&b) || b.contains(&a)
 }
 
 /// What an answer has at a name.

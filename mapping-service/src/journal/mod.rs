@@ -128,11 +128,11 @@ pub struct Recovered {
 
 impl Journal {
     /// Opens the journal of `origin` in `dir`, or begins one, and reads it: `each` gets every
-    /// entry, oldest first, and before it is known whether all is well.
+    /// entry, oldest first, and before it is known whether all is well, with the octets behind it.
     pub fn open(
         dir: &Path,
         origin: &Name,
-        mut each: impl FnMut(Entry),
+        mut each: impl FnMut(Entry, usize),
     ) -> Result<(Journal, Recovered), JournalError> {
         let fail = |path: &Path| {
             let path = path.to_owned();
@@ -159,9 +159,9 @@ impl Journal {
         if is_new {
             NewJournal::create(dir, origin, 0)?.finish()?.install(dir)?;
         } else {
-            sound = read(&path, &bytes, origin, |entry| {
+            sound = read(&path, &bytes, origin, |entry, left| {
                 recovered.entries += 1;
-                each(entry);
+                each(entry, left);
             })?;
             recovered.torn = (bytes.len() - sound.end) as u64;
         }
@@ -399,7 +399,7 @@ fn read(
     path: &Path,
     bytes: &[u8],
     origin: &Name,
-    mut each: impl FnMut(Entry),
+    mut each: impl FnMut(Entry, usize),
 ) -> Result<Sound, JournalError> {
     let foreign = || JournalError::Foreign(path.to_owned());
     let (head, mut at) = unframe(bytes, 0).ok_or_else(foreign)?;
@@ -423,7 +423,7 @@ fn read(
             offset: at as u64,
             error,
         })?;
-        each(entry);
+        each(entry, bytes.len() - next);
         batch = frame.batch;
         at = next;
         if batch == SNAPSHOT_BATCH {
@@ -450,7 +450,7 @@ pub(crate) fn read_all(
     origin: &Name,
 ) -> Result<Vec<Entry>, JournalError> {
     let mut entries = Vec::new();
-    read(path, bytes, origin, |entry| entries.push(entry))?;
+    read(path, bytes, origin, |entry, _| entries.push(entry))?;
     Ok(entries)
 }
 
@@ -578,7 +578,7 @@ mod tests {
     /// Opens it; also what was in it, and what was cut off.
     fn open(dir: &Path, origin: &str) -> Result<(Journal, Vec<Entry>, u64), JournalError> {
         let mut entries = Vec::new();
-        let (journal, recovered) = Journal::open(dir, &name(origin), |e| entries.push(e))?;
+        let (journal, recovered) = Journal::open(dir, &name(origin), |e, _| entries.push(e))?;
         assert_eq!(recovered.entries, entries.len());
         Ok((journal, entries, recovered.torn))
     }

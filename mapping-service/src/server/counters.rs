@@ -37,6 +37,10 @@ causes! {
     TransferRefused = "transfers_refused",
     /// Questions about names outside the zone.
     OutOfZone = "out_of_zone",
+    /// Questions for what has changed of late.
+    Past = "past_queries",
+    /// The same from whoever may not change what is asked for.
+    PastRefused = "past_refused",
     /// Questions about private homes from whoever may not read them.
     Private = "queries_private",
     /// Answers that did not fit UDP.

@@ -59,11 +59,12 @@ use crate::push::Push;
 use crate::replay::{Receipt, Seen};
 use crate::tsig::Signature;
 use crate::writer::{Failure, Job, Order, Shared};
-use crate::zone::Zone;
 use crate::zone::update::{Refusal, Update};
+use crate::zone::{Zone, lower};
 use auth::Auth;
 use cookie::{Cookie, Secrets};
 use counters::{Cause, Counters};
+use ipnet::IpNet;
 use limit::{Limiter, Verdict};
 use mat_proto::Whose;
 use quiet::Quiet;
@@ -312,6 +313,9 @@ impl Handler {
                 return Asked::Answer(Reply::code(ResponseCode::FormErr));
             }
         };
+        if (question.query_class(), question.query_type()) == (DNSClass::CH, RecordType::TXT) {
+            return Asked::Answer(self.past(&Name::from(question.name()), &asker.auth));
+        }
         if !matches!(question.query_class(), DNSClass::IN | DNSClass::ANY) {
             self.counters.add(Cause::OutOfZone);
             return Asked::Answer(Reply::code(ResponseCode::Refused));
@@ -372,6 +376,39 @@ impl Handler {
             compact_ok: signer.is_some() && wish.nxdomain,
             ..Reply::default()
         })
+    }
+
+    /// Tells a key who has changed the bindings of late that it may change.
+    fn past(&self, name: &Name, auth: &Auth) -> Reply {
+        let asked = self
+            .shared
+            .read(|zone| match lower(name) == *zone.origin() {
+                true => Some(None),
+                false => Whose::of_owner(name, zone.origin()).map(|whose| Some(whose.net())),
+            });
+        let homes = match auth {
+            Auth::Valid(entry, _) => &entry.policy.homes,
+            _ => &Scope::Prefixes(Vec::new()),
+        };
+        let overlap = |asked: IpNet, net: IpNet| asked.contains(&net) || net.contains(&asked);
+        let may_any = |asked: Option<IpNet>| match asked {
+            None => !homes.is_empty(),
+            Some(asked) => homes.overlaps(asked),
+        };
+        let Some(asked) = asked.filter(|asked| may_any(*asked)) else {
+            self.counters.add(Cause::PastRefused);
+            return Reply::code(ResponseCode::Refused);
+        };
+        self.counters.add(Cause::Past);
+        let wanted = |whose: Whose| {
+            let net = whose.net();
+            homes.covers_net(net) && asked.is_none_or(|asked| overlap(asked, net))
+        };
+        Reply {
+            authoritative: true,
+            answers: self.shared.past().records(name, wanted),
+            ..Reply::default()
+        }
     }
 
     /// `None`: no answer now, the first copy's is on its way.

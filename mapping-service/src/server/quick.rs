@@ -199,6 +199,7 @@ mod tests {
 
     use super::*;
     use crate::config::Keys;
+    use crate::past::Past;
     use crate::policy::Scope;
     use crate::push::Push;
     use crate::replay::Memory;
@@ -244,7 +245,11 @@ mod tests {
 
     /// A server that anybody may ask, up to so many times a second.
     fn server(zone: &Zone, responses_per_second: u32) -> Handler {
-        let shared = Arc::new(Shared::new(zone.clone(), Memory::default()));
+        let shared = Arc::new(Shared::new(
+            zone.clone(),
+            Memory::default(),
+            Past::default(),
+        ));
         let (queue, _orders) = tokio::sync::mpsc::channel(1);
         let keys = KeyRing::new(InForce {
             keys: Keys::new(),

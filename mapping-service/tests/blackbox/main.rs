@@ -9,6 +9,7 @@ mod durability;
 mod files;
 mod harness;
 mod hostile;
+mod past;
 mod privacy;
 mod push;
 mod race;

@@ -156,7 +156,7 @@ fn bindings_are_found_through_the_reverse_tree() -> Result<()> {
         "{said}"
     );
 
-    for words in ["map list", "map watch 192.0.2.10"] {
+    for words in ["map list", "map watch 192.0.2.10", "map history"] {
         let (done, said) = matctl(words)?;
         ensure!(
             !done && said.contains("only found through"),

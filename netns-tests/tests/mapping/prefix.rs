@@ -119,6 +119,14 @@ fn a_prefix_moves_with_one_message_and_a_home_can_leave_it() -> Result<()> {
     send_by(&moving[1], "eth0")?;
     flow()?;
 
+    let (told, said) = matctl("map history 192.0.2.0/24")?;
+    let last = said.lines().rfind(|line| line.contains(" 192.0.2.0/24: "));
+    let is = format!("-> 198.18.0.0@{}", now + 2);
+    ensure!(
+        told && last.is_some_and(|line| line.contains(&is)),
+        "{said}"
+    );
+
     let (listed, said) = matctl("map list")?;
     let lines: Vec<&str> = said
         .lines()

@@ -5,18 +5,21 @@
 
 mod edit;
 mod locator;
+mod past;
 mod watch;
 
 use std::process::ExitCode;
 
 use anyhow::Context;
+use ipnet::IpNet;
 use mat_mapping::client::MapClient;
-use mat_proto::{Binding, Whose};
+use mat_proto::{Binding, Home, Whose};
 use serde::Serialize;
 
 use super::{ConfigArg, block_on, say, say_json};
 pub use edit::{DeleteArgs, SetArgs};
 pub use locator::LocatorPort;
+pub use past::HistoryArgs;
 pub use watch::WatchArgs;
 
 /// `matctl map ...`
@@ -32,6 +35,8 @@ pub enum MapCommand {
     List(ListArgs),
     /// Show changes as they happen, one a line, until interrupted
     Watch(WatchArgs),
+    /// Show who has changed which binding of late, from what to what, oldest first
+    History(HistoryArgs),
 }
 
 /// `matctl map get`
@@ -68,6 +73,7 @@ pub fn run(command: MapCommand) -> anyhow::Result<ExitCode> {
         MapCommand::Delete(args) => edit::delete(args),
         MapCommand::List(args) => list(args),
         MapCommand::Watch(args) => watch::run(args),
+        MapCommand::History(args) => past::run(args),
     }
 }
 
@@ -133,6 +139,13 @@ fn client_of(loaded: crate::config::Config, file: &ConfigArg) -> anyhow::Result<
             file.config.display()
         )
     })
+}
+
+/// Homes on the command line, in any prefix.
+fn homes(text: &str) -> Result<IpNet, String> {
+    let single = text.parse::<Home>().map(|home| IpNet::from(home.ip()));
+    let net = single.or_else(|_| text.parse::<IpNet>());
+    net.map_err(|_| "write a home address or a prefix, as in 192.0.2.10 or 192.0.2.0/24".to_owned())
 }
 
 /// A binding as JSON.

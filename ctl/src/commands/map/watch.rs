@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::super::local_time::local;
 use super::super::{ConfigArg, block_on, say};
-use super::{client_of, line};
+use super::{client_of, homes, line};
 
 const PERIOD: Duration = Duration::from_secs(1);
 /// A server that pushes has to be there by then.
@@ -35,12 +35,6 @@ pub struct WatchArgs {
     json: bool,
     #[command(flatten)]
     config: ConfigArg,
-}
-
-fn homes(text: &str) -> Result<IpNet, String> {
-    let single = text.parse::<Home>().map(|home| IpNet::from(home.ip()));
-    let net = single.or_else(|_| text.parse::<IpNet>());
-    net.map_err(|_| "write a home address or a prefix, as in 192.0.2.10 or 192.0.2.0/24".to_owned())
 }
 
 pub(super) fn run(args: WatchArgs) -> anyhow::Result<ExitCode> {

@@ -1,0 +1,67 @@
+//! `matctl map history`.
+
+use std::process::ExitCode;
+
+use ipnet::IpNet;
+use mat_mapping::client::Step;
+use serde::Serialize;
+
+use super::super::{ConfigArg, block_on, say, say_json};
+use super::{client, homes};
+
+/// `matctl map history`
+#[derive(Clone, Debug, clap::Args)]
+pub struct HistoryArgs {
+    /// Only of this home address, or of those of this prefix
+    #[arg(value_name = "HOME|PREFIX", value_parser = homes)]
+    homes: Option<IpNet>,
+    /// Print it as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigArg,
+}
+
+/// A change as JSON.
+#[derive(Serialize)]
+struct Shown<'s> {
+    time: &'s str,
+    key: &'s str,
+    home: String,
+    was: &'s str,
+    is: &'s str,
+}
+
+impl<'s> From<&'s Step> for Shown<'s> {
+    fn from(step: &'s Step) -> Self {
+        Shown {
+            time: &step.time,
+            key: &step.key,
+            home: step.whose.to_string(),
+            was: &step.was,
+            is: &step.is,
+        }
+    }
+}
+
+pub(super) fn run(args: HistoryArgs) -> anyhow::Result<ExitCode> {
+    let map = client(&args.config)?;
+    block_on(async {
+        let told = map.past(args.homes).await?;
+        if told.older {
+            eprintln!(
+                "matctl: older changes are known and did not fit the answer; ask for fewer homes"
+            );
+        }
+        if args.json {
+            say_json(&told.steps.iter().map(Shown::from).collect::<Vec<_>>())?;
+        } else if told.steps.is_empty() {
+            say("no change that the mapping service remembers")?;
+        } else {
+            told.steps
+                .iter()
+                .try_for_each(|step| say(&step.to_string()))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}

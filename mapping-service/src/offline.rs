@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::daemon::{Recovered, recover};
 use crate::journal;
 use crate::past;
+use crate::policy::overlap;
 use crate::writer::{Shared, write_snapshot};
 use crate::zone::update::{Draft, Refusal, Update};
 use crate::zone::{View as _, lower};
@@ -152,8 +153,7 @@ pub fn history(config: &Path, homes: Option<IpNet>, out: &mut impl Write) -> any
     let mut bindings: BTreeMap<Whose, Binding> = BTreeMap::new();
     for journal::Entry { change, receipt } in journal::read_all(&file, &bytes, origin)? {
         for (_, whose, is) in past::bindings_in(&change, origin) {
-            let own = whose.net();
-            if !homes.is_none_or(|some| some.contains(&own) || own.contains(&some)) {
+            if !homes.is_none_or(|homes| overlap(homes, whose.net())) {
                 continue;
             }
             let was = match &is {

@@ -1,21 +1,24 @@
 //! Who has changed which binding of late, and when. Pure.
 //!
 //! The latest [`STEPS`] changes are kept, across compactions of the journal, and told to keys that
-//! may change the binding they are of. The question is one of class CH for TXT, as those for what
-//! a server knows of itself are (RFC 4892): at the owner of a home or of a prefix, or at the zone's
-//! own name for all; so `dig` can ask it as well. Each record of the answer is a line, oldest
-//! first.
+//! may make them as well. The question is one of class CH for TXT, as those for what a server knows
+//! of itself are (RFC 4892), so `dig` can ask it: at the owner of a home or of a prefix, at the
+//! zone's own name for all, or at a label below it that is any prefix as text. Each record of the
+//! answer is a line, oldest first.
 //!
 //! # Limitations
-//! A start takes them from the journal's end, so of what was compacted before only the log tells
-//! then. An answer has as many as one message holds.
+//! A start takes them from the journal, which has those since its last compaction; the log has all.
+//! What was compacted while it changed may be told with another order, or from a binding that it
+//! had not before. An answer has the latest that one message holds, some 500.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::str::FromStr;
 
+use hickory_proto::ProtoError;
 use hickory_proto::rr::rdata::TXT;
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use ipnet::IpNet;
 use mat_proto::{Binding, Priority, Whose};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -23,12 +26,14 @@ use time::format_description::well_known::Rfc3339;
 use crate::replay::Receipt;
 use crate::zone::{Change, Move, binding_for};
 
-/// Changes kept at most: 8 MB.
+/// Changes kept at most: some 8 MB, and 30 if each is of eight IPv6 locators.
 pub const STEPS: usize = 1 << 15;
 
-/// Octets of the journal's end that hold as many: no entry with a binding is shorter than half of
-/// this for each.
+/// Octets of the journal's end in which a start looks for them: as many usual ones.
 pub(crate) const TAIL: usize = STEPS * 256;
+
+/// In place of what does not fit.
+const OLDER: &str = "older changes are left out";
 
 /// Octets of records in an answer, which go into one message by TCP with all that is around them.
 const ANSWER: usize = 60_000;
@@ -36,10 +41,19 @@ const ANSWER: usize = 60_000;
 /// Octets of a record beside its text, and of as many pieces of a text as there ever are.
 const RECORD: usize = 32;
 
+/// What is told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Oldest first.
+    pub steps: Vec<Step>,
+    /// Whether older ones are known and did not fit the answer.
+    pub older: bool,
+}
+
 /// A change of a binding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// When it was signed, Unix seconds, and written out.
+    /// When it was signed (RFC 3339, UTC).
     pub time: Box<str>,
     /// The key that signed it.
     pub key: Box<str>,
@@ -55,6 +69,11 @@ impl Step {
     /// What `step` did, which came with this receipt.
     pub fn of(step: &Move, receipt: &Receipt) -> Self {
         Step::new(step.whose, receipt, step.from.as_ref(), step.to.as_ref())
+    }
+
+    /// Whether something is different: not the TTL alone.
+    pub fn is_change(&self) -> bool {
+        self.was != self.is
     }
 
     fn new(whose: Whose, receipt: &Receipt, was: Option<&Binding>, is: Option<&Binding>) -> Self {
@@ -130,6 +149,27 @@ impl FromStr for Step {
     }
 }
 
+/// The homes that a question at `name` is for: `Some(None)` for all, `None` for none.
+pub(crate) fn asked(name: &Name, origin: &Name) -> Option<Option<IpNet>> {
+    if name == origin {
+        return Some(None);
+    }
+    if let Some(whose) = Whose::of_owner(name, origin) {
+        return Some(Some(whose.net()));
+    }
+    let below = origin.zone_of(name) && name.num_labels() == origin.num_labels() + 1;
+    let label = below.then(|| name.iter().next()).flatten()?;
+    Some(Some(std::str::from_utf8(label).ok()?.parse().ok()?))
+}
+
+/// Where to ask for `homes`, in any prefix.
+pub(crate) fn asked_at(homes: Option<IpNet>, origin: &Name) -> Result<Name, ProtoError> {
+    match homes {
+        None => Ok(origin.clone()),
+        Some(homes) => origin.prepend_label(homes.to_string().as_bytes()),
+    }
+}
+
 /// The latest changes.
 #[derive(Debug, Default)]
 pub struct Past(VecDeque<Step>);
@@ -144,25 +184,19 @@ impl Past {
     }
 
     /// Those that are `wanted`, oldest first, as records at `asked`. If there are more than an
-    /// answer holds, the first record says how many older ones are left out.
+    /// answer holds, the first record says so.
     pub fn records(&self, asked: &Name, wanted: impl Fn(Whose) -> bool) -> Vec<Record> {
         let all = self.0.iter().rev().filter(|step| wanted(step.whose));
         let mut room = ANSWER;
         let mut lines = Vec::new();
-        let mut left_out = 0;
         for step in all {
             let line = step.to_string();
-            let taken = (left_out == 0).then(|| room.checked_sub(line.len() + RECORD));
-            match taken.flatten() {
-                Some(rest) => {
-                    room = rest;
-                    lines.push(line);
-                }
-                None => left_out += 1,
-            }
-        }
-        if left_out > 0 {
-            lines.push(format!("{left_out} older changes are left out"));
+            let Some(rest) = room.checked_sub(line.len() + RECORD) else {
+                lines.push(OLDER.to_owned());
+                break;
+            };
+            room = rest;
+            lines.push(line);
         }
         lines.reverse();
         let record = |line: String| {
@@ -177,13 +211,20 @@ impl Past {
     }
 }
 
-/// The lines of an answer.
-pub fn lines(records: &[Record]) -> impl Iterator<Item = String> {
-    let texts = records.iter().filter_map(|record| match &record.data {
-        RData::TXT(text) if record.dns_class == DNSClass::CH => Some(text.txt_data.concat()),
-        _ => None,
-    });
-    texts.map(|text| String::from_utf8_lossy(&text).into_owned())
+/// What an answer tells; `None` if something else.
+pub(crate) fn read(records: &[Record]) -> Option<Told> {
+    let mut told = Told::default();
+    for record in records {
+        let RData::TXT(text) = &record.data else {
+            return None;
+        };
+        let text = text.txt_data.concat();
+        match std::str::from_utf8(&text).ok()? {
+            OLDER => told.older = true,
+            line => told.steps.push(line.parse().ok()?),
+        }
+    }
+    Some(told)
 }
 
 /// A binding in one word: `198.51.100.7@1795420470`, standby in brackets.
@@ -221,7 +262,7 @@ mod tests {
 
     fn receipt(time: u64) -> Receipt {
         Receipt {
-            key: Name::from_ascii("site a.").unwrap(),
+            key: Name::from_ascii("site-a.").unwrap(),
             time,
             mac: vec![1],
         }
@@ -243,10 +284,6 @@ mod tests {
         Step::of(&step, &receipt(epoch))
     }
 
-    fn told(past: &Past, wanted: impl Fn(Whose) -> bool) -> Vec<String> {
-        lines(&past.records(&Name::root(), wanted)).collect()
-    }
-
     #[test]
     fn a_line_is_read_as_it_is_written() {
         for home in ["192.0.2.10", "192.0.2.0/24", "2001:db8::1"] {
@@ -255,12 +292,7 @@ mod tests {
             assert!(line.starts_with("2027-01-15T08:00:00Z "), "{line}");
             assert_eq!(line.parse(), Ok(step), "{line}");
         }
-        for text in [
-            "",
-            "7 older changes are left out",
-            "a b c: d",
-            "a b 192.0.2.1: d",
-        ] {
+        for text in ["", OLDER, "a b c: d", "a b 192.0.2.1: d"] {
             assert!(text.parse::<Step>().is_err(), "{text}");
         }
     }
@@ -274,16 +306,12 @@ mod tests {
         assert_eq!(past.0.len(), STEPS);
         assert_eq!(&past.0[0].was[..], "198.51.100.7@3");
         let one: Whose = "192.0.2.1".parse().unwrap();
-        let lines = told(&past, |whose| whose == one);
-        let [first, steps @ ..] = &lines[..] else {
-            panic!("{lines:?}")
-        };
-        let left = STEPS / 2 - steps.len();
-        assert_eq!(*first, format!("{left} older changes are left out"));
-        let steps: Vec<Step> = steps.iter().map(|line| line.parse().unwrap()).collect();
-        assert!(steps.iter().all(|step| step.whose == one));
-        assert!(steps.is_sorted_by_key(|step| step.is.len()), "oldest first");
-        assert_eq!(&steps.last().unwrap().is[..], "198.51.100.7@32770");
+        let told = read(&past.records(&Name::root(), |whose| whose == one)).unwrap();
+        assert!(told.older && told.steps.len() > 400);
+        assert!(told.steps.iter().all(|step| step.whose == one));
+        let epochs: Vec<_> = told.steps.iter().map(|step| step.is.clone()).collect();
+        assert!(epochs.is_sorted(), "{epochs:?}");
+        assert_eq!(&epochs.last().unwrap()[..], "198.51.100.7@32770");
     }
 
     #[test]
@@ -301,8 +329,31 @@ mod tests {
         message.add_query(hickory_proto::op::Query::query(asked, RecordType::TXT));
         message.answers = records;
         assert!(message.to_vec().unwrap().len() < 62_000);
-        assert!(message.answers.len() > 25);
-        assert!(lines(&message.answers[1..]).all(|line| line.parse::<Step>().is_ok()));
+        let told = read(&message.answers).unwrap();
+        assert!(told.older && told.steps.len() > 25);
+    }
+
+    #[test]
+    fn a_question_is_for_the_homes_that_its_name_says() {
+        let origin = Name::from_ascii("map.example.").unwrap();
+        for homes in ["192.0.2.10/32", "192.0.2.32/27", "2001:db8:1::/47"] {
+            let homes: IpNet = homes.parse().unwrap();
+            let name = asked_at(Some(homes), &origin).unwrap();
+            assert_eq!(asked(&name, &origin), Some(Some(homes)));
+        }
+        assert_eq!(asked_at(None, &origin).unwrap(), origin);
+        assert_eq!(asked(&origin, &origin), Some(None));
+        let at = |text: &str| asked(&Name::from_ascii(text).unwrap(), &origin);
+        let home = Some("192.0.2.10/32".parse().unwrap());
+        assert_eq!(at("10.2.0.192.h4.MAP.example."), Some(home));
+        for text in [
+            "example.",
+            "www.map.example.",
+            "h4.map.example.",
+            "a.b.map.example.",
+        ] {
+            assert_eq!(at(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! binding it stood in, which may be the end of that. A key that may register anything can do so
 //! only to its own homes.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use hickory_proto::rr::{Name, RecordType};
@@ -45,12 +46,10 @@ impl Scope {
     }
 
     /// Whether something in `net` is inside.
-    pub(crate) fn overlaps(&self, net: IpNet) -> bool {
+    fn overlaps(&self, net: IpNet) -> bool {
         match self {
             Scope::All => true,
-            Scope::Prefixes(list) => list
-                .iter()
-                .any(|own| own.contains(&net) || net.contains(own)),
+            Scope::Prefixes(list) => list.iter().any(|own| overlap(*own, net)),
         }
     }
 
@@ -71,6 +70,11 @@ impl Scope {
             Scope::Prefixes(list) => list.iter().any(|net| net.contains(&ip)),
         }
     }
+}
+
+/// Whether there are addresses in both.
+pub(crate) fn overlap(a: IpNet, b: IpNet) -> bool {
+    a.contains(&b) || b.contains(&a)
 }
 
 /// What one key may do.
@@ -98,17 +102,15 @@ pub fn may_read(private: &Scope, key: Option<&Policy>, name: &Name, origin: &Nam
     if private.is_empty() || !origin.zone_of(name) {
         return true;
     }
-    let may_all = |key: &Policy| key.reads.covers(private);
     if let Some(whose) = Whose::of_owner(name, origin) {
-        let may = |key: &Policy| may_all(key) || key.reads.covers_net(whose.net());
-        return !private.overlaps(whose.net()) || key.is_some_and(may);
+        return !private.overlaps(whose.net()) || key.is_some_and(|key| key.reads(private, whose));
     }
     let above = origin.iter().count() + 1;
     let family = name.iter().count().checked_sub(above);
     let family = family.and_then(|at| name.iter().nth(at));
     let leads_to_homes =
         family.is_some_and(|l| l.eq_ignore_ascii_case(b"h4") || l.eq_ignore_ascii_case(b"h6"));
-    !leads_to_homes || key.is_some_and(may_all)
+    !leads_to_homes || key.is_some_and(|key| key.reads.covers(private))
 }
 
 /// The same of what answers for `name` in a zone: a home may be answered for by what its prefix
@@ -162,16 +164,21 @@ impl Policy {
     pub fn permits(&self, origin: &Name, update: &Update, change: &Change) -> Result<(), Denial> {
         // Also where nothing would change: whose name it is does not depend on
         // what stands there.
+        let mut asked = BTreeSet::new();
         for record in &update.updates {
-            self.permits_name(origin, &lower(&record.name))?;
+            let name = lower(&record.name);
+            self.permits_name(origin, &name)?;
+            asked.insert((name, record.record_type()));
         }
-        for (name, kind) in change.sets.keys() {
-            let mut here = update.updates.iter().filter(|r| lower(&r.name) == *name);
-            if displaced(origin, change, name) && here.clone().next().is_none() {
-                continue;
+        for set @ (name, kind) in change.sets.keys() {
+            if displaced(origin, change, name) {
+                let mut here = asked.range((name.clone(), RecordType::ZERO)..);
+                if here.next().is_none_or(|(next, _)| next != name) {
+                    continue;
+                }
             }
             let serial = name == origin && *kind == RecordType::SOA;
-            let asked = here.any(|r| r.record_type() == *kind);
+            let asked = asked.contains(set);
             match kind {
                 RecordType::SOA if serial && !asked => {}
                 // What is left in place of a withdrawn binding.
@@ -209,6 +216,27 @@ impl Policy {
             }
         }
         Ok(())
+    }
+
+    /// Whether a holder may hear who has changed the binding of `whose`: if it may do so itself, and
+    /// may read it where homes are `private`.
+    pub(crate) fn may_know_past(&self, private: &Scope, whose: Whose) -> bool {
+        let may_read = !private.overlaps(whose.net()) || self.reads(private, whose);
+        may_read && self.types.contains(&RecordType::SVCB) && self.homes.covers_net(whose.net())
+    }
+
+    /// Whether there can be homes among these (`None`: all) whose past a holder may know.
+    pub(crate) fn may_know_some_past(&self, private: &Scope, homes: Option<IpNet>) -> bool {
+        let among = |scope: &Scope| homes.map_or(!scope.is_empty(), |homes| scope.overlaps(homes));
+        let all_private = homes.is_some_and(|homes| private.covers_net(homes));
+        self.types.contains(&RecordType::SVCB)
+            && among(&self.homes)
+            && (!all_private || among(&self.reads))
+    }
+
+    /// Whether a holder may read the binding of `whose`, which is private.
+    fn reads(&self, private: &Scope, whose: Whose) -> bool {
+        self.reads.covers(private) || self.reads.covers_net(whose.net())
     }
 
     fn permits_name(&self, origin: &Name, name: &Name) -> Result<(), Denial> {

@@ -355,7 +355,9 @@ fn log_accepted(shared: &Shared, origin: &Name, job: &Job, change: &Change) {
         tracing::info!(
             %key, %from, home = %step.whose, was = %step.was, is = %step.is, "binding changed"
         );
-        shared.past().note(step);
+        if step.is_change() {
+            shared.past().note(step);
+        }
     }
     for ((name, kind), set) in &change.sets {
         let binding = *kind == RecordType::SVCB && Whose::of_owner(name, origin).is_some();

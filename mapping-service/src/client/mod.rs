@@ -42,7 +42,7 @@ use mat_proto::{Binding, Home, Whose};
 
 use crate::clock::unix_now;
 use crate::past;
-pub use crate::past::Step;
+pub use crate::past::{Step, Told};
 pub use crate::tsig::{Algorithm, KeyError, TsigKey};
 use exchange::{Answer, Request};
 pub use reverse::{addresses_below, is_reverse};
@@ -99,15 +99,6 @@ pub struct Prefixes {
     pub verified: bool,
 }
 
-/// What has changed of late.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Told {
-    /// Oldest first.
-    pub steps: Vec<Step>,
-    /// Whether older ones are known and did not fit the answer.
-    pub older: bool,
-}
-
 /// The outcome of a compare-and-swap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Swap {
@@ -140,8 +131,8 @@ pub enum MapError {
     },
     /// A server does not tell what has changed.
     #[error(
-        "mapping service {server} does not tell what has changed ({code:?}): mat-mapd does, to keys \
-         that may change the binding"
+        "mapping service {server} does not tell what has changed ({code:?}): its key may not change \
+         or read that binding, or it is no mat-mapd"
     )]
     NoPast {
         /// Who.
@@ -398,10 +389,7 @@ impl MapClient {
                     .to_owned(),
             ));
         }
-        let owner = match homes.and_then(asked_for) {
-            Some(whose) => self.owner(whose)?,
-            None => self.zone.clone(),
-        };
+        let owner = past::asked_at(homes, &self.zone).map_err(|e| self.no_room(&e))?;
         let mut query = Query::query(owner, RecordType::TXT);
         query.set_query_class(DNSClass::CH);
         let mut message = Message::new(random_id()?, MessageType::Query, OpCode::Query);
@@ -412,17 +400,10 @@ impl MapClient {
         if code != ResponseCode::NoError {
             return Err(MapError::NoPast { server, code });
         }
-        let mut told = Told::default();
-        for line in past::lines(&answer.message.answers) {
-            match line.parse::<Step>() {
-                Ok(step) if homes.is_none_or(|homes| overlap(homes, step.whose.net())) => {
-                    told.steps.push(step);
-                }
-                Ok(_) => {}
-                Err(()) => told.older = true,
-            }
-        }
-        Ok(told)
+        past::read(&answer.message.answers).ok_or(MapError::Useless {
+            server,
+            what: "no changes of bindings",
+        })
     }
 
     /// The prefixes of a [`List`] of the zone.
@@ -593,17 +574,6 @@ fn shared_by(whose: Whose, set: &[SVCB]) -> Option<Whose> {
     let single = whose.prefix().is_none().then_some(whose.first())?;
     let homes = IpNet::new(single.ip(), record::prefix_len(set)?).ok()?;
     Whose::new(homes.trunc()).ok()
-}
-
-/// The fewest homes with an owner of their own that these are among; `None`: all.
-fn asked_for(homes: IpNet) -> Option<Whose> {
-    let lengths = (1..=homes.prefix_len()).rev();
-    let mut nets = lengths.filter_map(|length| IpNet::new(homes.addr(), length).ok());
-    nets.find_map(|net| Whose::new(net.trunc()).ok())
-}
-
-fn overlap(a: IpNet, b: IpNet) -> bool {
-    a.contains(&b) || b.contains(&a)
 }
 
 /// What an answer has at a name.

@@ -54,17 +54,17 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use crate::clock::unix_now;
 use crate::config::{KeyEntry, Keys};
 use crate::dnssec::{NXNAME, Signer, Wish};
-use crate::policy::{self, Scope};
+use crate::past;
+use crate::policy::{self, Scope, overlap};
 use crate::push::Push;
 use crate::replay::{Receipt, Seen};
 use crate::tsig::Signature;
 use crate::writer::{Failure, Job, Order, Shared};
+use crate::zone::Zone;
 use crate::zone::update::{Refusal, Update};
-use crate::zone::{Zone, lower};
 use auth::Auth;
 use cookie::{Cookie, Secrets};
 use counters::{Cause, Counters};
-use ipnet::IpNet;
 use limit::{Limiter, Verdict};
 use mat_proto::Whose;
 use quiet::Quiet;
@@ -314,7 +314,8 @@ impl Handler {
             }
         };
         if (question.query_class(), question.query_type()) == (DNSClass::CH, RecordType::TXT) {
-            return Asked::Answer(self.past(&Name::from(question.name()), &asker.auth));
+            let name = Name::from(question.name());
+            return Asked::Answer(self.past(request, &name, &asker.auth, &in_force.private));
         }
         if !matches!(question.query_class(), DNSClass::IN | DNSClass::ANY) {
             self.counters.add(Cause::OutOfZone);
@@ -378,35 +379,32 @@ impl Handler {
         })
     }
 
-    /// Tells a key who has changed the bindings of late that it may change.
-    fn past(&self, name: &Name, auth: &Auth) -> Reply {
-        let asked = self
-            .shared
-            .read(|zone| match lower(name) == *zone.origin() {
-                true => Some(None),
-                false => Whose::of_owner(name, zone.origin()).map(|whose| Some(whose.net())),
-            });
-        let homes = match auth {
-            Auth::Valid(entry, _) => &entry.policy.homes,
-            _ => &Scope::Prefixes(Vec::new()),
+    /// Tells a key who has changed the bindings of late that it may change and read.
+    fn past(&self, request: &Request, name: &Name, auth: &Auth, private: &Scope) -> Reply {
+        let asked = self.shared.read(|zone| past::asked(name, zone.origin()));
+        let policy = match auth {
+            Auth::Valid(entry, _) => Some(&entry.policy),
+            _ => None,
         };
-        let overlap = |asked: IpNet, net: IpNet| asked.contains(&net) || net.contains(&asked);
-        let may_any = |asked: Option<IpNet>| match asked {
-            None => !homes.is_empty(),
-            Some(asked) => homes.overlaps(asked),
-        };
-        let Some(asked) = asked.filter(|asked| may_any(*asked)) else {
+        let policy = policy.zip(asked);
+        let Some((policy, asked)) = policy.filter(|(p, a)| p.may_know_some_past(private, *a))
+        else {
             self.counters.add(Cause::PastRefused);
             return Reply::code(ResponseCode::Refused);
         };
+        // There is more than fits a datagram, as a rule.
+        if request.protocol() == Protocol::Udp {
+            return Reply::by_tcp();
+        }
         self.counters.add(Cause::Past);
         let wanted = |whose: Whose| {
-            let net = whose.net();
-            homes.covers_net(net) && asked.is_none_or(|asked| overlap(asked, net))
+            let among = asked.is_none_or(|asked| overlap(asked, whose.net()));
+            among && policy.may_know_past(private, whose)
         };
+        let answers = self.shared.past().records(name, wanted);
         Reply {
             authoritative: true,
-            answers: self.shared.past().records(name, wanted),
+            answers,
             ..Reply::default()
         }
     }

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hickory_server::net::xfer::Protocol;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -37,6 +38,9 @@ pub(crate) const SESSIONS: usize = 16_384;
 pub(crate) const PER_CLIENT: usize = 64;
 /// A request has to be there by then, and an answer to be taken.
 const IDLE: Duration = Duration::from_secs(10);
+/// Octets that the kernel holds for a connection and cannot send yet: it would take megabytes, and
+/// what changes again while it waits with us is told once.
+const UNSENT: u32 = 64 << 10;
 /// Requests of one connection that are worked on, and answers that wait for it.
 const AT_ONCE: usize = 16;
 /// How long those that are being answered are waited for at the end.
@@ -93,6 +97,7 @@ impl Door {
     ) {
         // Answers are small, and waited for.
         let _at_worst_slower = stream.set_nodelay(true);
+        let _at_worst_older = SockRef::from(&stream).set_tcp_notsent_lowat(UNSENT);
         let Some(certificate) = &self.certificate else {
             return serve(stream, from, self, guest, stopping).await;
         };

@@ -1,5 +1,6 @@
 //! Push over TLS: who hears of what, when, and what becomes of those who break the rules.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
@@ -8,12 +9,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::op::{Message as Plain, ResponseCode};
-use hickory_proto::rr::RecordType;
+use hickory_proto::rr::{DNSClass, Record, RecordType};
 use mat_mapping::client::push::{Changed, Endpoint, Health, Subscriber, certificates};
 use mat_mapping::client::{MapClient, Swap};
 use mat_mapping::dso::{DSOTYPENI, Message, News, Subscription, Tlv, octet};
 use mat_netns::{dns_servers, wait_until};
 use mat_proto::{Binding, Home};
+use nix::sys::socket::{setsockopt, sockopt};
 use tokio::sync::mpsc;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
@@ -575,5 +577,80 @@ fn many_subscriptions_stop_nobody() {
     let said = mapd.dig(&format!("+tcp {ZONE} SOA +short"));
     assert!(said.contains("hostmaster"), "{said}");
     println!("answered over TCP after {:?}", begun.elapsed());
+    mapd.stop();
+}
+
+/// Gives homes of 2001:db8:1::/48 (as many, after the first `skipped`) this epoch, in one message.
+fn change(mapd: &Mapd, (skipped, count): (u32, u32), epoch: u64) {
+    let mut updates = Vec::new();
+    for n in skipped..skipped + count {
+        let host = format!("{:x}:{:x}", n >> 16, n & 0xffff);
+        let binding = binding(
+            &format!("2001:db8:1::{host}"),
+            epoch,
+            &format!("2001:db8:a::{host}"),
+        );
+        let records = mat_proto::record::to_records(&binding, &name(ZONE), 0).unwrap();
+        let mut delete = Record::update0(records[0].name.clone(), 0, RecordType::SVCB);
+        delete.dns_class = DNSClass::ANY;
+        updates.push(delete);
+        updates.extend(records);
+    }
+    let (wire, _) = signed_update(&key_a(), now(), Vec::new(), updates);
+    let mut stream = TcpStream::connect(mapd.address).unwrap();
+    let length = u16::try_from(wire.len()).unwrap().to_be_bytes();
+    stream.write_all(&[&length, &wire[..]].concat()).unwrap();
+    let mut answer = [0; 6];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(answer[5] & 0xf, octet(ResponseCode::NoError));
+}
+
+#[test]
+fn who_reads_late_is_told_what_is_newest_and_not_all_that_was() {
+    const HOMES: u32 = 300;
+    const ROUNDS: u64 = 20;
+    let dir = directory();
+    make_certificate(dir.path());
+    let (mapd, tls) = start(dir.path(), str::to_owned);
+    let mut session = Raw::connect(dir.path(), tls);
+    // The kernel takes little for it.
+    setsockopt(&session.0.sock, sockopt::RcvBuf, &4096).unwrap();
+    assert_eq!(
+        session.code_of(1, below(ZONE)),
+        octet(ResponseCode::NoError)
+    );
+    for epoch in 1..=ROUNDS {
+        change(&mapd, (1, HOMES), epoch);
+    }
+    let mut newest = BTreeSet::new();
+    let mut told = 0;
+    while newest.len() < HOMES as usize {
+        let Some(Message::Unidirectional {
+            tlv: Tlv::Push(news),
+            ..
+        }) = session.message()
+        else {
+            panic!("cut off after {told} of the changes");
+        };
+        for record in news.iter().filter_map(|news| match news {
+            News::Added(record) => Some(record),
+            _ => None,
+        }) {
+            told += 1;
+            if record
+                .data
+                .to_string()
+                .contains(&format!("key65280=\"{ROUNDS}\""))
+            {
+                newest.insert(record.name.to_string());
+            }
+        }
+    }
+    println!(
+        "told {told} of {} changes",
+        HOMES as usize * ROUNDS as usize
+    );
+    assert!(told < HOMES as usize * ROUNDS as usize / 2, "{told}");
+
     mapd.stop();
 }

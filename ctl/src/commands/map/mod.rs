@@ -35,7 +35,8 @@ pub enum MapCommand {
     List(ListArgs),
     /// Show changes as they happen, one a line, until interrupted
     Watch(WatchArgs),
-    /// Show who has changed which binding of late, from what to what, oldest first
+    /// Show who has changed which binding of late, from what to what, oldest first: the latest 500
+    /// or so
     History(HistoryArgs),
 }
 

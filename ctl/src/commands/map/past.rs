@@ -1,4 +1,7 @@
 //! `matctl map history`.
+//!
+//! # Limitations
+//! It shows the latest that one answer holds, some 500.
 
 use std::process::ExitCode;
 
@@ -50,7 +53,8 @@ pub(super) fn run(args: HistoryArgs) -> anyhow::Result<ExitCode> {
         let told = map.past(args.homes).await?;
         if told.older {
             eprintln!(
-                "matctl: older changes are known and did not fit the answer; ask for fewer homes"
+                "matctl: older changes are known and do not fit the answer; `mat-mapd history` on \
+                 its machine has them"
             );
         }
         if args.json {

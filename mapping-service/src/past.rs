@@ -268,13 +268,18 @@ mod tests {
         }
     }
 
+    fn at(whose: Whose, epoch: u64) -> Binding {
+        let locator = match whose.net() {
+            IpNet::V4(_) => "198.51.100.7",
+            IpNet::V6(_) => "2001:db8:a::7",
+        };
+        let locator = locator.parse().unwrap();
+        Binding::single(whose.first(), Epoch(epoch), 30, locator, 6283).unwrap()
+    }
+
     fn step(home: &str, epoch: u64) -> Step {
         let whose: Whose = home.parse().unwrap();
-        let at = |epoch| {
-            let locator = "198.51.100.7".parse().unwrap();
-            Binding::single(whose.first(), Epoch(epoch), 30, locator, 6283).unwrap()
-        };
-        let (from, to) = (Some(at(epoch)), Some(at(epoch + 1)));
+        let (from, to) = (Some(at(whose, epoch)), Some(at(whose, epoch + 1)));
         let step = Move {
             whose,
             from,
@@ -359,10 +364,7 @@ mod tests {
     #[test]
     fn what_the_snapshot_had_already_is_not_said_to_be_what_was() {
         let whose: Whose = "192.0.2.1".parse().unwrap();
-        let at = |epoch| {
-            let locator = "198.51.100.7".parse().unwrap();
-            Binding::single(whose.first(), Epoch(epoch), 30, locator, 6283).unwrap()
-        };
+        let at = |epoch| at(whose, epoch);
         let was =
             |was: u64, is: u64| journaled(whose, &receipt(1), Some(&at(was)), Some(&at(is))).was;
         assert_eq!(&was(4, 5)[..], "198.51.100.7@4");

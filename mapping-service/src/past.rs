@@ -19,7 +19,7 @@ use hickory_proto::ProtoError;
 use hickory_proto::rr::rdata::TXT;
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use ipnet::IpNet;
-use mat_proto::{Binding, Priority, Whose};
+use mat_proto::{Binding, Epoch, Priority, Whose};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -48,6 +48,17 @@ pub struct Told {
     pub steps: Vec<Step>,
     /// Whether older ones are known and did not fit the answer.
     pub older: bool,
+}
+
+impl Told {
+    /// The epoch that the binding of `whose` had when it was withdrawn, if that is the latest that
+    /// is told of it.
+    pub fn withdrawn_at(&self, whose: Whose) -> Option<Epoch> {
+        let last = self.steps.iter().rfind(|step| step.whose == whose)?;
+        let (_, epoch) = last.was.rsplit_once('@')?;
+        (*last.is == *NOTHING).then_some(())?;
+        epoch.parse().ok().map(Epoch)
+    }
 }
 
 /// A change of a binding.
@@ -227,13 +238,16 @@ pub(crate) fn read(records: &[Record]) -> Option<Told> {
     Some(told)
 }
 
+/// The word for no binding.
+const NOTHING: &str = "nothing";
+
 /// A binding in one word: `198.51.100.7@1795420470`, standby in brackets.
 pub(crate) struct Brief<'b>(pub(crate) Option<&'b Binding>);
 
 impl fmt::Display for Brief<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(binding) = self.0 else {
-            return f.write_str("nothing");
+            return f.write_str(NOTHING);
         };
         for (i, entry) in binding.entries().iter().enumerate() {
             let comma = if i > 0 { "," } else { "" };
@@ -256,8 +270,6 @@ fn signed_at(unix: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use mat_proto::Epoch;
-
     use super::*;
 
     fn receipt(time: u64) -> Receipt {
@@ -336,6 +348,25 @@ mod tests {
         assert!(message.to_vec().unwrap().len() < 62_000);
         let told = read(&message.answers).unwrap();
         assert!(told.older && told.steps.len() > 25);
+    }
+
+    #[test]
+    fn the_epoch_of_a_withdrawal_is_that_of_what_was() {
+        let whose: Whose = "192.0.2.1".parse().unwrap();
+        let (one, two) = (at(whose, 7), at(whose, 8));
+        let told = |steps: &[(Option<&Binding>, Option<&Binding>)]| Told {
+            steps: (steps.iter())
+                .map(|(was, is)| Step::new(whose, &receipt(1), *was, *is))
+                .collect(),
+            older: false,
+        };
+        let gone = told(&[(Some(&one), None), (None, Some(&two)), (Some(&two), None)]);
+        assert_eq!(gone.withdrawn_at(whose), Some(Epoch(8)));
+        assert_eq!(gone.withdrawn_at("192.0.2.2".parse().unwrap()), None);
+        assert_eq!(
+            told(&[(Some(&one), None), (None, Some(&two))]).withdrawn_at(whose),
+            None
+        );
     }
 
     #[test]

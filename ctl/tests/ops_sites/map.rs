@@ -124,6 +124,42 @@ fn a_binding_is_set_read_and_deleted() {
         (code(&again), out(&again)),
         (0, format!("{home} is not bound; nothing to do\n"))
     );
+    // The last epoch is ahead of the clock now.
+    for _ in 0..3 {
+        assert_eq!(code(&run(&["set", home, "198.51.100.8"])), 0);
+    }
+    assert_eq!(code(&run(&["delete", home])), 0);
+    let set = run(&["set", home, "198.51.100.9"]);
+    assert_eq!(code(&set), 0, "{}", err(&set));
+
+    let past = run(&["history", home]);
+    let said = out(&past);
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), 8, "{said}");
+    let step = format!(" all. {home}: nothing -> 203.0.113.7,[198.51.100.7]@{epoch}");
+    assert!(
+        lines[0].contains("Z all.") && lines[0].ends_with(&step),
+        "{said}"
+    );
+    assert!(lines[6].ends_with(" -> nothing"), "{said}");
+    let steps: Value = serde_json::from_str(&out(&run(&["history", home, "--json"]))).unwrap();
+    assert_eq!(steps[7]["home"], home);
+    assert!(
+        steps[7]["is"]
+            .as_str()
+            .unwrap()
+            .starts_with("198.51.100.9@")
+    );
+    assert_eq!(
+        out(&run(&["history", "192.0.2.33"])),
+        "no change that the mapping service remembers\n"
+    );
+    let refused = with(&self::config(&dir, "some"), &["map", "history", home]);
+    assert_eq!(code(&refused), 1);
+    has(
+        &err(&refused),
+        &["its key may not change or read that binding"],
+    );
 }
 
 #[test]

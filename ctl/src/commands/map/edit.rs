@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
 use ipnet::IpNet;
-use mat_mapping::client::{MapClient, Swap};
+use mat_mapping::client::{MapClient, MapError, Swap};
 use mat_proto::{Binding, BindingError, Entry, Epoch, Locator, Modes, Priority, Whose};
 
 use super::super::{ConfigArg, block_on, say, say_json};
@@ -161,6 +161,7 @@ async fn change(
     guard: &Guard,
     make: impl Fn(Option<&Binding>, u64) -> Result<Option<Binding>, BindingError>,
 ) -> anyhow::Result<Change> {
+    let mut withdrawn = None;
     for _ in 0..ATTEMPTS {
         let found = map.get(whose).await?;
         let before = found.binding;
@@ -173,7 +174,9 @@ async fn change(
                 now(whose, before.as_ref())
             );
         }
-        let after = make(before.as_ref(), unix_seconds())?;
+        // After several changes within a second the last epoch is ahead of the clock.
+        let above = withdrawn.map_or(0, |Epoch(epoch)| epoch.saturating_add(1));
+        let after = make(before.as_ref(), unix_seconds().max(above))?;
         if before.is_none() && after.is_none() {
             return Ok((None, None));
         }
@@ -183,10 +186,19 @@ async fn change(
                  {shared}` removes; nothing was changed"
             );
         }
-        match map
-            .compare_and_swap(whose, before.as_ref(), after.as_ref())
-            .await?
-        {
+        let swapped = map.compare_and_swap(whose, before.as_ref(), after.as_ref());
+        let swap = match swapped.await {
+            Err(error @ MapError::Refused { .. }) if before.is_none() && withdrawn.is_none() => {
+                let told = map.past(Some(whose.net())).await;
+                withdrawn = told.ok().and_then(|told| told.withdrawn_at(whose));
+                match withdrawn {
+                    Some(_) => continue,
+                    None => return Err(error.into()),
+                }
+            }
+            swapped => swapped?,
+        };
+        match swap {
             Swap::Committed => return Ok((before, after)),
             Swap::Conflict if guard.force => {}
             Swap::Conflict => {

@@ -33,7 +33,7 @@ use crate::server::tls::Certificate;
 use crate::server::udp::Udp;
 use crate::server::{Handler, InForce, KeyRing};
 use crate::writer::{self, QUEUE, Shared};
-use crate::zone::{Apex, View as _, Zone, binding_for};
+use crate::zone::{Apex, View as _, Zone};
 
 /// A datagram takes up to 1 KiB of it, however short it is.
 const RECEIVE_BUFFER: usize = 8 << 20;
@@ -223,8 +223,8 @@ pub(crate) fn recover(config: &Config) -> anyhow::Result<Recovered> {
                 if left < past::TAIL {
                     for (owner, whose, is) in past::bindings_in(&change, origin) {
                         let was = zone.set(owner, RecordType::SVCB);
-                        let was = was.and_then(|set| binding_for(whose, set).ok());
-                        past.note(past::journaled(whose, &receipt, was.as_ref(), is.as_ref()));
+                        let step = past::journaled(whose, &receipt, was, is);
+                        step.into_iter().for_each(|step| past.note(step));
                     }
                 }
             }

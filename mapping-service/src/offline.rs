@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use hickory_proto::op::Query;
 use hickory_proto::rr::{DNSClass, Name, Record, RecordType};
 use ipnet::IpNet;
-use mat_proto::{Binding, Whose};
+use mat_proto::Whose;
 
 use crate::clock::unix_now;
 use crate::config::Config;
@@ -19,7 +19,7 @@ use crate::past;
 use crate::policy::overlap;
 use crate::writer::{Shared, write_snapshot};
 use crate::zone::update::{Draft, Refusal, Update};
-use crate::zone::{View as _, lower};
+use crate::zone::{RrSet, View as _, binding_for, lower};
 use crate::zonefile;
 
 /// Records whose sets are checked at a time: only memory sets a bound.
@@ -150,23 +150,25 @@ pub fn history(config: &Path, homes: Option<IpNet>, out: &mut impl Write) -> any
     let bytes =
         std::fs::read(&file).with_context(|| format!("{}: cannot be read", file.display()))?;
     let origin = &config.apex.origin;
-    let mut bindings: BTreeMap<Whose, Binding> = BTreeMap::new();
+    let mut bindings: BTreeMap<Whose, RrSet> = BTreeMap::new();
     for journal::Entry { change, receipt } in journal::read_all(&file, &bytes, origin)? {
         for (_, whose, is) in past::bindings_in(&change, origin) {
             if !homes.is_none_or(|homes| overlap(homes, whose.net())) {
                 continue;
             }
-            let was = match &is {
+            let was = match is {
                 Some(is) => bindings.insert(whose, is.clone()),
                 None => bindings.remove(&whose),
             };
             match &receipt {
                 Some(receipt) => {
-                    let step = past::journaled(whose, receipt, was.as_ref(), is.as_ref());
-                    writeln!(out, "{step}")?;
+                    if let Some(step) = past::journaled(whose, receipt, was.as_ref(), is) {
+                        writeln!(out, "{step}")?;
+                    }
                 }
                 // Before that nobody remembers.
                 None => {
+                    let is = is.and_then(|set| binding_for(whose, set).ok());
                     let is = past::Brief(is.as_ref());
                     writeln!(out, "at the last compaction, or imported: {whose}: {is}")?;
                 }

@@ -1,15 +1,15 @@
 //! Who has changed which binding of late, and when. Pure.
 //!
 //! The latest [`STEPS`] changes are kept, across compactions of the journal, and told to keys that
-//! may make them as well. The question is one of class CH for TXT, as those for what a server knows
+//! may make them and read the binding. The question is one of class CH for TXT, as those for what a server knows
 //! of itself are (RFC 4892), so `dig` can ask it: at the owner of a home or of a prefix, at the
 //! zone's own name for all, or at a label below it that is any prefix as text. Each record of the
 //! answer is a line, oldest first.
 //!
 //! # Limitations
-//! A start takes them from the journal, which has those since its last compaction; the log has all.
-//! What was compacted while it changed may be told with another order, or from a binding that it
-//! had not before. An answer has the latest that one message holds, some 500.
+//! A start takes them from the last 8 MiB of the journal, which has those since its last compaction
+//! or import; the log has all. What changed during a compaction is told as from `unknown` then, or
+//! as if it had been made or withdrawn, if the snapshot had it already. An answer has the latest that one message holds, some 500.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -24,7 +24,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::replay::Receipt;
-use crate::zone::{Change, Move, binding_for};
+use crate::zone::{Change, Move, RrSet, binding_for};
 
 /// Changes kept at most: some 8 MB, and 30 if each is of eight IPv6 locators.
 pub const STEPS: usize = 1 << 15;
@@ -98,34 +98,38 @@ impl Step {
     }
 }
 
-/// The bindings that an entry of the journal changes, with their owners; `None`: to nothing.
+/// The sets of bindings that an entry of the journal changes, with their owners; `None`: to nothing.
 pub(crate) fn bindings_in<'c>(
     change: &'c Change,
     origin: &'c Name,
-) -> impl Iterator<Item = (&'c Name, Whose, Option<Binding>)> + 'c {
+) -> impl Iterator<Item = (&'c Name, Whose, Option<&'c RrSet>)> + 'c {
     change.sets.iter().filter_map(|((name, kind), set)| {
         let whose = Whose::of_owner(name, origin).filter(|_| *kind == RecordType::SVCB)?;
-        let is = set.as_ref().and_then(|set| binding_for(whose, set).ok());
-        Some((name, whose, is))
+        Some((name, whose, set.as_ref()))
     })
 }
 
-/// The step from `was` to `is` that an entry of the journal with this receipt tells of. What stands
-/// behind a snapshot may be in it already, and then it has not been that.
+/// The step from `was` to `is` that an entry of the journal with this receipt tells of; `None` if
+/// it changed the TTL alone. What stands behind a snapshot may be in it already, and then it has not
+/// been that.
 pub(crate) fn journaled(
     whose: Whose,
     receipt: &Receipt,
-    was: Option<&Binding>,
-    is: Option<&Binding>,
-) -> Step {
-    let step = Step::new(whose, receipt, was, is);
-    match (was, is) {
-        (Some(was), Some(is)) if was.epoch() >= is.epoch() => Step {
-            was: "unknown".into(),
-            ..step
-        },
-        _ => step,
+    was: Option<&RrSet>,
+    is: Option<&RrSet>,
+) -> Option<Step> {
+    let binding = |set| binding_for(whose, set).ok();
+    let bindings = (was.and_then(binding), is.and_then(binding));
+    let mut step = Step::new(whose, receipt, bindings.0.as_ref(), bindings.1.as_ref());
+    if let (Some(was), Some(is)) = bindings
+        && was.epoch() >= is.epoch()
+    {
+        step.was = "unknown".into();
     }
+    let same = was
+        .zip(is)
+        .is_some_and(|(was, is)| was.data == is.data && was.ttl != is.ttl);
+    (!same).then_some(step)
 }
 
 impl fmt::Display for Step {
@@ -395,15 +399,23 @@ mod tests {
     #[test]
     fn what_the_snapshot_had_already_is_not_said_to_be_what_was() {
         let whose: Whose = "192.0.2.1".parse().unwrap();
-        let at = |epoch| at(whose, epoch);
-        let was =
-            |was: u64, is: u64| journaled(whose, &receipt(1), Some(&at(was)), Some(&at(is))).was;
-        assert_eq!(&was(4, 5)[..], "198.51.100.7@4");
-        assert_eq!(&was(5, 5)[..], "unknown");
-        assert_eq!(&was(7, 5)[..], "unknown");
-        assert_eq!(
-            &journaled(whose, &receipt(1), None, Some(&at(1))).was[..],
-            "nothing"
-        );
+        let set = |epoch, ttl| RrSet {
+            ttl,
+            data: whose
+                .to_svcb(&at(whose, epoch))
+                .into_iter()
+                .map(RData::SVCB)
+                .collect(),
+        };
+        let step = |was: Option<RrSet>, is| {
+            let step = journaled(whose, &receipt(1), was.as_ref(), Some(&is))?;
+            Some(step.was.into_string())
+        };
+        let was = |was, is| step(Some(set(was, 0)), set(is, 0)).unwrap();
+        assert_eq!(was(4, 5), "198.51.100.7@4");
+        assert_eq!(was(5, 5), "unknown");
+        assert_eq!(was(7, 5), "unknown");
+        assert_eq!(step(None, set(1, 0)).unwrap(), "nothing");
+        assert_eq!(step(Some(set(5, 0)), set(5, 3)), None);
     }
 }

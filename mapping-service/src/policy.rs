@@ -60,7 +60,10 @@ impl Scope {
 
     /// Whether all of `net` is inside.
     pub(crate) fn covers_net(&self, net: IpNet) -> bool {
-        self.covers(&Scope::Prefixes(vec![net]))
+        match self {
+            Scope::All => true,
+            Scope::Prefixes(list) => list.iter().any(|own| own.contains(&net)),
+        }
     }
 
     /// Whether `ip` is inside.
@@ -103,7 +106,9 @@ pub fn may_read(private: &Scope, key: Option<&Policy>, name: &Name, origin: &Nam
         return true;
     }
     if let Some(whose) = Whose::of_owner(name, origin) {
-        return !private.overlaps(whose.net()) || key.is_some_and(|key| key.reads(private, whose));
+        return !private.overlaps(whose.net())
+            || key
+                .is_some_and(|key| key.reads.covers(private) || key.reads.covers_net(whose.net()));
     }
     let above = origin.iter().count() + 1;
     let family = name.iter().count().checked_sub(above);
@@ -170,19 +175,22 @@ impl Policy {
             self.permits_name(origin, &name)?;
             asked.insert((name, record.record_type()));
         }
+        let displaced = change.moves.iter().filter(|m| m.displaced_from.is_some());
+        let displaced: BTreeSet<Home> = displaced.map(|step| step.whose.first()).collect();
         for set @ (name, kind) in change.sets.keys() {
-            if displaced(origin, change, name) {
+            // Its records change, or go, because its locator is another home's now.
+            if record::home(name, origin).is_some_and(|home| displaced.contains(&home)) {
                 let mut here = asked.range((name.clone(), RecordType::ZERO)..);
                 if here.next().is_none_or(|(next, _)| next != name) {
                     continue;
                 }
             }
             let serial = name == origin && *kind == RecordType::SOA;
-            let asked = asked.contains(set);
+            let wanted = asked.contains(set);
             match kind {
-                RecordType::SOA if serial && !asked => {}
+                RecordType::SOA if serial && !wanted => {}
                 // What is left in place of a withdrawn binding.
-                RecordType::TXT if !asked && record::home(name, origin).is_some() => {}
+                RecordType::TXT if !wanted && record::home(name, origin).is_some() => {}
                 RecordType::SOA | RecordType::NS => return Err(Denial::Apex),
                 kind if !self.types.contains(kind) => {
                     return Err(Denial::Kind(name.clone(), *kind));
@@ -218,25 +226,25 @@ impl Policy {
         Ok(())
     }
 
-    /// Whether a holder may hear who has changed the binding of `whose`: if it may do so itself, and
-    /// may read it where homes are `private`.
-    pub(crate) fn may_know_past(&self, private: &Scope, whose: Whose) -> bool {
-        let may_read = !private.overlaps(whose.net()) || self.reads(private, whose);
-        may_read && self.types.contains(&RecordType::SVCB) && self.homes.covers_net(whose.net())
+    /// Of which homes a holder may hear who has changed their bindings: of those that it may change
+    /// itself, and may read where they are `private`.
+    pub(crate) fn past_of(&self, private: &Scope) -> impl Fn(Whose) -> bool {
+        let changes = self.types.contains(&RecordType::SVCB);
+        let reads_all = self.reads.covers(private);
+        move |whose| {
+            let net = whose.net();
+            let may_read = reads_all || !private.overlaps(net) || self.reads.covers_net(net);
+            changes && self.homes.covers_net(net) && may_read
+        }
     }
 
-    /// Whether there can be homes among these (`None`: all) whose past a holder may know.
-    pub(crate) fn may_know_some_past(&self, private: &Scope, homes: Option<IpNet>) -> bool {
+    /// Whether there may be such homes among these (`None`: all).
+    pub(crate) fn may_hear_past(&self, private: &Scope, homes: Option<IpNet>) -> bool {
         let among = |scope: &Scope| homes.map_or(!scope.is_empty(), |homes| scope.overlaps(homes));
         let all_private = homes.is_some_and(|homes| private.covers_net(homes));
         self.types.contains(&RecordType::SVCB)
             && among(&self.homes)
             && (!all_private || among(&self.reads))
-    }
-
-    /// Whether a holder may read the binding of `whose`, which is private.
-    fn reads(&self, private: &Scope, whose: Whose) -> bool {
-        self.reads.covers(private) || self.reads.covers_net(whose.net())
     }
 
     fn permits_name(&self, origin: &Name, name: &Name) -> Result<(), Denial> {
@@ -250,11 +258,4 @@ impl Policy {
             _ => Ok(()),
         }
     }
-}
-
-/// Whether the records of a name change, or go, because its locator is another home's now.
-fn displaced(origin: &Name, change: &Change, name: &Name) -> bool {
-    let home = record::home(name, origin);
-    let mut moves = change.moves.iter().filter(|m| m.displaced_from.is_some());
-    moves.any(|step| Some(step.whose.first()) == home)
 }

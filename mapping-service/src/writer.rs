@@ -350,15 +350,17 @@ fn not_compacted(journal: &mut Journal, error: &JournalError) {
 /// Says what was changed, and notes it for those who ask later.
 fn log_accepted(shared: &Shared, origin: &Name, job: &Job, change: &Change) {
     let (key, from) = (&job.receipt.key, job.from);
+    let mut past = shared.past();
     for step in &change.moves {
         let step = Step::of(step, &job.receipt);
         tracing::info!(
             %key, %from, home = %step.whose, was = %step.was, is = %step.is, "binding changed"
         );
         if step.is_change() {
-            shared.past().note(step);
+            past.note(step);
         }
     }
+    drop(past);
     for ((name, kind), set) in &change.sets {
         let binding = *kind == RecordType::SVCB && Whose::of_owner(name, origin).is_some();
         let serial = *kind == RecordType::SOA;

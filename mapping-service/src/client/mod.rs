@@ -380,7 +380,7 @@ impl MapClient {
     }
 
     /// Who has changed which binding of late, oldest first: of these homes, or of all that the key
-    /// may change. Only mat-mapd knows.
+    /// may change and read. Only mat-mapd knows.
     pub async fn past(&self, homes: Option<IpNet>) -> Result<Told, MapError> {
         self.has_bindings("ask for their past")?;
         if self.key.is_none() {
@@ -395,7 +395,11 @@ impl MapClient {
         let mut message = Message::new(random_id()?, MessageType::Query, OpCode::Query);
         message.add_query(query);
         let request = self.request(message)?;
-        let answer = exchange::exchange(&self.servers, &request, self.timing).await?;
+        let answer = exchange::exchange(&self.servers, &request, self.timing).await;
+        let answer = answer.map_err(|error| match error {
+            MapError::Refused { server, code } => MapError::NoPast { server, code },
+            error => error,
+        })?;
         let (server, code) = (answer.server, answer.message.metadata.response_code);
         if code != ResponseCode::NoError {
             return Err(MapError::NoPast { server, code });

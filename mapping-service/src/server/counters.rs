@@ -39,7 +39,7 @@ causes! {
     OutOfZone = "out_of_zone",
     /// Questions for what has changed of late.
     Past = "past_queries",
-    /// The same from whoever may not change what is asked for.
+    /// The same from whoever may not change and read what is asked for.
     PastRefused = "past_refused",
     /// Questions about private homes from whoever may not read them.
     Private = "queries_private",

@@ -132,7 +132,7 @@ pub struct Handler {
 
 /// Zone transfers at the same time; others wait.
 const TRANSFERS: usize = 2;
-/// The same of these looks.
+/// The same of these looks, and of those at what has changed of late.
 const WALKS: usize = 2;
 
 /// Who asks, as far as the request shows it.
@@ -195,6 +195,9 @@ impl Handler {
                 OpCode::Query => match self.query(request, &asker, &in_force, now) {
                     Asked::Answer(reply) => Some(reply),
                     Asked::Transfer => return self.transfer(request, way, &asker, now).await,
+                    Asked::Past(name) => {
+                        Some(self.past(request, &name, auth, &in_force.private).await)
+                    }
                 },
                 OpCode::Update => self.update(request, auth, &in_force.private, now).await,
                 _ => {
@@ -215,6 +218,8 @@ impl Handler {
 enum Asked {
     Answer(Reply),
     Transfer,
+    /// Who has changed bindings, at this name.
+    Past(Name),
 }
 
 impl Handler {
@@ -314,8 +319,7 @@ impl Handler {
             }
         };
         if (question.query_class(), question.query_type()) == (DNSClass::CH, RecordType::TXT) {
-            let name = Name::from(question.name());
-            return Asked::Answer(self.past(request, &name, &asker.auth, &in_force.private));
+            return Asked::Past(Name::from(question.name()));
         }
         if !matches!(question.query_class(), DNSClass::IN | DNSClass::ANY) {
             self.counters.add(Cause::OutOfZone);
@@ -380,15 +384,16 @@ impl Handler {
     }
 
     /// Tells a key who has changed the bindings of late that it may change and read.
-    fn past(&self, request: &Request, name: &Name, auth: &Auth, private: &Scope) -> Reply {
-        let asked = self.shared.read(|zone| past::asked(name, zone.origin()));
+    async fn past(&self, request: &Request, name: &Name, auth: &Auth, private: &Scope) -> Reply {
+        let Some(homes) = self.shared.read(|zone| past::asked(name, zone.origin())) else {
+            self.counters.add(Cause::OutOfZone);
+            return Reply::code(ResponseCode::Refused);
+        };
         let policy = match auth {
             Auth::Valid(entry, _) => Some(&entry.policy),
             _ => None,
         };
-        let policy = policy.zip(asked);
-        let Some((policy, asked)) = policy.filter(|(p, a)| p.may_know_some_past(private, *a))
-        else {
+        let Some(policy) = policy.filter(|policy| policy.may_hear_past(private, homes)) else {
             self.counters.add(Cause::PastRefused);
             return Reply::code(ResponseCode::Refused);
         };
@@ -397,11 +402,14 @@ impl Handler {
             return Reply::by_tcp();
         }
         self.counters.add(Cause::Past);
-        let wanted = |whose: Whose| {
-            let among = asked.is_none_or(|asked| overlap(asked, whose.net()));
-            among && policy.may_know_past(private, whose)
-        };
-        let answers = self.shared.past().records(name, wanted);
+        let may = policy.past_of(private);
+        let among = |whose: Whose| homes.is_none_or(|homes| overlap(homes, whose.net()));
+        // The writer waits meanwhile.
+        let _turn = self.walks.acquire().await;
+        let answers = self
+            .shared
+            .past()
+            .records(name, |whose| among(whose) && may(whose));
         Reply {
             authoritative: true,
             answers,

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, bail};
+use hickory_proto::op::ResponseCode;
 use ipnet::IpNet;
 use mat_mapping::client::{MapClient, MapError, Swap};
 use mat_proto::{Binding, BindingError, Entry, Epoch, Locator, Modes, Priority, Whose};
@@ -188,7 +189,12 @@ async fn change(
         }
         let swapped = map.compare_and_swap(whose, before.as_ref(), after.as_ref());
         let swap = match swapped.await {
-            Err(error @ MapError::Refused { .. }) if before.is_none() && withdrawn.is_none() => {
+            Err(
+                error @ MapError::Refused {
+                    code: ResponseCode::Refused,
+                    ..
+                },
+            ) if before.is_none() && withdrawn.is_none() => {
                 let told = map.past(Some(whose.net())).await;
                 withdrawn = told.ok().and_then(|told| told.withdrawn_at(whose));
                 match withdrawn {

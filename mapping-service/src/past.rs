@@ -1,15 +1,16 @@
 //! Who has changed which binding of late, and when. Pure.
 //!
 //! The latest [`STEPS`] changes are kept, across compactions of the journal, and told to keys that
-//! may make them and read the binding. The question is one of class CH for TXT, as those for what a server knows
-//! of itself are (RFC 4892), so `dig` can ask it: at the owner of a home or of a prefix, at the
-//! zone's own name for all, or at a label below it that is any prefix as text. Each record of the
-//! answer is a line, oldest first.
+//! may make them and read the binding. The question is one of class CH for TXT, as those for what
+//! a server knows of itself are (RFC 4892), so `dig` can ask it: at the owner of a home or of a
+//! prefix, at the zone's own name for all, or at a label below it that is any prefix as text. Each
+//! record of the answer is a line, oldest first.
 //!
 //! # Limitations
 //! A start takes them from the last 8 MiB of the journal, which has those since its last compaction
 //! or import; the log has all. What changed during a compaction is told as from `unknown` then, or
-//! as if it had been made or withdrawn, if the snapshot had it already. An answer has the latest that one message holds, some 500.
+//! as if it had been made or withdrawn, if the snapshot had it already. An answer has the latest
+//! that one message holds, some 500.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,6 +21,7 @@ use hickory_proto::rr::rdata::TXT;
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use ipnet::IpNet;
 use mat_proto::{Binding, Epoch, Priority, Whose};
+use serde::Serialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -62,13 +64,14 @@ impl Told {
 }
 
 /// A change of a binding.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Step {
     /// When it was signed (RFC 3339, UTC).
     pub time: Box<str>,
     /// The key that signed it.
     pub key: Box<str>,
     /// Whose binding.
+    #[serde(rename = "home")]
     pub whose: Whose,
     /// The binding before, as [`Brief`] has it.
     pub was: Box<str>,
@@ -135,14 +138,8 @@ pub(crate) fn journaled(
 impl fmt::Display for Step {
     /// `2026-11-28T20:14:50Z site-a. 192.0.2.10: 198.51.100.1@4 -> 203.0.113.1@5`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Step {
-            time,
-            key,
-            whose,
-            was,
-            is,
-        } = self;
-        write!(f, "{time} {key} {whose}: {was} -> {is}")
+        write!(f, "{} {} {}: ", self.time, self.key, self.whose)?;
+        write!(f, "{} -> {}", self.was, self.is)
     }
 }
 

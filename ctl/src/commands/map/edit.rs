@@ -162,7 +162,7 @@ async fn change(
     guard: &Guard,
     make: impl Fn(Option<&Binding>, u64) -> Result<Option<Binding>, BindingError>,
 ) -> anyhow::Result<Change> {
-    let mut withdrawn = None;
+    let mut least = 0;
     for _ in 0..ATTEMPTS {
         let found = map.get(whose).await?;
         let before = found.binding;
@@ -175,9 +175,7 @@ async fn change(
                 now(whose, before.as_ref())
             );
         }
-        // After several changes within a second the last epoch is ahead of the clock.
-        let above = withdrawn.map_or(0, |Epoch(epoch)| epoch.saturating_add(1));
-        let after = make(before.as_ref(), unix_seconds().max(above))?;
+        let after = make(before.as_ref(), unix_seconds().max(least))?;
         if before.is_none() && after.is_none() {
             return Ok((None, None));
         }
@@ -194,13 +192,14 @@ async fn change(
                     code: ResponseCode::Refused,
                     ..
                 },
-            ) if before.is_none() && withdrawn.is_none() => {
-                let told = map.past(Some(whose.net())).await;
-                withdrawn = told.ok().and_then(|told| told.withdrawn_at(whose));
-                match withdrawn {
-                    Some(_) => continue,
-                    None => return Err(error.into()),
-                }
+            ) if before.is_none() && least == 0 => {
+                // After several changes within a second the last epoch is ahead of the clock.
+                let told = map.past(Some(whose.net())).await.ok();
+                let Some(Epoch(last)) = told.and_then(|told| told.withdrawn_at(whose)) else {
+                    return Err(error.into());
+                };
+                least = last.saturating_add(1);
+                continue;
             }
             swapped => swapped?,
         };

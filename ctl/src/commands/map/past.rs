@@ -6,8 +6,6 @@
 use std::process::ExitCode;
 
 use ipnet::IpNet;
-use mat_mapping::client::Step;
-use serde::Serialize;
 
 use super::super::{ConfigArg, block_on, say, say_json};
 use super::{client, homes};
@@ -25,28 +23,6 @@ pub struct HistoryArgs {
     config: ConfigArg,
 }
 
-/// A change as JSON.
-#[derive(Serialize)]
-struct Shown<'s> {
-    time: &'s str,
-    key: &'s str,
-    home: String,
-    was: &'s str,
-    is: &'s str,
-}
-
-impl<'s> From<&'s Step> for Shown<'s> {
-    fn from(step: &'s Step) -> Self {
-        Shown {
-            time: &step.time,
-            key: &step.key,
-            home: step.whose.to_string(),
-            was: &step.was,
-            is: &step.is,
-        }
-    }
-}
-
 pub(super) fn run(args: HistoryArgs) -> anyhow::Result<ExitCode> {
     let map = client(&args.config)?;
     block_on(async {
@@ -58,7 +34,7 @@ pub(super) fn run(args: HistoryArgs) -> anyhow::Result<ExitCode> {
             );
         }
         if args.json {
-            say_json(&told.steps.iter().map(Shown::from).collect::<Vec<_>>())?;
+            say_json(&told.steps)?;
         } else if told.steps.is_empty() {
             say("no change that the mapping service remembers")?;
         } else {
